@@ -1,0 +1,269 @@
+/**
+ * The one contract of netdrive: a file system of nodes.
+ *
+ * `disk` implements it over a directory, `remote` over a session, `cached` decorates it, `server` serves any of it and `fuse` gives any
+ * of it to the kernel. It is node-based (parent + name): there is no path in it, symbolic links are stored and returned and never
+ * followed, and '.' and '..' are never asked for.
+ *
+ * All methods may be called at the same time, on the same node and the same handle; an implementation orders what must be ordered.
+ * Every failure is an FsError (or ConnectionError when the link is gone). Every name is checked by its implementation
+ * (EINVAL, ENAMETOOLONG); it may come from a hostile peer. Buffers passed in belong to the caller again when the promise settles.
+ */
+import type { Name } from "../base/name.ts";
+import type { Attr, TimeSpec } from "./attr.ts";
+
+/**
+ * Names a file or directory: 1..64 opaque bytes as a latin1 string, made by the implementation that owns the files.
+ *
+ * Two ids are equal exactly if they name the same file; hard links share one. It stays valid as long as the file exists, across a restart of
+ * the server and of the client; an id of a deleted file is answered with ESTALE, never with another file.
+ */
+export type NodeId = string & { readonly __brand: "NodeId" };
+export const NODE_ID_BYTES_MAX = 64;
+
+/** An open of this FileSystem, from `open`, `create`, `tmpfile` or `opendir` until `release` or `releasedir`; u32, never 0. */
+export type HandleId = number & { readonly __brand: "HandleId" };
+
+/** On whose behalf a request is made. The groups are the supplementary ones. */
+export interface Caller {
+  readonly uid: number;
+  readonly gid: number;
+  readonly groups: readonly number[];
+  /** Process id where the request came from; 0 if unknown (the kernel's own write-back). */
+  readonly pid: number;
+}
+
+/** Travels with every request. `signal` aborts when the caller no longer wants the answer; the request then fails with EINTR. */
+export interface RequestContext {
+  readonly caller: Caller;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** How a file is opened: bits of our own, because the O_* numbers differ between architectures. They cross the wire: append only. */
+export const OpenFlag = {
+  READ: 1 << 0,
+  WRITE: 1 << 1,
+  APPEND: 1 << 2,
+  TRUNC: 1 << 3,
+  /** With `create` and `tmpfile`: fail with EEXIST / no later linkat. */
+  EXCL: 1 << 4,
+  /** Data reaches the disk before a write is acknowledged. */
+  SYNC: 1 << 5,
+  DSYNC: 1 << 6,
+  /** The application asked for unbuffered I/O: no cache may answer. */
+  DIRECT: 1 << 7,
+  NOATIME: 1 << 8,
+  /** Open for execution (FMODE_EXEC): permission to execute counts, as well as or instead of permission to read. */
+  EXEC: 1 << 9,
+  /** Truncation or writing must clear set-user-id and set-group-id: the caller may not keep them. */
+  KILL_SUIDGID: 1 << 10,
+} as const;
+/** A bit set of OpenFlag. */
+export type OpenFlags = number;
+
+/** Flags of `rename`, as renameat2(2) numbers them. */
+export const RenameFlag = { NOREPLACE: 1, EXCHANGE: 2, WHITEOUT: 4 } as const;
+
+/** Modes of `fallocate`, as fallocate(2) numbers them. */
+export const FallocateMode = {
+  KEEP_SIZE: 0x01,
+  PUNCH_HOLE: 0x02,
+  COLLAPSE_RANGE: 0x08,
+  ZERO_RANGE: 0x10,
+  INSERT_RANGE: 0x20,
+} as const;
+
+/** Flags of `setxattr`, as setxattr(2) numbers them. */
+export const XattrFlag = { CREATE: 1, REPLACE: 2 } as const;
+
+export interface Entry {
+  id: NodeId;
+  attr: Attr;
+}
+
+/** The result of opening a file. */
+export interface Opened {
+  handle: HandleId;
+  /** Attributes as of the open. */
+  attr: Attr;
+}
+
+/** What `setattr` changes; absent fields stay. "now" is the server's clock. */
+export interface AttrChange {
+  mode?: number;
+  uid?: number;
+  gid?: number;
+  sizeBytes?: number;
+  atime?: TimeSpec | "now";
+  mtime?: TimeSpec | "now";
+  /** Clear set-user-id and set-group-id with this change, as the kernel does for a caller without CAP_FSETID. */
+  killSuidgid?: boolean;
+}
+
+/** What statfs(2) says; `files` are inodes; block counts are of `fragmentBytes`. */
+export interface StatFs {
+  blockBytes: number;
+  fragmentBytes: number;
+  blocks: number;
+  blocksFree: number;
+  blocksAvailable: number;
+  files: number;
+  filesFree: number;
+  nameBytesMax: number;
+}
+
+/** How a new node is made: permission bits, and the caller's umask, which does not apply where the parent has a default ACL. */
+export interface NewNode {
+  mode: number;
+  umask: number;
+}
+
+export interface FileSystem {
+  /** The directory everything is below. */
+  root(ctx: RequestContext): Promise<Entry>;
+
+  /** @throws FsError ENOENT; ENOTDIR; EACCES no search permission on the parent. */
+  lookup(ctx: RequestContext, parent: NodeId, name: Name): Promise<Entry>;
+
+  /** Says that these ids will not be used again without a new lookup; a hint, never an error, no answer. */
+  forget(ids: readonly NodeId[]): void;
+
+  /** Attributes; by the open if `handle` is given (works for a file that no longer has a name). */
+  getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr>;
+
+  /** Changes attributes (as one system call after the other would) and returns the new ones. `handle` as in ftruncate(2). */
+  setattr(ctx: RequestContext, id: NodeId, change: AttrChange, handle?: HandleId): Promise<Attr>;
+
+  /** access(2) with the caller's identity: `mask` of R_OK 4, W_OK 2, X_OK 1. */
+  access(ctx: RequestContext, id: NodeId, mask: number): Promise<void>;
+
+  readlink(ctx: RequestContext, id: NodeId): Promise<Buffer>;
+
+  /** `target`: 1..4095 bytes without NUL, stored as it is. */
+  symlink(ctx: RequestContext, parent: NodeId, name: Name, target: Buffer): Promise<Entry>;
+
+  /** `mode` holds the type: regular, fifo, socket, character or block device. */
+  mknod(
+    ctx: RequestContext,
+    parent: NodeId,
+    name: Name,
+    node: NewNode & { rdevMajor: number; rdevMinor: number },
+  ): Promise<Entry>;
+  mkdir(ctx: RequestContext, parent: NodeId, name: Name, node: NewNode): Promise<Entry>;
+  unlink(ctx: RequestContext, parent: NodeId, name: Name): Promise<void>;
+  rmdir(ctx: RequestContext, parent: NodeId, name: Name): Promise<void>;
+
+  /** A new name for an existing node (also for one from `tmpfile` that has no name yet); the attributes have the new nlink. */
+  link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry>;
+
+  /** renameat2(2). `flags` of RenameFlag. */
+  rename(
+    ctx: RequestContext,
+    parent: NodeId,
+    name: Name,
+    newParent: NodeId,
+    newName: Name,
+    flags: number,
+  ): Promise<void>;
+
+  open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened>;
+
+  /** Opens, and makes the file if it is not there: one step, as open(2) with O_CREAT. EISDIR, ELOOP (a symbolic link is there), EEXIST (EXCL). */
+  create(
+    ctx: RequestContext,
+    parent: NodeId,
+    name: Name,
+    flags: OpenFlags,
+    node: NewNode,
+  ): Promise<{ entry: Entry; opened: Opened }>;
+
+  /** O_TMPFILE: an open file without a name in the file system of `parent`. */
+  tmpfile(
+    ctx: RequestContext,
+    parent: NodeId,
+    flags: OpenFlags,
+    node: NewNode,
+  ): Promise<{ entry: Entry; opened: Opened }>;
+
+  /**
+   * Reads at `offsetBytes` into `target`.
+   *
+   * @returns bytes read, short only at the end of the file. The rest of `target` is unspecified.
+   */
+  read(ctx: RequestContext, handle: HandleId, offsetBytes: number, target: Buffer): Promise<number>;
+
+  /**
+   * Writes all of `data`, or fails having written an unspecified part of it. With APPEND opens the offset is ignored.
+   *
+   * @returns bytes written: short only when the disk is full or a limit is reached, at least 1.
+   */
+  write(
+    ctx: RequestContext,
+    handle: HandleId,
+    offsetBytes: number,
+    data: Buffer,
+    options?: { killSuidgid?: boolean },
+  ): Promise<number>;
+
+  /** A descriptor of the open was closed (close(2)): reports errors of earlier writes. May come several times per open. */
+  flush(ctx: RequestContext, handle: HandleId): Promise<void>;
+
+  /** Returns when everything acknowledged before on this node is on the disk; `dataOnly` as fdatasync(2). */
+  fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void>;
+
+  /** The last descriptor is gone. The handle is invalid from the call on. */
+  release(ctx: RequestContext, handle: HandleId): Promise<void>;
+
+  fallocate(
+    ctx: RequestContext,
+    handle: HandleId,
+    mode: number,
+    offsetBytes: number,
+    lengthBytes: number,
+  ): Promise<void>;
+
+  /** SEEK_DATA / SEEK_HOLE. @throws FsError ENXIO beyond the end. */
+  lseek(ctx: RequestContext, handle: HandleId, offsetBytes: number, whence: "data" | "hole"): Promise<number>;
+
+  /** Copies on the server, without the bytes coming here; returns bytes copied, possibly fewer. */
+  copyFileRange(
+    ctx: RequestContext,
+    source: { handle: HandleId; offsetBytes: number },
+    target: { handle: HandleId; offsetBytes: number },
+    lengthBytes: number,
+  ): Promise<number>;
+
+  opendir(ctx: RequestContext, id: NodeId): Promise<HandleId>;
+
+  /**
+   * Reads entries after `cookie` (0n: from the start) as a page, see dirent-page.ts; `withEntries` asks for ids and attributes.
+   *
+   * Every entry returned with id counts as looked up.
+   *
+   * @returns at most `maxBytes`; empty exactly at the end. The caller may keep it.
+   */
+  readdir(
+    ctx: RequestContext,
+    handle: HandleId,
+    cookie: bigint,
+    maxBytes: number,
+    withEntries: boolean,
+  ): Promise<Buffer>;
+  fsyncdir(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void>;
+  releasedir(ctx: RequestContext, handle: HandleId): Promise<void>;
+
+  /** @throws FsError ENODATA no such attribute. */
+  getxattr(ctx: RequestContext, id: NodeId, name: Name): Promise<Buffer>;
+  /** All names, each followed by NUL, as listxattr(2) returns them. */
+  listxattr(ctx: RequestContext, id: NodeId): Promise<Buffer>;
+  setxattr(ctx: RequestContext, id: NodeId, name: Name, value: Buffer, flags: number): Promise<void>;
+  removexattr(ctx: RequestContext, id: NodeId, name: Name): Promise<void>;
+
+  statfs(ctx: RequestContext, id: NodeId): Promise<StatFs>;
+
+  /** Everything acknowledged before, of the whole file system, is on the disk when this returns. */
+  syncfs(ctx: RequestContext, id: NodeId): Promise<void>;
+
+  /** Releases everything: opens, descriptors, connections. Nothing may be called afterwards. */
+  close(): Promise<void>;
+}
