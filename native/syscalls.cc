@@ -1,8 +1,8 @@
 // System calls Node lacks, for the disk side.
-#include "addon.h"
+#include "syscalls.h"
 
 namespace netdrive {
 
-napi_value RegisterSyscalls(napi_env, napi_value exports) { return exports; }
+napi_value RegisterSyscalls(napi_env env, napi_value exports) { return RegisterPlainSyscalls(env, exports); }
 
 }  // namespace netdrive
