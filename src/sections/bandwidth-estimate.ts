@@ -1,0 +1,239 @@
+/**
+ * How many bytes should be on their way: the line's bandwidth-delay product, learnt from answers as they come.
+ *
+ * The idea is BBR's (Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016), made simple: the largest delivery rate of the last rounds times
+ * the smallest round trip of the last seconds. It does not pace and does not avoid congestion: TCP below does that. It only keeps
+ * enough requests on their way to fill the line, and not so many that a foreground request waits behind seconds of data.
+ *
+ * Phases: `startup` (window grows by what is answered, so it doubles each round trip; left when three rounds brought no quarter more rate),
+ * `steady` (window is GAIN times the product), `probe` (the smallest round trip is too old to be believed: half the product is kept
+ * on its way until a round trip has been measured without our own queue in it; then `steady`).
+ *
+ * A "stamp" is a small integer the caller names each request by, 0..stampsMax-1; its row of numbers lives here, so nothing is allocated.
+ */
+import assert from "node:assert/strict";
+
+/** Twice the product: answers that come in bursts (joined statuses, the peer's disk) must not leave the line idle. */
+const GAIN = 2;
+const PROBE_GAIN = 0.5;
+/** A larger rate is believed for this many round trips. */
+const RATE_ROUNDS = 6;
+/** A smaller round trip is believed for this long. */
+const ROUND_TRIP_AGE_MS = 10_000;
+/** While starting, no more than this many products as known so far: enough to double, no more queue than that if the line is small. */
+const STARTUP_GAIN = 3;
+const STARTUP_GROWTH = 1.25;
+const STARTUP_ROUNDS = 3;
+/** Shorter intervals say nothing about a rate. */
+const INTERVAL_MS_MIN = 0.01;
+
+type Phase = "startup" | "steady" | "probe";
+
+/** What the estimate says, for status pages. */
+export interface LineFigures {
+  readonly phase: Phase;
+  /** Smallest recent round trip; undefined before the first answer. */
+  readonly roundTripMs: number | undefined;
+  /** Largest recent delivery rate. */
+  readonly bytesPerSecond: number;
+  readonly windowBytes: number;
+}
+
+export class BandwidthEstimate {
+  readonly #sentMs: Float64Array;
+  readonly #sentBytes: Float64Array;
+  readonly #deliveredAtSend: Float64Array;
+  readonly #deliveredMsAtSend: Float64Array;
+  readonly #firstSentMsAtSend: Float64Array;
+  readonly #roundRates = new Float64Array(RATE_ROUNDS);
+
+  #windowBytesMin: number;
+  #windowBytesMax: number;
+  #phase: Phase = "startup";
+  #windowBytes = 0;
+  /** Bytes answered since the start. */
+  #delivered = 0;
+  #deliveredMs = 0;
+  #firstSentMs = 0;
+  #fullMs = Number.NEGATIVE_INFINITY;
+  #round = 0;
+  #roundEndsAtDelivered = 0;
+  #rate = 0;
+  #roundTripMs = Number.POSITIVE_INFINITY;
+  #roundTripAtMs = 0;
+  #startupRate = 0;
+  #startupRoundsWithout = 0;
+  #probeSinceMs = Number.POSITIVE_INFINITY;
+  /** Nothing was sent since `reset`. */
+  #anew = true;
+
+  /** `stampsMax`: the most requests on their way at once. The window stays within the two bounds (but for a probe). */
+  constructor(options: { stampsMax: number; windowBytesMin: number; windowBytesMax: number }) {
+    const { stampsMax } = options;
+    this.#sentMs = new Float64Array(stampsMax);
+    this.#sentBytes = new Float64Array(stampsMax);
+    this.#deliveredAtSend = new Float64Array(stampsMax);
+    this.#deliveredMsAtSend = new Float64Array(stampsMax);
+    this.#firstSentMsAtSend = new Float64Array(stampsMax);
+    this.#windowBytesMin = options.windowBytesMin;
+    this.#windowBytesMax = options.windowBytesMax;
+    this.reset();
+  }
+
+  /** Bytes that should be on their way at most. */
+  get windowBytes(): number {
+    return this.#windowBytes;
+  }
+
+  get figures(): LineFigures {
+    return {
+      phase: this.#phase,
+      roundTripMs: Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : undefined,
+      bytesPerSecond: this.#rate * 1000,
+      windowBytes: this.#windowBytes,
+    };
+  }
+
+  /** The bounds have changed. */
+  setBounds(windowBytesMin: number, windowBytesMax: number): void {
+    assert(windowBytesMin <= windowBytesMax, "bounds of the window");
+    this.#windowBytesMin = windowBytesMin;
+    this.#windowBytesMax = windowBytesMax;
+    this.#windowBytes = Math.min(Math.max(this.#windowBytes, windowBytesMin), windowBytesMax);
+  }
+
+  /** Forgets the line: a new connection may run over another one. Stamps of requests on their way are void. */
+  reset(): void {
+    this.#phase = "startup";
+    this.#windowBytes = this.#windowBytesMin;
+    this.#round = 0;
+    this.#roundEndsAtDelivered = this.#delivered;
+    this.#roundRates.fill(0);
+    this.#rate = 0;
+    this.#roundTripMs = Number.POSITIVE_INFINITY;
+    this.#startupRate = 0;
+    this.#startupRoundsWithout = 0;
+    this.#probeSinceMs = Number.POSITIVE_INFINITY;
+    this.#anew = true;
+  }
+
+  /**
+   * More would be sent now if the window were larger. An answer to a request that saw no such moment while it was on its way
+   * says how much was asked for, not how much the line can carry.
+   */
+  full(nowMs: number): void {
+    this.#fullMs = nowMs;
+  }
+
+  /** A request of `bytes` leaves now; `inFlightBytes` were on their way before it. */
+  sent(stamp: number, bytes: number, inFlightBytes: number, nowMs: number): void {
+    if (inFlightBytes === 0 || this.#anew) {
+      this.#anew = false;
+      this.#firstSentMs = nowMs;
+      this.#deliveredMs = nowMs;
+    }
+    this.#sentMs[stamp] = nowMs;
+    this.#sentBytes[stamp] = bytes;
+    this.#deliveredAtSend[stamp] = this.#delivered;
+    this.#deliveredMsAtSend[stamp] = this.#deliveredMs;
+    this.#firstSentMsAtSend[stamp] = this.#firstSentMs;
+  }
+
+  /** The request was answered. `inFlightBytes` are those still on their way without it. */
+  answered(stamp: number, inFlightBytes: number, nowMs: number): void {
+    const bytes = this.#sentBytes[stamp] ?? 0;
+    const sentMs = this.#sentMs[stamp] ?? 0;
+    const deliveredAtSend = this.#deliveredAtSend[stamp] ?? 0;
+    this.#delivered += bytes;
+    this.#deliveredMs = nowMs;
+    this.#firstSentMs = sentMs;
+
+    const roundEnds = deliveredAtSend >= this.#roundEndsAtDelivered;
+    if (roundEnds) this.#nextRound();
+    const busy = this.#fullMs >= sentMs;
+    const intervalMs = Math.max(
+      sentMs - (this.#firstSentMsAtSend[stamp] ?? 0),
+      nowMs - (this.#deliveredMsAtSend[stamp] ?? 0),
+    );
+    if (intervalMs >= INTERVAL_MS_MIN) this.#sampleRate((this.#delivered - deliveredAtSend) / intervalMs, busy);
+    this.#sampleRoundTrip(nowMs - sentMs, sentMs, nowMs);
+
+    if (this.#phase === "startup") {
+      if (busy) this.#windowBytes = Math.min(this.#windowBytes + bytes, this.#productBytes() * STARTUP_GAIN);
+      if (roundEnds && busy) this.#leaveStartupIfFull();
+    }
+    this.#stepProbe(inFlightBytes, nowMs);
+    this.#applyWindow();
+  }
+
+  #nextRound(): void {
+    this.#round++;
+    this.#roundEndsAtDelivered = this.#delivered;
+    // The row of the oldest round becomes the new one's; the maximum is taken again without it.
+    this.#roundRates[this.#round % RATE_ROUNDS] = 0;
+    let rate = 0;
+    for (const roundRate of this.#roundRates) if (roundRate > rate) rate = roundRate;
+    // A line without any sample in all these rounds keeps what was known.
+    if (rate > 0) this.#rate = rate;
+  }
+
+  #sampleRate(rate: number, busy: boolean): void {
+    if (!busy && rate < this.#rate) return;
+    const row = this.#round % RATE_ROUNDS;
+    if (rate > (this.#roundRates[row] ?? 0)) this.#roundRates[row] = rate;
+    if (rate > this.#rate) this.#rate = rate;
+  }
+
+  #sampleRoundTrip(roundTripMs: number, sentMs: number, nowMs: number): void {
+    const clean = this.#phase === "probe" && sentMs >= this.#probeSinceMs;
+    if (roundTripMs <= this.#roundTripMs || clean) {
+      this.#roundTripMs = Math.max(roundTripMs, INTERVAL_MS_MIN);
+      this.#roundTripAtMs = nowMs;
+      if (this.#phase === "probe") this.#phase = "steady";
+    }
+  }
+
+  #leaveStartupIfFull(): void {
+    if (this.#rate >= this.#startupRate * STARTUP_GROWTH) {
+      this.#startupRate = this.#rate;
+      this.#startupRoundsWithout = 0;
+    } else if (++this.#startupRoundsWithout >= STARTUP_ROUNDS) {
+      this.#phase = "steady";
+    }
+  }
+
+  #stepProbe(inFlightBytes: number, nowMs: number): void {
+    if (this.#phase === "steady" && nowMs - this.#roundTripAtMs > ROUND_TRIP_AGE_MS) {
+      this.#phase = "probe";
+      this.#probeSinceMs = Number.POSITIVE_INFINITY;
+    }
+    // What is sent from here on waits behind no more than half the product, which is no queue.
+    if (this.#phase === "probe" && this.#probeSinceMs === Number.POSITIVE_INFINITY) {
+      if (inFlightBytes <= Math.max(this.#windowBytesMin, this.#productBytes() * PROBE_GAIN))
+        this.#probeSinceMs = nowMs;
+    }
+  }
+
+  #applyWindow(): void {
+    const steady = this.#phase === "steady" ? this.#productBytes() * GAIN : this.#windowBytes;
+    // A probe goes below the lower bound: where that is more than the line holds, it is itself the queue.
+    if (this.#phase === "probe") this.#windowBytes = Math.min(this.#probeBytes(), this.#windowBytesMax);
+    else this.#windowBytes = Math.min(Math.max(steady, this.#windowBytesMin), this.#windowBytesMax);
+  }
+
+  #probeBytes(): number {
+    return this.#productBytes() * PROBE_GAIN;
+  }
+
+  #productBytes(): number {
+    return Number.isFinite(this.#roundTripMs) ? this.#rate * this.#roundTripMs : 0;
+  }
+
+  /** For tests: fails if an invariant does not hold. */
+  checkInvariants(): void {
+    assert(this.#windowBytes <= this.#windowBytesMax, "window below its upper bound");
+    assert(this.#phase === "probe" || this.#windowBytes >= this.#windowBytesMin, "window above its lower bound");
+    assert(this.#rate >= 0 && Number.isFinite(this.#rate), "rate is a number");
+    assert(this.#roundTripMs > 0, "round trip is positive");
+  }
+}
