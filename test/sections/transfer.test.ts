@@ -1,0 +1,557 @@
+/** Transfers: each arrow of the diagram, faults in every section, and random histories against a naive model. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import type { SectionBitmap } from "../../src/sections/section-bitmap.ts";
+import { SectionPlan } from "../../src/sections/section-plan.ts";
+import { Transfer, type TransferKind, type TransferState } from "../../src/sections/transfer.ts";
+import { seeded } from "../support/seed.ts";
+
+const OPTIONS = { attemptsMax: 3, timeoutMs: 1000 };
+
+/** `count` sections of 10 bytes, the last one of 7. */
+const planOf = (count: number) => new SectionPlan(1000, Math.max(0, count * 10 - 3), 10);
+const transferOf = (count: number, kind: TransferKind = "write") => new Transfer(planOf(count), kind, OPTIONS);
+
+function members(bitmap: SectionBitmap): number[] {
+  const indexes: number[] = [];
+  for (let index = bitmap.next(0); index !== -1; index = bitmap.next(index + 1)) indexes.push(index);
+  return indexes;
+}
+
+/** Sends all there is to send, with the index as ticket. @returns what was sent. */
+function sendAll(transfer: Transfer, nowMs = 0, ticketBase = 0): number[] {
+  const sent: number[] = [];
+  for (let index = transfer.nextToSend(); index !== -1; index = transfer.nextToSend()) {
+    transfer.sent(index, ticketBase + index, nowMs);
+    transfer.checkInvariants();
+    sent.push(index);
+  }
+  return sent;
+}
+
+function succeed(transfer: Transfer, index: number, ticket = index, nowMs = 1): boolean {
+  const counted = transfer.answered(index, ticket, transfer.plan.length(index), nowMs);
+  transfer.checkInvariants();
+  return counted;
+}
+
+const failed = (errno: string) => ({ t: "failed", errno });
+
+test("a transfer goes from planned over sending and draining to done", () => {
+  const transfer = transferOf(2);
+  assert.deepEqual(transfer.state, { t: "planned" });
+  assert.equal(transfer.nextToSend(), 0);
+  transfer.sent(0, 0, 0);
+  assert.deepEqual(transfer.state, { t: "sending" });
+  transfer.sent(1, 1, 0);
+  assert.deepEqual(transfer.state, { t: "draining", verdict: undefined });
+  succeed(transfer, 1);
+  assert.equal(transfer.settled, false);
+  succeed(transfer, 0);
+  assert.deepEqual(transfer.state, { t: "done", bytes: 17 });
+});
+
+test("an empty transfer is done at once", () => {
+  assert.deepEqual(transferOf(0).state, { t: "done", bytes: 0 });
+});
+
+test("it is done only with the last answer, whatever the number of sections", () => {
+  for (const count of [1, 7, 8, 9, 64, 65, 4096]) {
+    const transfer = transferOf(count);
+    assert.equal(sendAllFast(transfer), count);
+    for (let index = count - 1; index > 0; index--) transfer.answered(index, index, transfer.plan.length(index), 1);
+    assert.equal(transfer.settled, false);
+    assert.deepEqual(members(transfer.outstanding), [0]);
+    succeed(transfer, 0);
+    assert.deepEqual(transfer.state, { t: "done", bytes: count * 10 - 3 });
+  }
+});
+
+function sendAllFast(transfer: Transfer): number {
+  let sent = 0;
+  for (let index = transfer.nextToSend(); index !== -1; index = transfer.nextToSend(), sent++) {
+    transfer.sent(index, index, 0);
+  }
+  return sent;
+}
+
+test("answers come while sections are still being sent", () => {
+  const transfer = transferOf(3);
+  transfer.sent(0, 0, 0);
+  succeed(transfer, 0);
+  assert.deepEqual(transfer.state, { t: "sending" });
+  assert.deepEqual(sendAll(transfer), [1, 2]);
+  succeed(transfer, 2);
+  succeed(transfer, 1);
+  assert.deepEqual(transfer.state, { t: "done", bytes: 27 });
+});
+
+for (const count of [1, 2, 5, 9]) {
+  test(`an error in any of ${count} sections stops the sending and fails the whole when the rest is settled`, () => {
+    for (let bad = 0; bad < count; bad++) {
+      for (const before of [0, bad]) {
+        const transfer = transferOf(count);
+        // Sends up to the bad section only, so that there is something that must not be sent.
+        for (let index = 0; index <= bad; index++) transfer.sent(index, index, 0);
+        for (let index = 0; index < before; index++) succeed(transfer, index);
+        assert.equal(transfer.refused(bad, bad, "ENOSPC", 1), true);
+        transfer.checkInvariants();
+        assert.equal(transfer.nextToSend(), -1);
+        for (let index = before; index < bad; index++) {
+          assert.deepEqual(transfer.state, { t: "draining", verdict: failed("ENOSPC") });
+          if (index % 2 === 0) succeed(transfer, index);
+          else transfer.refused(index, index, "EIO", 1);
+          transfer.checkInvariants();
+        }
+        assert.deepEqual(transfer.state, failed("ENOSPC"), `section ${bad} of ${count}`);
+        assert.equal(succeed(transfer, bad), false, "late answers are harmless");
+        assert.deepEqual(transfer.state, failed("ENOSPC"));
+      }
+    }
+  });
+}
+
+test("a read ends where a short section shows the end of the file, for every section and length", () => {
+  for (let count = 1; count <= 6; count++) {
+    for (let last = 0; last < count; last++) {
+      for (let bytes = 0; bytes < 10; bytes += 3) {
+        const transfer = transferOf(count, "read");
+        if (bytes >= transfer.plan.length(last)) continue;
+        for (let index = 0; index <= Math.min(last + 1, count - 1); index++) transfer.sent(index, index, 0);
+        transfer.answered(last, last, bytes, 1);
+        transfer.checkInvariants();
+        assert.equal(transfer.nextToSend(), -1, "nothing behind the end is asked for");
+        assert.deepEqual(
+          members(transfer.outstanding),
+          Array.from({ length: last }, (_, index) => index),
+        );
+        for (let index = 0; index < last; index++) succeed(transfer, index);
+        if (last + 1 < count) {
+          assert.equal(transfer.settled, false, "the section behind the end may still be written into the buffer");
+          transfer.refused(last + 1, last + 1, "EIO", 1);
+        }
+        assert.deepEqual(transfer.state, { t: "done", bytes: last * 10 + bytes });
+      }
+    }
+  }
+});
+
+test("of two short answers the one nearer to the start counts, in either order", () => {
+  for (const order of [
+    [1, 3],
+    [3, 1],
+  ]) {
+    const transfer = transferOf(5, "read");
+    sendAll(transfer);
+    for (const index of order) transfer.answered(index, index, 4, 1);
+    for (const index of [0, 2, 4]) succeed(transfer, index);
+    assert.deepEqual(transfer.state, { t: "done", bytes: 14 });
+  }
+});
+
+test("a short write reports the bytes up to there, and an error of a section behind it fails the whole", () => {
+  for (const behind of ["ok", "error"] as const) {
+    const transfer = transferOf(4);
+    for (let index = 0; index < 3; index++) transfer.sent(index, index, 0);
+    transfer.answered(1, 1, 6, 1);
+    assert.equal(transfer.nextToSend(), -1);
+    succeed(transfer, 0);
+    if (behind === "ok") succeed(transfer, 2);
+    else transfer.refused(2, 2, "ENOSPC", 1);
+    assert.deepEqual(transfer.state, behind === "ok" ? { t: "done", bytes: 16 } : failed("ENOSPC"));
+  }
+});
+
+test("a write that was answered with no byte at all is an I/O error", () => {
+  const transfer = transferOf(1);
+  sendAll(transfer);
+  transfer.answered(0, 0, 0, 1);
+  assert.deepEqual(transfer.state, failed("EIO"));
+});
+
+test("one status for a range of sections counts for those in flight under its ticket", () => {
+  const transfer = transferOf(70);
+  for (let index = 0; index < 70; index++) transfer.sent(index, 5, 0);
+  succeed(transfer, 33, 5);
+  transfer.answeredRange(3, 60, 5, 1);
+  transfer.checkInvariants();
+  assert.deepEqual(members(transfer.outstanding), [0, 1, 2, 63, 64, 65, 66, 67, 68, 69]);
+  transfer.answeredRange(0, 70, 6, 1);
+  assert.equal(transfer.inFlight, 10, "another ticket's status is not for these");
+  transfer.answeredRange(0, 70, 5, 1);
+  assert.deepEqual(transfer.state, { t: "done", bytes: 697 });
+  transfer.answeredRange(0, 70, 5, 1);
+});
+
+test("answers that break the rules are the peer's fault and leave the transfer unharmed", () => {
+  const transfer = transferOf(3, "read");
+  transfer.sent(0, 0, 0);
+  const attempts: (() => unknown)[] = [
+    () => transfer.answered(1, 1, 10, 1),
+    () => transfer.answered(3, 3, 10, 1),
+    () => transfer.answered(-1, 0, 10, 1),
+    () => transfer.answered(0, 0, 11, 1),
+    () => transfer.answered(0, 0, -1, 1),
+    () => transfer.answered(0, 0, Number.NaN, 1),
+    () => transfer.answered(0, 0, 1.5, 1),
+    () => transfer.refused(2, 2, "EIO", 1),
+    () => transfer.postponed(1.5, 2, "EAGAIN", 1),
+    () => transfer.answeredRange(0, 2, 0, 1),
+    () => transfer.answeredRange(0, 4, 0, 1),
+    () => transfer.answeredRange(-1, 1, 0, 1),
+    () => transfer.answeredRange(0, Number.NaN, 0, 1),
+  ];
+  for (const attempt of attempts) {
+    assert.throws(attempt, { name: "ProtocolError" });
+    transfer.checkInvariants();
+    assert.deepEqual([transfer.state.t, transfer.inFlight, transfer.outstanding.outstanding], ["sending", 1, 3]);
+  }
+});
+
+test("a section without an answer is sent again, and after three times the whole fails with ETIMEDOUT", () => {
+  const transfer = transferOf(2);
+  sendAll(transfer, 0);
+  succeed(transfer, 0, 0, 100);
+  for (let attempt = 1; attempt <= 3; attempt++) {
+    const deadlineMs = transfer.deadlineMs();
+    assert.equal(deadlineMs, attempt === 1 ? 1100 : attempt * 2000 - 1000);
+    assert.equal(transfer.nextOverdue(0, deadlineMs - 1), -1);
+    assert.equal(transfer.nextOverdue(0, deadlineMs), 1);
+    transfer.timedOut(1);
+    transfer.checkInvariants();
+    if (attempt === 3) break;
+    assert.deepEqual(transfer.state, { t: "sending" });
+    transfer.sent(1, 100 + attempt, attempt * 2000);
+  }
+  assert.deepEqual(transfer.state, failed("ETIMEDOUT"));
+  assert.equal(transfer.deadlineMs(), Number.POSITIVE_INFINITY);
+});
+
+test("no section is overdue while answers to others keep coming", () => {
+  const transfer = transferOf(20);
+  sendAll(transfer, 0);
+  for (let index = 0; index < 19; index++) {
+    const nowMs = (index + 1) * 900;
+    assert.equal(transfer.nextOverdue(0, nowMs), -1);
+    succeed(transfer, index, index, nowMs);
+  }
+  assert.equal(transfer.nextOverdue(0, 19 * 900 + 999), -1);
+  assert.equal(transfer.nextOverdue(0, 19 * 900 + 1000), 19);
+});
+
+test("a late answer to an earlier attempt neither counts nor frees the buffer of the present one", () => {
+  const transfer = transferOf(1, "read");
+  transfer.sent(0, 1, 0);
+  transfer.timedOut(0);
+  assert.equal(transfer.answered(0, 1, 7, 2000), false, "withdrawn, not in flight");
+  transfer.sent(0, 2, 2000);
+  assert.equal(transfer.answered(0, 1, 7, 2001), false);
+  assert.equal(transfer.refused(0, 1, "EIO", 2001), false);
+  assert.equal(transfer.inFlight, 1);
+  assert.equal(transfer.answered(0, 2, 7, 2002), true);
+  assert.deepEqual(transfer.state, { t: "done", bytes: 7 });
+});
+
+test("a postponed section goes again, and fails the whole with its error after three times", () => {
+  const transfer = transferOf(2);
+  sendAll(transfer);
+  succeed(transfer, 1);
+  for (let attempt = 1; attempt <= 3; attempt++) {
+    assert.equal(transfer.postponed(0, attempt === 1 ? 0 : attempt, "EAGAIN", 1), true);
+    transfer.checkInvariants();
+    if (attempt < 3) transfer.sent(transfer.nextToSend(), attempt + 1, 1);
+  }
+  assert.deepEqual(transfer.state, failed("EAGAIN"));
+});
+
+test("cancelling ends it at once while nothing is in flight, and else when that is settled", () => {
+  const planned = transferOf(3);
+  planned.cancel();
+  assert.deepEqual(planned.state, { t: "cancelled" });
+  const sending = transferOf(3);
+  sending.sent(0, 0, 0);
+  sending.sent(1, 1, 0);
+  sending.cancel();
+  assert.deepEqual(sending.state, { t: "draining", verdict: { t: "cancelled" } });
+  assert.equal(sending.nextToSend(), -1);
+  succeed(sending, 0);
+  sending.withdrawn(1);
+  assert.deepEqual(sending.state, { t: "cancelled" });
+  const done = transferOf(1);
+  sendAll(done);
+  succeed(done, 0);
+  done.cancel();
+  done.fail("EIO");
+  assert.deepEqual(done.state, { t: "done", bytes: 7 });
+});
+
+test("the first verdict stands: an error after cancel, or a second error, changes nothing", () => {
+  const transfer = transferOf(3);
+  sendAll(transfer);
+  transfer.cancel();
+  transfer.refused(0, 0, "EIO", 1);
+  transfer.fail("ESTALE");
+  transfer.timedOut(1);
+  transfer.linkLost();
+  assert.deepEqual(transfer.state, { t: "cancelled" });
+});
+
+test("a transfer that cannot go on fails when what is in flight is settled", () => {
+  const transfer = transferOf(2);
+  transfer.sent(0, 0, 0);
+  transfer.fail("ESTALE");
+  assert.deepEqual(transfer.state, { t: "draining", verdict: failed("ESTALE") });
+  transfer.linkLost();
+  assert.deepEqual(transfer.state, failed("ESTALE"));
+});
+
+test("after a lost link exactly the outstanding sections go again, wherever it broke", () => {
+  const count = 6;
+  for (let sent = 0; sent <= count; sent++) {
+    for (let answeredBits = 0; answeredBits < 1 << sent; answeredBits++) {
+      const transfer = transferOf(count);
+      for (let index = 0; index < sent; index++) transfer.sent(index, index, 0);
+      for (let index = 0; index < sent; index++) if (answeredBits & (1 << index)) succeed(transfer, index);
+      if (transfer.settled) continue;
+      const missing = Array.from({ length: count }, (_, index) => index).filter(
+        (index) => !(answeredBits & (1 << index)),
+      );
+      assert.deepEqual(members(transfer.outstanding), missing);
+      transfer.linkLost();
+      transfer.checkInvariants();
+      assert.equal(transfer.inFlight, 0);
+      assert.deepEqual(sendAll(transfer, 5, 100), missing);
+      for (const index of missing) {
+        assert.equal(succeed(transfer, index, index), false, "the old connection's answers do not count");
+        assert.equal(succeed(transfer, index, 100 + index), true);
+      }
+      assert.deepEqual(transfer.state, { t: "done", bytes: 57 });
+    }
+  }
+});
+
+test("a lost link is no strike: a section survives any number of them", () => {
+  const transfer = transferOf(1);
+  for (let link = 0; link < 300; link++) {
+    sendAll(transfer, link, link);
+    transfer.linkLost();
+  }
+  assert.deepEqual(transfer.state, { t: "sending" });
+  sendAll(transfer, 0, 1000);
+  succeed(transfer, 0, 1000);
+  assert.equal(transfer.settled, true);
+});
+
+test("a transfer is used again for a larger and a smaller range", () => {
+  const transfer = transferOf(2);
+  sendAll(transfer);
+  assert.throws(() => transfer.begin(planOf(1), "read"), { name: "AssertionError" });
+  for (const count of [2, 90, 3]) {
+    if (!transfer.settled) {
+      transfer.linkLost();
+      sendAll(transfer, 0, 0);
+      for (let index = 0; index < transfer.plan.count; index++) succeed(transfer, index);
+    }
+    transfer.begin(planOf(count), "read");
+    transfer.checkInvariants();
+    assert.deepEqual(transfer.state, { t: "planned" });
+    assert.deepEqual(sendAll(transfer).length, count);
+  }
+});
+
+/** What a transfer should be, said with plain sets and recomputed after each step. */
+class NaiveTransfer {
+  readonly plan: SectionPlan;
+  readonly kind: TransferKind;
+  missing: Set<number>;
+  flying = new Map<number, number>();
+  strikes = new Map<number, number>();
+  everSent = false;
+  verdict: Extract<TransferState, { t: "failed" | "cancelled" }> | undefined;
+  end: number;
+
+  constructor(plan: SectionPlan, kind: TransferKind) {
+    this.plan = plan;
+    this.kind = kind;
+    this.missing = new Set(Array.from({ length: plan.count }, (_, index) => index));
+    this.end = plan.lengthBytes;
+  }
+
+  get unsent(): number[] {
+    if (this.verdict !== undefined) return [];
+    return [...this.missing].filter((index) => !this.flying.has(index)).sort((a, b) => a - b);
+  }
+
+  get state(): TransferState {
+    if (this.verdict !== undefined) {
+      return this.flying.size === 0 ? this.verdict : { t: "draining", verdict: this.verdict };
+    }
+    if (this.missing.size === 0 && this.flying.size === 0) return { t: "done", bytes: this.end };
+    if (this.unsent.length > 0) return { t: this.everSent ? "sending" : "planned" };
+    return { t: "draining", verdict: undefined };
+  }
+
+  cut(position: number): void {
+    this.end = Math.min(this.end, position);
+    for (const index of this.missing) if (this.plan.position(index) >= this.end) this.missing.delete(index);
+  }
+
+  strike(index: number, errno: "EAGAIN" | "ETIMEDOUT"): void {
+    if (!this.missing.has(index)) return;
+    this.strikes.set(index, (this.strikes.get(index) ?? 0) + 1);
+    if (this.strikes.get(index) === OPTIONS.attemptsMax) this.verdict ??= { t: "failed", errno };
+  }
+}
+
+type Step = { op: string; pick: number; bytes: number };
+
+/** Makes one random step on the transfer and on the model. `old` are requests whose answers may still come. */
+function stepBoth(transfer: Transfer, model: NaiveTransfer, step: Step, old: [number, number][], ticket: number): void {
+  const flying = [...model.flying.keys()];
+  const at = flying.length === 0 ? -1 : (flying[step.pick % flying.length] as number);
+  const live = model.flying.get(at) ?? -1;
+  if (step.op === "send") {
+    const [index] = model.unsent;
+    assert.equal(transfer.nextToSend(), index ?? -1);
+    if (index === undefined) return;
+    transfer.sent(index, ticket, 0);
+    model.flying.set(index, ticket);
+    model.everSent = true;
+    old.push([index, ticket]);
+  } else if (step.op === "late") {
+    const again = old[step.pick % Math.max(old.length, 1)];
+    if (again === undefined || model.flying.get(again[0]) === again[1]) return;
+    assert.equal(transfer.answered(again[0], again[1], model.plan.length(again[0]), 1), false);
+    assert.equal(transfer.refused(again[0], again[1], "EIO", 1), false);
+  } else if (step.op === "linkLost") {
+    transfer.linkLost();
+    model.flying.clear();
+  } else if (step.op === "cancel") {
+    transfer.cancel();
+    if (model.state.t !== "done") model.verdict ??= { t: "cancelled" };
+  } else if (at !== -1) {
+    model.flying.delete(at);
+    const length = model.plan.length(at);
+    if (step.op === "short") {
+      const bytes = step.bytes % length;
+      transfer.answered(at, live, bytes, 1);
+      if (!model.missing.delete(at)) return;
+      if (model.kind === "write" && bytes === 0) model.verdict ??= { t: "failed", errno: "EIO" };
+      else model.cut(model.plan.position(at) + bytes);
+    } else if (step.op === "refuse") {
+      transfer.refused(at, live, "ENOSPC", 1);
+      if (model.kind === "write" || model.missing.has(at)) model.verdict ??= { t: "failed", errno: "ENOSPC" };
+    } else if (step.op === "postpone") {
+      transfer.postponed(at, live, "EAGAIN", 1);
+      model.strike(at, "EAGAIN");
+    } else if (step.op === "timeOut") {
+      transfer.timedOut(at);
+      model.strike(at, "ETIMEDOUT");
+    } else if (step.op === "withdraw") transfer.withdrawn(at);
+    else {
+      transfer.answered(at, live, length, 1);
+      model.missing.delete(at);
+    }
+  }
+}
+
+test("random histories leave what the naive model says, after each step", (t) => {
+  const common = ["send", "answer", "late"];
+  const rare = ["short", "refuse", "postpone", "timeOut", "withdraw", "linkLost", "cancel"];
+  const step = fc.record({
+    op: fc.oneof(
+      { weight: 10, arbitrary: fc.constantFrom(...common) },
+      { weight: 2, arbitrary: fc.constantFrom(...rare) },
+    ),
+    pick: fc.nat(),
+    bytes: fc.nat(),
+  });
+  const ends = new Map<string, number>();
+  fc.assert(
+    fc.property(
+      fc.nat({ max: 12 }),
+      fc.constantFrom<TransferKind>("read", "write"),
+      fc.boolean(),
+      fc.array(step, { minLength: 10, maxLength: 120 }),
+      (count, kind, aligned, steps) => {
+        const plan = new SectionPlan(1003, Math.max(0, count * 10 - 3), 10, { aligned });
+        const transfer = new Transfer(plan, kind, OPTIONS);
+        const model = new NaiveTransfer(plan, kind);
+        const old: [number, number][] = [];
+        steps.forEach((each, ticket) => {
+          if (transfer.settled && each.op !== "late" && each.op !== "cancel") return;
+          stepBoth(transfer, model, each, old, ticket);
+          transfer.checkInvariants();
+          assert.deepEqual(transfer.state, model.state);
+          assert.equal(transfer.inFlight, model.flying.size);
+          if (model.verdict === undefined) {
+            assert.deepEqual(
+              members(transfer.outstanding),
+              [...model.missing].sort((a, b) => a - b),
+            );
+          }
+          assert.equal(transfer.nextToSend(), model.unsent[0] ?? -1);
+        });
+        ends.set(transfer.state.t, (ends.get(transfer.state.t) ?? 0) + 1);
+      },
+    ),
+    seeded(t, 3000),
+  );
+  t.diagnostic(JSON.stringify(Object.fromEntries(ends)));
+  for (const end of ["done", "failed", "cancelled", "sending", "draining"]) {
+    assert((ends.get(end) ?? 0) > 50, `too few runs ended ${end} to prove anything`);
+  }
+});
+
+test("over a link that reverses, shuffles, doubles, loses and breaks, every byte arrives once the link lets it", (t) => {
+  const event = fc.constantFrom("first", "last", "middle", "double", "lose", "break");
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 40 }), fc.array(event, { maxLength: 60 }), (count, events) => {
+      const plan = planOf(count);
+      const transfer = new Transfer(plan, "write", { attemptsMax: 255, timeoutMs: 1000 });
+      const source = Buffer.from(Array.from({ length: plan.lengthBytes }, (_, at) => at % 251));
+      const file = Buffer.alloc(plan.lengthBytes);
+      let wire: [index: number, ticket: number][] = [];
+      let nowMs = 0;
+      let ticket = 0;
+      const answer = (at: number) => {
+        const [request] = wire.splice(at, 1);
+        if (request === undefined) return;
+        const [index, name] = request;
+        const position = plan.position(index);
+        source.copy(file, position, position, position + plan.length(index));
+        transfer.answered(index, name, plan.length(index), nowMs);
+      };
+      for (const each of [...events, ...Array(1000).fill("first")]) {
+        if (transfer.settled) break;
+        // Four at a time, as a small window would.
+        while (transfer.inFlight < 4 && transfer.nextToSend() !== -1) {
+          const index = transfer.nextToSend();
+          transfer.sent(index, ++ticket, nowMs);
+          wire.push([index, ticket]);
+        }
+        if (each === "double") wire.push(...wire.slice(0, 1));
+        else if (each === "lose") wire.shift();
+        else if (each === "break") {
+          wire = [];
+          transfer.linkLost();
+        } else answer(each === "first" ? 0 : each === "last" ? wire.length - 1 : wire.length >> 1);
+        if (wire.length === 0 && transfer.inFlight > 0) {
+          nowMs = transfer.deadlineMs();
+          for (
+            let index = transfer.nextOverdue(0, nowMs);
+            index !== -1;
+            index = transfer.nextOverdue(index + 1, nowMs)
+          ) {
+            transfer.timedOut(index);
+          }
+        }
+        transfer.checkInvariants();
+      }
+      assert.deepEqual(transfer.state, { t: "done", bytes: plan.lengthBytes });
+      assert(file.equals(source));
+    }),
+    seeded(t, 1000),
+  );
+});
