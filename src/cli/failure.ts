@@ -1,0 +1,73 @@
+/**
+ * How the command fails: one line `netdrive: what is wrong; what to do` on standard error, and an exit code.
+ *
+ * Commands throw a CommanderError, the class the option parser throws too, made by `failure`; anything else thrown is
+ * explained by `explain`. Nothing here prints.
+ */
+import { CommanderError } from "commander";
+import { CloseCode, ConnectionError, FsError, ProtocolError, toErrno } from "../base/errors.ts";
+import { printable } from "../base/log.ts";
+
+/** Exit codes; README "Exit codes" explains them. Append only: scripts test for them. */
+export const Exit = {
+  OK: 0,
+  /** Anything without a code of its own, bugs included. */
+  FAILED: 1,
+  /** The command line, a URL or an option is wrong. */
+  USAGE: 2,
+  /** The server cannot be reached. */
+  UNREACHABLE: 3,
+  /** The server was reached and refused: token, share. */
+  REFUSED: 4,
+  /** A local path is not what it must be: missing, no directory, not empty, already mounted, not mounted, in use. */
+  PATH: 5,
+  /** This system or user cannot do it: no /dev/fuse, no permission, no fusermount3. */
+  SYSTEM: 6,
+  /** The address to listen on cannot be had. */
+  ADDRESS: 7,
+} as const;
+export type Exit = (typeof Exit)[keyof typeof Exit];
+
+/** The error that ends the command with `exit` and `text`: "what is wrong; what to do", without full stop. */
+export function failure(exit: Exit, text: string): CommanderError {
+  return new CommanderError(exit, "netdrive.failure", text);
+}
+
+const byCloseCode: Partial<Record<CloseCode, { exit: Exit; text: string }>> = {
+  [CloseCode.AUTHENTICATION]: {
+    exit: Exit.REFUSED,
+    text: "the server refuses the token; use the URL that 'netdrive serve' printed",
+  },
+  [CloseCode.UNKNOWN_SHARE]: {
+    exit: Exit.REFUSED,
+    text: "the server has no share of this name; 'netdrive serve' prints a URL for each share it has",
+  },
+  [CloseCode.BUSY]: { exit: Exit.REFUSED, text: "the server takes no more sessions; try again later" },
+  [CloseCode.SHUTDOWN]: { exit: Exit.UNREACHABLE, text: "the server is going down; try again later" },
+  [CloseCode.VERSION]: {
+    exit: Exit.REFUSED,
+    text: "client and server speak no common version; bring both to the same version of netdrive",
+  },
+};
+
+/** Line and exit code for anything thrown; total. A bug's stack is in the line's cause, shown with --log-level debug. */
+export function explain(thrown: unknown): { exit: Exit; text: string } {
+  if (thrown instanceof CommanderError) return { exit: thrown.exitCode as Exit, text: thrown.message };
+  if (thrown instanceof ProtocolError) {
+    const known = byCloseCode[thrown.closeCode];
+    if (known !== undefined) return known;
+    return { exit: Exit.UNREACHABLE, text: `what answers is no netdrive server, or a broken one: ${line(thrown)}` };
+  }
+  if (thrown instanceof ConnectionError) return { exit: Exit.UNREACHABLE, text: line(thrown) };
+  if (thrown instanceof FsError) {
+    const isDenied = thrown.errno === "EPERM" || thrown.errno === "EACCES";
+    return { exit: isDenied ? Exit.SYSTEM : Exit.FAILED, text: line(thrown) };
+  }
+  if (thrown instanceof Error) {
+    const errno = toErrno(thrown);
+    return { exit: errno === "EACCES" || errno === "EPERM" ? Exit.SYSTEM : Exit.FAILED, text: line(thrown) };
+  }
+  return { exit: Exit.FAILED, text: printable(String(thrown)) };
+}
+
+const line = (error: Error) => printable(error.message.split("\n", 1)[0] ?? "");

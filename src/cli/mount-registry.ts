@@ -1,0 +1,95 @@
+/**
+ * What is known of this user's mounts beside the kernel's list: which process serves one, from which URL, where it logs.
+ *
+ * One JSON file a mount, named by a digest of its path, in a folder only its owner may enter; written by the process that
+ * serves the mount, removed by it at the end. It is a hint: the kernel's list says what is mounted, and a record whose
+ * process and mount are both gone is removed by whoever sees it. No record holds a token.
+ */
+import { createHash } from "node:crypto";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { MOUNT_TYPE, readMountTable } from "./mount-table.ts";
+import { isAlive, type ProcessIdentity } from "./process-table.ts";
+
+export interface MountRecord {
+  /** Absolute, without symbolic links: as the kernel's list has it. */
+  path: string;
+  /** Without token. */
+  url: string;
+  readOnly: boolean;
+  daemon: ProcessIdentity;
+  /** Milliseconds since 1970. */
+  sinceMs: number;
+  /** Where the daemon logs; undefined in the foreground. */
+  log: string | undefined;
+}
+
+/** The folder of records and logs: $NETDRIVE_RUNTIME, else /run/netdrive for root, else the user's own. */
+export function runtimeFolder(environment: NodeJS.ProcessEnv = process.env): string {
+  const { NETDRIVE_RUNTIME: given, XDG_RUNTIME_DIR: runtime } = environment;
+  if (given) return given;
+  if (process.getuid?.() === 0) return "/run/netdrive";
+  return runtime ? join(runtime, "netdrive") : join(homedir(), ".local/state/netdrive");
+}
+
+/** The runtime folder, made if it is not there. */
+export function makeRuntimeFolder(): string {
+  const folder = runtimeFolder();
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  return folder;
+}
+
+const digest = (path: string) => createHash("sha256").update(path).digest("hex").slice(0, 16);
+const recordFile = (path: string) => join(runtimeFolder(), `${digest(path)}.json`);
+
+/** Where a background daemon of a mount at `path` logs. */
+export function logFileOf(path: string): string {
+  return join(runtimeFolder(), `${digest(path)}.log`);
+}
+
+export function writeRecord(record: MountRecord): void {
+  makeRuntimeFolder();
+  const file = recordFile(record.path);
+  const partial = `${file}.${process.pid}`;
+  writeFileSync(partial, `${JSON.stringify(record)}\n`, { mode: 0o600 });
+  renameSync(partial, file);
+}
+
+/** Removes the record of `path` if it is of the process `pid`. */
+export function removeRecord(path: string, pid: number): void {
+  if (readRecord(recordFile(path))?.daemon.pid === pid) rmSync(recordFile(path), { force: true });
+}
+
+export function findRecord(path: string): MountRecord | undefined {
+  return readRecord(recordFile(path));
+}
+
+/** All records that still mean something; the others are removed. */
+export function readRecords(): MountRecord[] {
+  let names: string[];
+  try {
+    names = readdirSync(runtimeFolder()).filter((name) => name.endsWith(".json"));
+  } catch {
+    return [];
+  }
+  const mounted = new Set(readMountTable().flatMap(({ path, type }) => (type === MOUNT_TYPE ? [path] : [])));
+  return names.flatMap((name) => {
+    const file = join(runtimeFolder(), name);
+    const record = readRecord(file);
+    if (record !== undefined && (mounted.has(record.path) || isAlive(record.daemon))) return [record];
+    rmSync(file, { force: true });
+    return [];
+  });
+}
+
+/** The record in `file`; undefined if it is not there or not one. */
+function readRecord(file: string): MountRecord | undefined {
+  try {
+    const record = JSON.parse(readFileSync(file, "utf8")) as MountRecord;
+    const isWhole = typeof record.path === "string" && typeof record.url === "string" && record.daemon.pid > 0;
+    return isWhole ? record : undefined;
+  } catch {
+    return undefined;
+  }
+}

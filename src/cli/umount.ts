@@ -1,0 +1,23 @@
+/**
+ * `netdrive umount PATH`.
+ */
+import type { Command } from "commander";
+import { systemClock } from "../base/clock.ts";
+import { unmountDrive } from "./unmount.ts";
+
+export function addUmount(program: Command): void {
+  program
+    .command("umount")
+    .description("Unmount a drive and wait until its process has ended.")
+    .argument("<path>", "where it is mounted")
+    .option("--lazy", "detach it now, even if it is in use: who uses it keeps it until done")
+    .option("--force", "give up requests without an answer, and what they would have written")
+    .addHelpText(
+      "after",
+      "\nWorks as well when the server is gone, or the drive's process was killed.\n\nExample:\n  netdrive umount ./drive",
+    )
+    .action(async (path: string, options: { lazy?: boolean; force?: boolean }) => {
+      const remark = await unmountDrive(path, { clock: systemClock, ...options });
+      if (remark !== undefined) process.stderr.write(`netdrive: ${remark}\n`);
+    });
+}
