@@ -2,6 +2,7 @@
  * The command tree: what there is, what each takes, and one way to fail.
  */
 import { readFileSync } from "node:fs";
+import { inspect } from "node:util";
 import { Command, CommanderError, Option } from "commander";
 import { LOG_LEVELS } from "../base/log.ts";
 import { Exit, explain, failure } from "./failure.ts";
@@ -50,7 +51,7 @@ export async function runCommand(args: readonly string[]): Promise<number> {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return Exit.OK;
     const { exit, text } = explainUsage(thrown, args) ?? explain(thrown);
     process.stderr.write(`netdrive: ${text}\n`);
-    if (program.opts<{ logLevel?: string }>().logLevel === "debug") console.error(thrown);
+    if (program.opts<{ logLevel?: string }>().logLevel === "debug") process.stderr.write(`${inspect(thrown)}\n`);
     return exit;
   }
 }
@@ -60,7 +61,11 @@ function explainUsage(thrown: unknown, args: readonly string[]): { exit: Exit; t
   if (!(thrown instanceof CommanderError)) return undefined;
   const isUsage = thrown.code.startsWith("commander.") || thrown.exitCode === Exit.USAGE;
   if (!isUsage) return undefined;
-  const text = thrown.message.replace(/^error: /, "").split("\n", 1)[0]?.replace(/\.$/, "") ?? "";
+  const text =
+    thrown.message
+      .replace(/^error: /, "")
+      .split("\n", 1)[0]
+      ?.replace(/\.$/, "") ?? "";
   if (text.includes(";")) return { exit: Exit.USAGE, text };
   const command = args.find((arg) => /^(serve|mount|umount|up|list)$/.test(arg));
   return { exit: Exit.USAGE, text: `${text}; see 'netdrive ${command === undefined ? "" : `${command} `}--help'` };
