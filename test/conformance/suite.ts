@@ -9,10 +9,19 @@ import type { Posix } from "../support/posix.ts";
 import { type SyscallPosix, startSyscallPosix } from "../support/syscall-posix.ts";
 import { makeTemp, type Temp } from "../support/temp.ts";
 import type { Cases } from "./case.ts";
+import { concurrencyCases } from "./cases/concurrency.ts";
 import { createCases } from "./cases/create.ts";
+import { dataCases } from "./cases/data.ts";
+import { directoryCases } from "./cases/directory.ts";
 import { linkCases } from "./cases/links.ts";
+import { nameCases } from "./cases/name-bytes.ts";
 import { openCases } from "./cases/open.ts";
+import { permissionCases } from "./cases/permissions.ts";
+import { randomCases } from "./cases/random.ts";
 import { renameCases } from "./cases/rename.ts";
+import { spaceCases } from "./cases/space.ts";
+import { timeCases } from "./cases/times.ts";
+import { xattrCases } from "./cases/xattr.ts";
 
 /** The cases of every stack, by subject. */
 const SUBJECTS: Readonly<Record<string, Cases>> = {
@@ -20,6 +29,15 @@ const SUBJECTS: Readonly<Record<string, Cases>> = {
   create: createCases,
   rename: renameCases,
   links: linkCases,
+  names: nameCases,
+  data: dataCases,
+  space: spaceCases,
+  times: timeCases,
+  permissions: permissionCases,
+  xattrs: xattrCases,
+  directories: directoryCases,
+  concurrency: concurrencyCases,
+  random: randomCases,
 };
 
 /** No case takes a second; a mount that hangs is a failure, not a wait. */
