@@ -1,0 +1,242 @@
+/**
+ * The server's view of a pipelined write: sections that arrive for one open are collected and adjacent ones joined into runs,
+ * so that the disk sees fewer and larger writes.
+ *
+ * It writes nothing and has no timer: the caller adds what arrives, takes the runs that are ready, writes each with one call
+ * and reports it `finished`. Runs are ready when they are full or old, or all of them when the caller says so
+ * (no more input at hand, fsync, close).
+ *
+ * INVARIANT: bytes that overlap reach the disk in the order in which their sections arrived: two runs that overlap are never out
+ * for writing together, the earlier goes first, and a section joins an earlier run only past runs it does not overlap.
+ *
+ * Queue: `heldBytesMax` and `runsMax` bound what is held; beyond them `add` refuses and the caller stops reading its input.
+ */
+import assert from "node:assert/strict";
+
+/** Adjacent sections as one write. The buffers stay their owner's; the run only lists them, and is read-only to others. */
+export class WriteRun<Token> {
+  offsetBytes: number;
+  lengthBytes: number;
+  /** When its first section arrived. */
+  sinceMs: number;
+  /** In the order of the file. */
+  buffers: Buffer[];
+  /** What the caller gave with each buffer. */
+  tokens: Token[];
+
+  constructor(offsetBytes: number, data: Buffer, token: Token, sinceMs: number) {
+    this.offsetBytes = offsetBytes;
+    this.lengthBytes = data.length;
+    this.sinceMs = sinceMs;
+    this.buffers = [data];
+    this.tokens = [token];
+  }
+
+  get endBytes(): number {
+    return this.offsetBytes + this.lengthBytes;
+  }
+
+  /** Shares out a write of `writtenBytes` of the run's start: tells for each section how many of its bytes were written. */
+  settle(writtenBytes: number, visit: (token: Token, written: number, lengthBytes: number) => void): void {
+    let left = writtenBytes;
+    this.buffers.forEach((buffer, at) => {
+      const written = Math.min(Math.max(left, 0), buffer.length);
+      left -= buffer.length;
+      visit(this.tokens[at] as Token, written, buffer.length);
+    });
+  }
+}
+
+export interface RunLimits {
+  /** A run is full at this size; a single larger section is a run of its own. */
+  readonly runBytesMax: number;
+  /** Buffers in one run; at most IOV_MAX (1024), what one system call takes. */
+  readonly runSectionsMax: number;
+  /** Runs collected at once. */
+  readonly runsMax: number;
+  /** Bytes of all sections that are collected or being written. A single larger section is accepted when nothing else is held. */
+  readonly heldBytesMax: number;
+  /** A run waits no longer for neighbours. */
+  readonly holdMs: number;
+}
+
+export class RunMerge<Token> {
+  readonly #limits: RunLimits;
+  /** Collected, by the order in which overlapping ones must be written. */
+  readonly #pending: WriteRun<Token>[] = [];
+  /** Taken, not finished. */
+  readonly #writing = new Set<WriteRun<Token>>();
+  // INVARIANT: bytes of all sections in #pending and #writing; within the limit, but for a single section.
+  #heldBytes = 0;
+
+  constructor(limits: RunLimits) {
+    this.#limits = limits;
+  }
+
+  get heldBytes(): number {
+    return this.#heldBytes;
+  }
+
+  /** Whether nothing is collected and nothing is being written. */
+  get idle(): boolean {
+    return this.#heldBytes === 0;
+  }
+
+  /**
+   * Collects a section of 1 byte and more. `data` must stay as it is until the run that holds it is finished.
+   *
+   * @returns false if a limit is reached; take and finish runs first.
+   */
+  add(offsetBytes: number, data: Buffer, token: Token, nowMs: number): boolean {
+    assert(data.length > 0, "a section is not empty");
+    if (this.#heldBytes > 0 && this.#heldBytes + data.length > this.#limits.heldBytesMax) return false;
+    const at = this.#findNeighbour(offsetBytes, data.length);
+    if (at === -1) {
+      if (this.#pending.length >= this.#limits.runsMax) return false;
+      this.#pending.push(new WriteRun(offsetBytes, data, token, nowMs));
+    } else {
+      const run = this.#pending[at] as WriteRun<Token>;
+      if (run.endBytes === offsetBytes) {
+        run.buffers.push(data);
+        run.tokens.push(token);
+      } else {
+        run.buffers.unshift(data);
+        run.tokens.unshift(token);
+        run.offsetBytes = offsetBytes;
+      }
+      run.lengthBytes += data.length;
+      this.#closeGap(at);
+    }
+    this.#heldBytes += data.length;
+    return true;
+  }
+
+  /**
+   * The next run to write, if one is ready; `all` takes them full and old or not. The caller owns it until `finished`.
+   *
+   * Runs taken at the same time may be written in any order.
+   */
+  take(nowMs: number, all: boolean): WriteRun<Token> | undefined {
+    for (let at = 0; at < this.#pending.length; at++) {
+      if (!all && !this.#isReady(this.#pending[at] as WriteRun<Token>, nowMs)) continue;
+      const first = this.#unblocked(at);
+      if (first === -1) continue;
+      const [run] = this.#pending.splice(first, 1) as [WriteRun<Token>];
+      this.#writing.add(run);
+      return run;
+    }
+    return undefined;
+  }
+
+  /** The run's write is over, well or badly. */
+  finished(run: WriteRun<Token>): void {
+    assert(this.#writing.delete(run), "a run is finished once");
+    this.#heldBytes -= run.lengthBytes;
+  }
+
+  /** When `take` will have a run for being old; Infinity while none can become so before another is finished. */
+  readyAtMs(): number {
+    let sinceMs = Number.POSITIVE_INFINITY;
+    this.#pending.forEach((run, at) => {
+      if (run.sinceMs < sinceMs && this.#unblocked(at) !== -1) sinceMs = run.sinceMs;
+    });
+    return sinceMs + this.#limits.holdMs;
+  }
+
+  #isReady(run: WriteRun<Token>, nowMs: number): boolean {
+    return (
+      run.lengthBytes >= this.#limits.runBytesMax ||
+      run.buffers.length >= this.#limits.runSectionsMax ||
+      nowMs - run.sinceMs >= this.#limits.holdMs
+    );
+  }
+
+  /** The run that must be written first so that `at` can be: itself, or one before it that overlaps; -1 if that waits for one being written. */
+  #unblocked(at: number): number {
+    const run = this.#pending[at] as WriteRun<Token>;
+    for (const other of this.#writing) if (overlap(run, other)) return -1;
+    for (let before = 0; before < at; before++) {
+      if (overlap(run, this.#pending[before] as WriteRun<Token>)) return this.#unblocked(before);
+    }
+    return at;
+  }
+
+  /** The last run that touches the range, has room, and is followed by none that overlaps the range; -1 if there is none. */
+  #findNeighbour(offsetBytes: number, lengthBytes: number): number {
+    const endBytes = offsetBytes + lengthBytes;
+    for (let at = this.#pending.length - 1; at >= 0; at--) {
+      const run = this.#pending[at] as WriteRun<Token>;
+      if ((run.endBytes === offsetBytes || run.offsetBytes === endBytes) && this.#fits(run, lengthBytes, 1)) return at;
+      if (run.offsetBytes < endBytes && offsetBytes < run.endBytes) return -1;
+    }
+    return -1;
+  }
+
+  /** Run `at` has grown: joins it with a run it now touches, where the order allows. */
+  #closeGap(at: number): void {
+    const run = this.#pending[at] as WriteRun<Token>;
+    for (let other = 0; other < this.#pending.length; other++) {
+      const touching = this.#pending[other] as WriteRun<Token>;
+      const follows = run.endBytes === touching.offsetBytes;
+      if (!follows && touching.endBytes !== run.offsetBytes) continue;
+      if (!this.#fits(run, touching.lengthBytes, touching.buffers.length)) continue;
+      const [first, last] = at < other ? [at, other] : [other, at];
+      // The later one moves to the earlier's place or the reverse; what lies between must not care.
+      const place = this.#isFreeBetween(first, last, this.#pending[last] as WriteRun<Token>)
+        ? first
+        : this.#isFreeBetween(first, last, this.#pending[first] as WriteRun<Token>)
+          ? last
+          : -1;
+      if (place === -1) continue;
+      this.#pending[place] = follows ? joined(run, touching) : joined(touching, run);
+      this.#pending.splice(place === first ? last : first, 1);
+      return;
+    }
+  }
+
+  #isFreeBetween(first: number, last: number, run: WriteRun<Token>): boolean {
+    for (let at = first + 1; at < last; at++) if (overlap(run, this.#pending[at] as WriteRun<Token>)) return false;
+    return true;
+  }
+
+  #fits(run: WriteRun<Token>, lengthBytes: number, sections: number): boolean {
+    return (
+      run.lengthBytes + lengthBytes <= this.#limits.runBytesMax &&
+      run.buffers.length + sections <= this.#limits.runSectionsMax
+    );
+  }
+
+  /** For tests: fails if an invariant does not hold. */
+  checkInvariants(): void {
+    let heldBytes = 0;
+    let sections = 0;
+    for (const run of [...this.#pending, ...this.#writing]) {
+      const bytes = run.buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+      assert.equal(run.lengthBytes, bytes, "a run is as long as its buffers");
+      assert.equal(run.buffers.length, run.tokens.length, "a token for each buffer");
+      assert(run.buffers.length === 1 || bytes <= this.#limits.runBytesMax, "a run is bounded in bytes");
+      assert(run.buffers.length <= this.#limits.runSectionsMax, "a run is bounded in sections");
+      heldBytes += bytes;
+      sections += run.buffers.length;
+    }
+    assert.equal(this.#heldBytes, heldBytes, "bytes held are counted");
+    assert(sections <= 1 || heldBytes <= this.#limits.heldBytesMax, "bytes held are bounded");
+    assert(this.#pending.length <= this.#limits.runsMax, "runs are bounded");
+    const writing = [...this.#writing];
+    writing.forEach((run, at) => {
+      assert(!writing.some((other, index) => index < at && overlap(run, other)), "no two runs out overlap");
+    });
+  }
+}
+
+function overlap<T>(a: WriteRun<T>, b: WriteRun<T>): boolean {
+  return a.offsetBytes < b.endBytes && b.offsetBytes < a.endBytes;
+}
+
+function joined<T>(head: WriteRun<T>, tail: WriteRun<T>): WriteRun<T> {
+  for (const buffer of tail.buffers) head.buffers.push(buffer);
+  for (const token of tail.tokens) head.tokens.push(token);
+  head.lengthBytes += tail.lengthBytes;
+  head.sinceMs = Math.min(head.sinceMs, tail.sinceMs);
+  return head;
+}

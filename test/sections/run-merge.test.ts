@@ -1,0 +1,189 @@
+/** Runs: the file after any arrival order equals the one after writing each section as it came, with fewer writes. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { RunMerge, type WriteRun } from "../../src/sections/run-merge.ts";
+import { seeded } from "../support/seed.ts";
+
+const LIMITS = { runBytesMax: 100, runSectionsMax: 8, runsMax: 6, heldBytesMax: 400, holdMs: 5 };
+
+const section = (lengthBytes: number, fill = 1) => Buffer.alloc(lengthBytes, fill);
+
+/** Takes and finishes all runs. @returns [offset, length, sections] of each. */
+function flush<T>(merge: RunMerge<T>): [number, number, number][] {
+  const runs: [number, number, number][] = [];
+  for (let run = merge.take(0, true); run !== undefined; run = merge.take(0, true)) {
+    runs.push([run.offsetBytes, run.lengthBytes, run.buffers.length]);
+    merge.finished(run);
+    merge.checkInvariants();
+  }
+  return runs;
+}
+
+test("adjacent sections become one write, in whatever order they come", (t) => {
+  fc.assert(
+    fc.property(fc.shuffledSubarray([0, 1, 2, 3, 4, 5, 6, 7], { minLength: 8 }), (order) => {
+      const merge = new RunMerge<number>(LIMITS);
+      for (const index of order) assert.equal(merge.add(500 + index * 10, section(10, index), index, 0), true);
+      merge.checkInvariants();
+      const run = merge.take(0, false) as WriteRun<number>;
+      assert.deepEqual([run.offsetBytes, run.lengthBytes], [500, 80]);
+      assert.deepEqual(run.tokens, [0, 1, 2, 3, 4, 5, 6, 7]);
+      assert.deepEqual(
+        run.buffers.map((buffer) => buffer[0]),
+        [0, 1, 2, 3, 4, 5, 6, 7],
+      );
+      merge.finished(run);
+      assert.equal(merge.idle, true);
+    }),
+    seeded(t, 300),
+  );
+});
+
+test("a run is full at its bytes or its sections, and the next section starts another", () => {
+  const bytes = new RunMerge<number>(LIMITS);
+  for (let index = 0; index < 5; index++) bytes.add(index * 40, section(40), index, 0);
+  assert.deepEqual(flush(bytes), [
+    [0, 80, 2],
+    [80, 80, 2],
+    [160, 40, 1],
+  ]);
+  const sections = new RunMerge<number>(LIMITS);
+  for (let index = 0; index < 9; index++) sections.add(index, section(1), index, 0);
+  assert.deepEqual(flush(sections), [
+    [0, 8, 8],
+    [8, 1, 1],
+  ]);
+});
+
+test("a run waits for neighbours until it is full, old or wanted", () => {
+  const merge = new RunMerge<number>(LIMITS);
+  assert.equal(merge.readyAtMs(), Number.POSITIVE_INFINITY);
+  merge.add(0, section(10), 0, 100);
+  merge.add(10, section(10), 1, 103);
+  merge.add(50, section(10), 2, 103);
+  assert.equal(merge.readyAtMs(), 105);
+  assert.equal(merge.take(104, false), undefined);
+  assert.equal(merge.take(105, false)?.lengthBytes, 20);
+  assert.equal(merge.readyAtMs(), 108);
+  assert.equal(merge.take(105, true)?.offsetBytes, 50);
+});
+
+test("an overlapping section is written after the earlier one, never with it", () => {
+  const merge = new RunMerge<string>(LIMITS);
+  merge.add(0, section(20), "old", 0);
+  merge.add(10, section(20), "new", 0);
+  const old = merge.take(0, true) as WriteRun<string>;
+  assert.deepEqual(old.tokens, ["old"]);
+  assert.equal(merge.take(0, true), undefined);
+  assert.equal(merge.readyAtMs(), Number.POSITIVE_INFINITY, "no timer can make it ready");
+  merge.finished(old);
+  assert.deepEqual(merge.take(0, true)?.tokens, ["new"]);
+});
+
+test("a full run that waits for an older one it overlaps makes that one ready", () => {
+  const merge = new RunMerge<string>(LIMITS);
+  merge.add(95, section(10), "old", 0);
+  merge.add(0, section(50), "a", 0);
+  merge.add(50, section(50), "b", 0);
+  const first = merge.take(0, false) as WriteRun<string>;
+  assert.deepEqual(first.tokens, ["old"]);
+  merge.finished(first);
+  assert.deepEqual(merge.take(0, false)?.tokens, ["a", "b"]);
+});
+
+test("beyond the bytes or the runs held nothing is accepted, but a single large section always is", () => {
+  const merge = new RunMerge<number>(LIMITS);
+  assert.equal(merge.add(0, section(1000), 0, 0), true);
+  assert.equal(merge.add(1000, section(1), 1, 0), false);
+  const large = merge.take(0, false) as WriteRun<number>;
+  assert.equal(merge.add(1000, section(1), 1, 0), false, "what is being written is held as well");
+  merge.finished(large);
+  for (let index = 0; index < 6; index++) assert.equal(merge.add(index * 20, section(10), index, 0), true);
+  assert.equal(merge.add(500, section(10), 6, 0), false, "a seventh run");
+  assert.equal(merge.add(10, section(10), 7, 0), true, "but it may join");
+  merge.checkInvariants();
+});
+
+test("a short write is shared out by the order of the file", () => {
+  const merge = new RunMerge<string>(LIMITS);
+  for (const [index, token] of ["a", "b", "c"].entries()) merge.add(index * 10, section(10), token, 0);
+  const run = merge.take(0, true) as WriteRun<string>;
+  const shares: [string, number, number][] = [];
+  run.settle(13, (token, written, length) => shares.push([token, written, length]));
+  assert.deepEqual(shares, [
+    ["a", 10, 10],
+    ["b", 3, 10],
+    ["c", 0, 10],
+  ]);
+});
+
+type Step = { op: "add"; at: number; length: number } | { op: "take"; all: boolean } | { op: "finish"; pick: number };
+
+test("random sections, overlapping or not, leave the file that writing them one by one leaves", (t) => {
+  const step: fc.Arbitrary<Step> = fc.oneof(
+    {
+      weight: 5,
+      arbitrary: fc.record({
+        op: fc.constant("add" as const),
+        at: fc.nat(14).map((block) => block * 10),
+        length: fc.constantFrom(10, 10, 10, 10, 20, 7, 13),
+      }),
+    },
+    { weight: 1, arbitrary: fc.record({ op: fc.constant("take" as const), all: fc.boolean() }) },
+    { weight: 2, arbitrary: fc.record({ op: fc.constant("finish" as const), pick: fc.nat() }) },
+  );
+  let added = 0;
+  let written = 0;
+  fc.assert(
+    fc.property(fc.array(step, { minLength: 30, maxLength: 100 }), (steps) => {
+      const merge = new RunMerge<number>({ ...LIMITS, heldBytesMax: 300, holdMs: 12 });
+      const expected = Buffer.alloc(200);
+      const file = Buffer.alloc(200);
+      const out: WriteRun<number>[] = [];
+      const settled = new Set<number>();
+      let tokens = 0;
+      const finish = (at: number) => {
+        const [run] = out.splice(at, 1);
+        if (run === undefined) return;
+        // Written only now: a run that was wrongly let past this one has been written already.
+        Buffer.concat(run.buffers).copy(file, run.offsetBytes);
+        run.settle(run.lengthBytes, (token) => {
+          assert(!settled.has(token), "each section is settled once");
+          settled.add(token);
+        });
+        merge.finished(run);
+        written++;
+      };
+      const take = (nowMs: number, all: boolean) => {
+        const run = merge.take(nowMs, all);
+        if (run !== undefined) out.push(run);
+        return run !== undefined;
+      };
+      steps.forEach((each, nowMs) => {
+        if (each.op === "add") {
+          const fill = (tokens % 255) + 1;
+          if (merge.add(each.at, section(each.length, fill), tokens, nowMs)) {
+            expected.fill(fill, each.at, each.at + each.length);
+            tokens++;
+            added++;
+          }
+        } else if (each.op === "take") {
+          const readyMs = merge.readyAtMs();
+          const found = take(nowMs, each.all);
+          if (readyMs <= nowMs) assert(found, "what is old is ready");
+        } else finish(each.pick % Math.max(out.length, 1));
+        merge.checkInvariants();
+      });
+      while (!merge.idle) {
+        while (take(0, true)) merge.checkInvariants();
+        finish(out.length - 1);
+      }
+      assert(file.equals(expected));
+      assert.equal(settled.size, tokens);
+    }),
+    seeded(t, 2000),
+  );
+  t.diagnostic(`${added} sections in ${written} writes`);
+  assert(written < 0.8 * added, "sections are joined");
+});
