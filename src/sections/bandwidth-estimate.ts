@@ -64,8 +64,6 @@ export class BandwidthEstimate {
   #startupRate = 0;
   #startupRoundsWithout = 0;
   #probeSinceMs = Number.POSITIVE_INFINITY;
-  /** Nothing was sent since `reset`. */
-  #anew = true;
 
   /** `stampsMax`: the most requests on their way at once. The window stays within the two bounds (but for a probe). */
   constructor(options: { stampsMax: number; windowBytesMin: number; windowBytesMax: number }) {
@@ -114,7 +112,6 @@ export class BandwidthEstimate {
     this.#startupRate = 0;
     this.#startupRoundsWithout = 0;
     this.#probeSinceMs = Number.POSITIVE_INFINITY;
-    this.#anew = true;
   }
 
   /**
@@ -127,8 +124,7 @@ export class BandwidthEstimate {
 
   /** A request of `bytes` leaves now; `inFlightBytes` were on their way before it. */
   sent(stamp: number, bytes: number, inFlightBytes: number, nowMs: number): void {
-    if (inFlightBytes === 0 || this.#anew) {
-      this.#anew = false;
+    if (inFlightBytes === 0) {
       this.#firstSentMs = nowMs;
       this.#deliveredMs = nowMs;
     }

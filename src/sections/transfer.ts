@@ -291,9 +291,8 @@ export class Transfer {
     this.#verdict = verdict;
   }
 
-  /** Nothing at `position` or behind it counts any more. */
+  /** Nothing at `position` or behind it counts any more. It lies before the present end: what is behind that is not outstanding. */
   #endAt(position: number): void {
-    if (position >= this.#endBytes) return;
     this.#endBytes = position;
     const { count } = this.#plan;
     // The section that holds the end was answered; `position` on a boundary belongs to the section after it.

@@ -128,6 +128,20 @@ test("transfers that line up again after each section share the window evenly", 
   assert(Math.max(...sent) - Math.min(...sent) <= 3, `shares: ${sent}`);
 });
 
+test("a waiter that lines up again from inside its turn gets the next turn after it, not within it", () => {
+  const window = small({ credits: 16 });
+  let inside = 0;
+  let turns = 0;
+  const waiter: CreditWaiter = new CreditWaiter(FOREGROUND, (_, nowMs) => {
+    assert.equal(inside++, 0);
+    turns++;
+    window.wait(waiter, nowMs);
+    inside--;
+  });
+  window.wait(waiter, 0);
+  assert.equal(turns, 16);
+});
+
 test("the line of waiters is bounded, and a refused waiter stands in no line", () => {
   const window = small({ credits: 0, waitersMax: 2 });
   const waiters = [1, 2, 3].map(() => new CreditWaiter(FOREGROUND, () => assert.fail("no credit was granted")));

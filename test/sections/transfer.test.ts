@@ -163,6 +163,19 @@ test("a short write reports the bytes up to there, and an error of a section beh
   }
 });
 
+test("what is behind the end harms nothing: no byte, no answer, postponed", () => {
+  for (const kind of ["read", "write"] as const) {
+    const transfer = new Transfer(planOf(4), kind, { attemptsMax: 1, timeoutMs: 1000 });
+    sendAll(transfer);
+    transfer.answered(0, 0, 5, 1);
+    transfer.answered(1, 1, 0, 1);
+    transfer.postponed(2, 2, "EAGAIN", 1);
+    transfer.timedOut(3);
+    transfer.checkInvariants();
+    assert.deepEqual(transfer.state, { t: "done", bytes: 5 });
+  }
+});
+
 test("a write that was answered with no byte at all is an I/O error", () => {
   const transfer = transferOf(1);
   sendAll(transfer);
