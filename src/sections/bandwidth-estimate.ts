@@ -5,7 +5,8 @@
  * the smallest round trip of the last seconds. It does not pace and does not avoid congestion: TCP below does that. It only keeps
  * enough requests on their way to fill the line, and not so many that a foreground request waits behind seconds of data.
  *
- * Phases: `startup` (window grows by what is answered, so it doubles each round trip; left when three rounds brought no quarter more rate),
+ * Phases: `startup` (window grows by what is answered, so it doubles each round trip, or at once to what the pace of the answers within a
+ * round trip shows the line can carry; left when three rounds brought no quarter more rate),
  * `steady` (window is GAIN times the product), `probe` (the smallest round trip is too old to be believed: half the product is kept
  * on its way until a round trip has been measured without our own queue in it; then `steady`).
  *
@@ -24,6 +25,9 @@ const ROUND_TRIP_AGE_MS = 10_000;
 const STARTUP_GAIN = 3;
 const STARTUP_GROWTH = 1.25;
 const STARTUP_ROUNDS = 3;
+/** Answers of one round trip that came after its first one show the line's rate if there are at least so many bytes in at least this time. */
+const TRAIN_BYTES_MIN = 2 ** 20;
+const TRAIN_MS_MIN = 1;
 /** Shorter intervals say nothing about a rate. */
 const INTERVAL_MS_MIN = 0.01;
 
@@ -64,6 +68,9 @@ export class BandwidthEstimate {
   #startupRate = 0;
   #startupRoundsWithout = 0;
   #probeSinceMs = Number.POSITIVE_INFINITY;
+  /** When the first answer of this round came, and the bytes of the later ones. */
+  #trainSinceMs = 0;
+  #trainBytes = 0;
 
   /** `stampsMax`: the most requests on their way at once. The window stays within the two bounds (but for a probe). */
   constructor(options: { stampsMax: number; windowBytesMin: number; windowBytesMax: number }) {
@@ -155,7 +162,8 @@ export class BandwidthEstimate {
     this.#sampleRoundTrip(nowMs - sentMs, sentMs, nowMs);
 
     if (this.#phase === "startup") {
-      if (busy) this.#windowBytes = Math.min(this.#windowBytes + bytes, this.#productBytes() * STARTUP_GAIN);
+      this.#growTrain(bytes, roundEnds, nowMs);
+      if (busy) this.#grow(bytes);
       if (roundEnds && busy) this.#leaveStartupIfFull();
     }
     this.#stepProbe(inFlightBytes, nowMs);
@@ -187,6 +195,23 @@ export class BandwidthEstimate {
       this.#roundTripAtMs = nowMs;
       if (this.#phase === "probe") this.#phase = "steady";
     }
+  }
+
+  #growTrain(bytes: number, roundEnds: boolean, nowMs: number): void {
+    if (roundEnds) {
+      this.#trainSinceMs = nowMs;
+      this.#trainBytes = 0;
+    } else if (nowMs > this.#trainSinceMs) this.#trainBytes += bytes;
+  }
+
+  #grow(bytes: number): void {
+    const doubled = Math.min(this.#windowBytes + bytes, this.#productBytes() * STARTUP_GAIN);
+    const trainMs = this.#deliveredMs - this.#trainSinceMs;
+    const paced =
+      this.#trainBytes >= TRAIN_BYTES_MIN && trainMs >= TRAIN_MS_MIN
+        ? (this.#trainBytes / trainMs) * this.#roundTripMs
+        : 0;
+    this.#windowBytes = Math.max(doubled, paced);
   }
 
   #leaveStartupIfFull(): void {
