@@ -1,0 +1,182 @@
+/**
+ * The life of one mount: checks, mounting, the session, unmounting, the end.
+ *
+ * The FileSystem stays its owner's: the mount releases what the kernel held of it, and does not close it.
+ */
+import { randomInt } from "node:crypto";
+import { readdir, realpath, stat } from "node:fs/promises";
+import type { Clock } from "../base/clock.ts";
+import { errnoName } from "../base/errno.ts";
+import { FsError, toErrno } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { createFuseDevice } from "../sys/fuse-device.ts";
+import {
+  abortConnection,
+  findMount,
+  type MountedPath,
+  mountDevice,
+  readProcessStatus,
+  setReadAhead,
+  unmountPath,
+} from "../sys/fuse-mount.ts";
+import { S_IFDIR, S_IFMT } from "../vfs/attr.ts";
+import type { FileSystem } from "../vfs/file-system.ts";
+import { HANDLERS } from "./handlers.ts";
+import { Session, type SessionCounters } from "./session.ts";
+
+/** How long we wait for the kernel to begin after mounting. */
+const INIT_TIMEOUT_MS = 30_000;
+const REQUEST_BYTES_MAX = 1024 * 1024;
+const SLOTS = 32;
+/** Slots that the kernel's own requests leave to those of programs. */
+const SLOTS_FOREGROUND = 8;
+
+/** All of it optional; see DEFAULT_MOUNT_OPTIONS. */
+export interface FuseMountOptions {
+  readonly readOnly: boolean;
+  /** Other users than the one who mounts may use it. */
+  readonly allowOther: boolean;
+  /** The kernel checks permissions by the attributes and access control lists it is shown, before it asks. */
+  readonly defaultPermissions: boolean;
+  /** How long the kernel may believe attributes and names without asking again. */
+  readonly attrTimeoutMs: number;
+  readonly entryTimeoutMs: number;
+  /** The same for names that are not there; 0: not at all. */
+  readonly negativeTimeoutMs: number;
+  /** `fuse.SUBTYPE` is the type in /proc/self/mounts. */
+  readonly subtype: string;
+  /** Set-user-id bits and device files count; only for root. */
+  readonly suid: boolean;
+  readonly dev: boolean;
+  readonly exec: boolean;
+  readonly atime: boolean;
+  /** Mount over a directory that is not empty. */
+  readonly nonEmpty: boolean;
+  /** Tell the FileSystem the supplementary groups of callers. */
+  readonly forwardGroups: boolean;
+  /** How far the kernel reads ahead of a sequential reader, where we may set it (root). */
+  readonly readAheadBytes: number;
+  /** Threads that read requests. */
+  readonly threads: number;
+}
+
+export const DEFAULT_MOUNT_OPTIONS: FuseMountOptions = {
+  readOnly: false,
+  allowOther: false,
+  defaultPermissions: false,
+  attrTimeoutMs: 1000,
+  entryTimeoutMs: 1000,
+  negativeTimeoutMs: 0,
+  subtype: "netdrive",
+  suid: false,
+  dev: false,
+  exec: true,
+  atime: true,
+  nonEmpty: false,
+  forwardGroups: false,
+  readAheadBytes: 4 * 1024 * 1024,
+  threads: 2,
+};
+
+export interface FuseMount {
+  /** Settles when the mount is gone, whoever ended it; never rejects. Nothing is asked of the FileSystem afterwards. */
+  readonly ended: Promise<void>;
+  /** Unmounts; if it is in use, it is taken out of sight and what uses it gets errors. @throws FsError EPERM and the like. */
+  unmount(): Promise<void>;
+  counters(): SessionCounters;
+}
+
+/**
+ * Mounts `fileSystem` at `path` and returns when the kernel uses it.
+ *
+ * @throws FsError ENOENT, ENOTDIR, EACCES of the path; ENOTEMPTY; EBUSY a mount of this kind is there; ENOTCONN a dead mount is there; ENODEV no
+ *   FUSE or no fusermount3; EPERM; and what `fileSystem.root` throws.
+ */
+export async function mountFuse(options: {
+  fileSystem: FileSystem;
+  path: string;
+  source: string;
+  log: Log;
+  clock: Clock;
+  mountOptions?: Partial<FuseMountOptions>;
+}): Promise<FuseMount> {
+  const { fileSystem, source, log, clock } = options;
+  const settings = { ...DEFAULT_MOUNT_OPTIONS, ...options.mountOptions };
+  const path = await checkMountPoint(options.path, settings);
+  const caller = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, groups: [], pid: process.pid };
+  const root = await fileSystem.root({ caller });
+  if ((root.attr.mode & S_IFMT) !== S_IFDIR) throw new FsError("ENOTDIR", "what is mounted is no directory");
+  const fd = await mountDevice({ ...settings, path, source, maxReadBytes: REQUEST_BYTES_MAX });
+  const mounted = await findMount(path).catch(() => undefined);
+  const session = new Session(
+    {
+      ...settings,
+      device: createFuseDevice(fd, SLOTS, REQUEST_BYTES_MAX),
+      fileSystem,
+      rootId: root.id,
+      log,
+      clock,
+      generation: randomInt(1, 2 ** 31),
+      posixAcl: settings.defaultPermissions,
+      backgroundMax: SLOTS - SLOTS_FOREGROUND,
+      readStatus: readProcessStatus,
+    },
+    HANDLERS,
+  );
+  session.start();
+  const ended = session.ended.then((errno) => log.debug(`the mount at ${path} ended: ${errnoName(errno)}`));
+  const mount: FuseMount = {
+    ended,
+    unmount: () => unmount(path, mounted, ended),
+    counters: () => session.counters(),
+  };
+  const timer = clock.after(INIT_TIMEOUT_MS, () => void mount.unmount().catch(() => {})); // Then `initialized` says why.
+  try {
+    await session.initialized;
+  } catch (cause) {
+    await mount.unmount().catch(() => {}); // The cause is what matters.
+    throw cause;
+  } finally {
+    timer.stop();
+  }
+  if (mounted !== undefined && settings.readAheadBytes > 0) await setReadAhead(mounted, settings.readAheadBytes);
+  return mount;
+}
+
+/** The canonical path of a directory that can be mounted over. Looks at it while it is not ours. */
+async function checkMountPoint(path: string, settings: FuseMountOptions): Promise<string> {
+  let canonical: string;
+  try {
+    canonical = await realpath(path);
+    const there = await findMount(canonical);
+    if (there?.type === `fuse.${settings.subtype}`) {
+      throw new FsError("EBUSY", `something is mounted here already: ${there.source}`, path);
+    }
+    if (!(await stat(canonical)).isDirectory())
+      throw new FsError("ENOTDIR", "the mount point is not a directory", path);
+    if (!settings.nonEmpty && (await readdir(canonical)).length > 0) {
+      throw new FsError("ENOTEMPTY", "the mount point is not empty", path);
+    }
+  } catch (cause) {
+    if (cause instanceof FsError) throw cause;
+    const errno = toErrno(cause);
+    const text = errno === "ENOTCONN" ? "a dead mount is here; unmount it first" : "the mount point cannot be used";
+    throw new FsError(errno, text, path, { cause });
+  }
+  return canonical;
+}
+
+async function unmount(path: string, mounted: MountedPath | undefined, ended: Promise<void>): Promise<void> {
+  const there = await findMount(path);
+  const isOurs = there !== undefined && (mounted === undefined || there.deviceMinor === mounted.deviceMinor);
+  if (isOurs) {
+    try {
+      await unmountPath(path);
+    } catch (error) {
+      if (!(error instanceof FsError) || error.errno !== "EBUSY") throw error;
+      await abortConnection(there);
+      await unmountPath(path, { detach: true });
+    }
+  }
+  await ended;
+}

@@ -1,0 +1,55 @@
+/**
+ * One request of the kernel while it is served; also the RequestContext the FileSystem gets.
+ *
+ * Bodies are read straight from the pool, before the handler gives way for the first time: afterwards the slot may hold another
+ * request, unless the handler has claimed it.
+ */
+import type { Caller, RequestContext } from "../vfs/file-system.ts";
+import type { OpcodeRow } from "./abi.ts";
+import type { NodeRow } from "./node-table.ts";
+
+export class KernelRequest implements RequestContext {
+  readonly row: OpcodeRow;
+  /** The kernel's number, even; exact, as it counts up from 2. */
+  readonly unique: number;
+  readonly node: NodeRow;
+  readonly caller: Caller;
+  readonly slot: number;
+  /** First byte of the body in the pool, and the byte after its end. */
+  readonly body: number;
+  readonly end: number;
+  /** The handler keeps the slot until its reply. */
+  claimed = false;
+  replied = false;
+  #aborted = false;
+  #controller: AbortController | undefined;
+
+  constructor(row: OpcodeRow, unique: number, node: NodeRow, caller: Caller, slot: number, body: number, end: number) {
+    this.row = row;
+    this.unique = unique;
+    this.node = node;
+    this.caller = caller;
+    this.slot = slot;
+    this.body = body;
+    this.end = end;
+  }
+
+  get aborted(): boolean {
+    return this.#aborted;
+  }
+
+  /** Made when first asked for: most requests are answered before anybody does. */
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#aborted) this.#controller.abort();
+    }
+    return this.#controller.signal;
+  }
+
+  /** Nobody wants the answer any more. */
+  abort(): void {
+    this.#aborted = true;
+    this.#controller?.abort();
+  }
+}

@@ -1,0 +1,209 @@
+/**
+ * Handlers of requests about open files.
+ */
+
+import { FsError } from "../base/errors.ts";
+import type { HandleId } from "../vfs/file-system.ts";
+import { OpenFlag } from "../vfs/file-system.ts";
+import {
+  FSYNC_DATA_ONLY,
+  OPEN_KILL_SUIDGID,
+  OPEN_OUT_BYTES,
+  OpenReply,
+  SEEK_DATA,
+  SEEK_HOLE,
+  WRITE_CACHE,
+  WRITE_KILL_SUIDGID,
+} from "./abi.ts";
+import { putOpen, putU53 } from "./encode.ts";
+import { FileHandle } from "./file-handle.ts";
+import { decodeOpenFlags } from "./open-flags.ts";
+import { PageState } from "./page-state.ts";
+import type { KernelRequest } from "./request.ts";
+import type { Handler, Session } from "./session.ts";
+
+const KILL = { killSuidgid: true } as const;
+
+export const open: Handler = async (session, request) => {
+  const { body, node } = request;
+  const kill = (session.u32(body + 4) & OPEN_KILL_SUIDGID) !== 0 ? OpenFlag.KILL_SUIDGID : 0;
+  const flags = decodeOpenFlags(session.u32(body)) | kill;
+  const opened = await session.fileSystem.open(request, node.id, flags);
+  if ((flags & OpenFlag.TRUNC) !== 0) session.nodes.changed(node);
+  node.pages ??= new PageState();
+  const keep = node.pages.opened(opened.attr);
+  const file = new FileHandle(opened.handle, node, flags, request.caller);
+  session.files.set(opened.handle, file);
+  const reply = (keep ? OpenReply.KEEP_CACHE : 0) | ((flags & OpenFlag.WRITE) === 0 ? OpenReply.NOFLUSH : 0);
+  putOpen(session.view, session.scratch, opened.handle, reply);
+  if (!session.send(request, OPEN_OUT_BYTES)) {
+    node.pages.lost();
+    releaseFile(session, request, file);
+  }
+};
+
+export const read: Handler = async (session, request) => {
+  const { body } = request;
+  const file = session.fileOf(body);
+  const offset = session.u53(body + 8);
+  const bytes = session.u32(body + 16);
+  if (bytes > session.device.dataBytesMax) throw session.malformed(request);
+  if (offset > Number.MAX_SAFE_INTEGER - bytes) {
+    // Beyond every file: the end.
+    session.send(request, 0);
+    return;
+  }
+  if (session.claimSlot(request, bytes)) {
+    const start = session.device.dataOffset(request.slot);
+    const target = session.device.pool.subarray(start, start + bytes);
+    const got = await session.fileSystem.read(request, file.handle, offset, target);
+    session.bytesRead += got;
+    session.sendSlot(request, got);
+    return;
+  }
+  const target = session.takeHeap(bytes);
+  try {
+    const got = await session.fileSystem.read(request, file.handle, offset, target);
+    session.bytesRead += got;
+    session.sendBuffer(request, target.subarray(0, got));
+  } finally {
+    session.freeHeap(bytes);
+  }
+};
+
+export const write: Handler = async (session, request) => {
+  const { body } = request;
+  const file = session.fileOf(body);
+  const offset = session.size(body + 8, "EFBIG");
+  const bytes = session.u32(body + 16);
+  const flags = session.u32(body + 20);
+  const start = body + 40;
+  if (request.end - start !== bytes) throw session.malformed(request);
+  if (offset + bytes > Number.MAX_SAFE_INTEGER) throw new FsError("EFBIG", "write beyond 2^53");
+  let data = session.device.pool.subarray(start, request.end);
+  const inSlot = session.claimSlot(request, bytes);
+  if (!inSlot) {
+    const copy = session.takeHeap(bytes);
+    data.copy(copy);
+    data = copy;
+  }
+  const isPage = (flags & WRITE_CACHE) !== 0;
+  const options = (flags & WRITE_KILL_SUIDGID) !== 0 ? KILL : undefined;
+  session.writeStarts(file.node);
+  let written = -1;
+  try {
+    const handle = isPage && file.isAppending ? await file.forPages(session.fileSystem) : file.handle;
+    written = await session.fileSystem.write(request, handle, offset, data, options);
+  } finally {
+    session.writeEnds(file.node, offset, written, file.isAppending && !isPage);
+    if (!inSlot) session.freeHeap(bytes);
+  }
+  session.bytesWritten += written;
+  sendCount(session, request, written);
+};
+
+/** `struct fuse_write_out`. */
+function sendCount(session: Session, request: KernelRequest, count: number): void {
+  session.view.setUint32(session.scratch, count, true);
+  session.view.setUint32(session.scratch + 4, 0, true);
+  session.send(request, 8);
+}
+
+export const flush: Handler = async (session, request) => {
+  const file = session.fileOf(request.body);
+  const { node, handle } = file;
+  const token = node.pages?.adoptable();
+  if (token === undefined) {
+    await session.fileSystem.flush(request, handle);
+  } else {
+    const [, attr] = await Promise.all([
+      session.fileSystem.flush(request, handle),
+      // Without an answer the pages are just not kept.
+      session.fileSystem.getattr(request, node.id, handle).catch(() => undefined),
+    ]);
+    if (attr !== undefined) node.pages?.adopt(token, attr);
+  }
+  session.send(request, 0);
+};
+
+export const fsync: Handler = async (session, request) => {
+  const { body } = request;
+  const { handle } = session.fileOf(body);
+  await session.fileSystem.fsync(request, handle, (session.u32(body + 8) & FSYNC_DATA_ONLY) !== 0);
+  session.send(request, 0);
+};
+
+/** Nobody waits for a release: it is answered before it is done. */
+export const release: Handler = (session, request) => {
+  const file = session.fileOf(request.body);
+  session.send(request, 0);
+  releaseFile(session, request, file);
+};
+
+export function releaseFile(session: Session, request: KernelRequest, file: FileHandle): void {
+  session.files.delete(file.handle);
+  for (const handle of file.handles()) {
+    session.fileSystem
+      .release(request, handle)
+      .catch((cause: unknown) => session.log.warn(`release of a file failed: ${String(cause)}`));
+  }
+}
+
+export const fallocate: Handler = async (session, request) => {
+  const { body } = request;
+  const file = session.fileOf(body);
+  const offset = session.size(body + 8, "EFBIG");
+  const length = session.size(body + 16, "EFBIG");
+  const mode = session.u32(body + 24);
+  session.writeStarts(file.node);
+  try {
+    await session.fileSystem.fallocate(request, file.handle, mode, offset, length);
+  } finally {
+    session.writeEnds(file.node, offset, -1, false);
+  }
+  session.send(request, 0);
+};
+
+export const lseek: Handler = async (session, request) => {
+  const { body } = request;
+  const file = session.fileOf(body);
+  const offset = session.size(body + 8, "EOVERFLOW");
+  const whence = session.u32(body + 16);
+  if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw new FsError("EINVAL", "lseek");
+  const what = whence === SEEK_DATA ? "data" : "hole";
+  putU53(session.view, session.scratch, await session.fileSystem.lseek(request, file.handle, offset, what));
+  session.send(request, 8);
+};
+
+async function copy(session: Session, request: KernelRequest, lengthMax: number): Promise<number> {
+  const { body } = request;
+  const from = session.fileOf(body);
+  const to = session.fileOf(body + 24);
+  const source: { handle: HandleId; offsetBytes: number } = {
+    handle: from.handle,
+    offsetBytes: session.size(body + 8, "EOVERFLOW"),
+  };
+  const target = { handle: to.handle, offsetBytes: session.size(body + 32, "EFBIG") };
+  const length = Math.min(session.u53(body + 40), lengthMax);
+  session.writeStarts(to.node);
+  let copied = -1;
+  try {
+    copied = await session.fileSystem.copyFileRange(request, source, target, length);
+  } finally {
+    session.writeEnds(to.node, target.offsetBytes, copied, false);
+  }
+  return copied;
+}
+
+/** The reply has 32 bits for the count. */
+const COPY_BYTES_MAX = 0x7ffff000;
+
+export const copyFileRange: Handler = async (session, request) => {
+  sendCount(session, request, await copy(session, request, COPY_BYTES_MAX));
+};
+
+export const copyFileRange64: Handler = async (session, request) => {
+  const copied = await copy(session, request, Number.MAX_SAFE_INTEGER);
+  putU53(session.view, session.scratch, copied);
+  session.send(request, 8);
+};

@@ -1,0 +1,100 @@
+/**
+ * /dev/fuse as JavaScript sees it: slots with requests in, replies out. No opcode is known here.
+ *
+ * Reader threads of the addon fill the slots; `onBatch` is told which ones. A slot belongs to JavaScript from then until it is
+ * given back, by a reply that names it or by `returnSlot`. The pool is one ArrayBuffer: slots, and a scratch slot after the last one
+ * in which small replies are put together; sending is synchronous, so one is enough.
+ */
+import { loadAddon } from "./addon.ts";
+
+/** struct fuse_in_header and struct fuse_write_in lie before the page-aligned data of a slot. */
+const HEAD_BYTES = 80;
+const PAGE_BYTES = 4096;
+
+interface Native {
+  fuseCreateDevice(
+    fd: number,
+    slotCount: number,
+    dataBytesMax: number,
+  ): {
+    device: object;
+    pool: ArrayBuffer;
+    poolOffset: number;
+    batch: ArrayBuffer;
+    returned: ArrayBuffer;
+    slotBytes: number;
+  };
+  fuseStartDevice(
+    device: object,
+    threads: number,
+    onBatch: (count: number) => number,
+    onEnd: (errno: number) => void,
+  ): void;
+  fuseReply(device: object, offset: number, bytes: number, slot: number): number;
+  fuseReplyWith(device: object, offset: number, bytes: number, payload: Buffer): number;
+  fuseReturnSlot(device: object, slot: number): void;
+}
+
+/** What the request loop needs of a device; tests put their own in its place. */
+export interface FuseDevice {
+  readonly slotCount: number;
+  /** The most data bytes of one request or reply. */
+  readonly dataBytesMax: number;
+  /** All slots and the scratch slot. */
+  readonly pool: Buffer;
+  /** Where in `pool` the request of a slot starts. */
+  requestOffset(slot: number): number;
+  /** Where in `pool` the page-aligned data of a slot starts; the scratch slot is number `slotCount`. */
+  dataOffset(slot: number): number;
+  /**
+   * Sends `bytes` of the pool from `offset` as one reply; `slot`, unless -1, is given back by it.
+   *
+   * @returns 0, or the errno of the kernel's refusal: ENOENT if nobody waits for this reply any more.
+   */
+  reply(offset: number, bytes: number, slot: number): number;
+  /** The same with a payload behind; it is copied before this returns. */
+  replyWith(offset: number, bytes: number, payload: Buffer): number;
+  returnSlot(slot: number): void;
+  /**
+   * Starts reading. `onRequest` must not throw; it returns whether the slot is given back now. `onEnd` comes once, when the
+   * connection to the kernel has ended: ENODEV after an unmount, ECONNABORTED after an abort; the descriptor is closed then.
+   */
+  start(threads: number, onRequest: (slot: number, bytes: number) => boolean, onEnd: (errno: number) => void): void;
+}
+
+/** Takes over `fd`, a mounted /dev/fuse: it is closed when the connection ends. */
+export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: number): FuseDevice {
+  const native = loadAddon<Native>();
+  const made = native.fuseCreateDevice(fd, slotCount, dataBytesMax);
+  const { device, slotBytes } = made;
+  const pool = Buffer.from(made.pool, made.poolOffset, (slotCount + 1) * slotBytes);
+  const batch = new Int32Array(made.batch);
+  const returned = new Int32Array(made.returned);
+  let ended = false;
+  return {
+    slotCount,
+    dataBytesMax,
+    pool,
+    requestOffset: (slot) => slot * slotBytes + PAGE_BYTES - HEAD_BYTES,
+    dataOffset: (slot) => slot * slotBytes + PAGE_BYTES,
+    reply: (offset, bytes, slot) => native.fuseReply(device, offset, bytes, slot),
+    replyWith: (offset, bytes, payload) => native.fuseReplyWith(device, offset, bytes, payload),
+    returnSlot(slot) {
+      if (!ended) native.fuseReturnSlot(device, slot);
+    },
+    start(threads, onRequest, onEnd) {
+      const onBatch = (count: number) => {
+        let back = 0;
+        for (let i = 0; i < count; i++) {
+          const slot = batch[2 * i] as number;
+          if (onRequest(slot, batch[2 * i + 1] as number)) returned[back++] = slot;
+        }
+        return back;
+      };
+      native.fuseStartDevice(device, threads, onBatch, (errno) => {
+        ended = true;
+        onEnd(errno);
+      });
+    },
+  };
+}
