@@ -1,0 +1,128 @@
+/**
+ * Where a bench works: a temporary directory with the exported directory inside, the compiled C programs, and the scope that undoes it all.
+ *
+ * INVARIANT: everything a bench leaves on the machine is below `directory`, is a process of `scope`, or a mount of `scope`.
+ */
+import { existsSync, statSync } from "node:fs";
+import { mkdir, mkdtemp, realpath, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { run } from "./child.ts";
+import type { LinkTarget } from "./link-connection.ts";
+import { LinkProcess } from "./link-process.ts";
+import { mountAt, unmount } from "./mounts.ts";
+import type { Scope } from "./scope.ts";
+
+/** The checkout the bench belongs to; this file runs from dist/scripts/bench. */
+export const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+/** No single step of a bench takes this long; it ends a step that hangs. */
+const STEP_MS_MAX = 15 * 60_000;
+
+/** Two directions alike: half the round trip each way. */
+export interface LinkShape {
+  readonly roundTripMs: number;
+  /** Bits per second; absent: no limit. */
+  readonly rateBitsPerSecond?: number;
+}
+
+/** What a measured loop of load.c says; times in nanoseconds. */
+export interface Measured {
+  readonly count: number;
+  readonly bytes: number;
+  readonly elapsedNs: number;
+  readonly p50Ns: number;
+  readonly p99Ns: number;
+}
+
+export class Workbench {
+  readonly scope: Scope;
+  /** The temporary directory. */
+  readonly directory: string;
+  /** What every peer exports. */
+  readonly shared: string;
+  readonly #loadPath: string;
+  readonly relayPath: string;
+
+  private constructor(scope: Scope, directory: string, tools: { load: string; relay: string }) {
+    this.scope = scope;
+    this.directory = directory;
+    this.shared = join(directory, "shared");
+    this.#loadPath = tools.load;
+    this.relayPath = tools.relay;
+  }
+
+  /** Makes one below `parent`. */
+  static async create(scope: Scope, parent: string): Promise<Workbench> {
+    const tools = { load: await compile("load"), relay: await compile("relay") };
+    const directory = await realpath(await mkdtemp(join(parent, "netdrive-bench-")));
+    scope.defer(`removing ${directory}`, () => rm(directory, { recursive: true, force: true }));
+    const bench = new Workbench(scope, directory, tools);
+    await mkdir(bench.shared);
+    return bench;
+  }
+
+  /** A path for a mount; what is mounted there at the end is taken away. */
+  async mountPoint(name: string): Promise<string> {
+    const path = join(this.directory, `mnt-${name}`);
+    await mkdir(path);
+    this.scope.defer(`unmounting ${path}`, async () => {
+      if (mountAt(path) !== undefined) await unmount(path);
+    });
+    return path;
+  }
+
+  /** The address to dial for `target` over a link of this shape; the target itself without one. */
+  async route(target: LinkTarget, link: LinkShape | undefined): Promise<LinkTarget> {
+    if (link === undefined) return target;
+    const process = await LinkProcess.start(target, [
+      `delay ${link.roundTripMs / 2}`,
+      `rate ${link.rateBitsPerSecond ?? "none"}`,
+    ]);
+    this.scope.defer("ending the link", () => process.close());
+    return process.address;
+  }
+
+  /** Runs a loop of load.c in its own process. */
+  async load(...words: (string | number)[]): Promise<Measured> {
+    const options = { timeoutMs: STEP_MS_MAX, scope: this.scope, cwd: this.directory };
+    return parseMeasured(await run(this.#loadPath, words.map(String), options));
+  }
+}
+
+/** Reads load.c's line of key=value; what is missing is 0. */
+export function parseMeasured(line: string): Measured {
+  const values = new Map<string, number>();
+  for (const [, key = "", value] of line.matchAll(/(\w+)=(\d+)/g)) values.set(key, Number(value));
+  const get = (key: string) => values.get(key) ?? 0;
+  return {
+    count: get("count"),
+    bytes: get("bytes"),
+    elapsedNs: get("elapsed_ns"),
+    p50Ns: get("p50_ns"),
+    p99Ns: get("p99_ns"),
+  };
+}
+
+/** Builds scripts/bench/NAME.c with gcc -O2 unless the program is newer. @returns the program. */
+async function compile(name: string): Promise<string> {
+  const source = join(ROOT, "scripts/bench", `${name}.c`);
+  const program = join(ROOT, "dist/bench", name);
+  if (existsSync(program) && statSync(program).mtimeMs > statSync(source).mtimeMs) return program;
+  await mkdir(join(ROOT, "dist/bench"), { recursive: true });
+  await run(process.env["CC"] ?? "gcc", ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", program, source]);
+  return program;
+}
+
+/** A TCP port of loopback that was free a moment ago, for programs that cannot say which one they took. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(0, "127.0.0.1", resolve);
+  });
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === "string") throw new Error("no port");
+  return address.port;
+}
