@@ -1,0 +1,112 @@
+// Operations on open files.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "disk.h"
+
+namespace netdrive {
+namespace {
+
+// One job copies at most this much, so that a worker is not kept for long; the caller asks again.
+constexpr size_t kCopyBytesMax = 32 << 20;
+
+}  // namespace
+
+int64_t Disk::Read(Call& call) {
+  HandleReference handle(&table_, table_.Reference(call.slot.handle), !call.here);
+  if (!handle) return -EBADF;
+  auto offset = static_cast<off_t>(call.slot.offset);
+  if (call.here) {
+    struct iovec part = {call.data, call.size};
+    ssize_t got = preadv2(handle->fd, &part, 1, offset, RWF_NOWAIT);
+    if (got < 0) return errno == EAGAIN || errno == EOPNOTSUPP || errno == EINTR ? kPending : -errno;
+    if (static_cast<size_t>(got) == call.size) return got;
+    call.done = got;
+    if (!local_) return kPending;
+    struct statx stat;
+    if (statx(handle->fd, "", AT_EMPTY_PATH, STATX_SIZE, &stat) < 0) return -errno;
+    return static_cast<uint64_t>(offset) + got >= stat.stx_size ? got : kPending;
+  }
+  while (call.done < call.size) {
+    ssize_t got = pread(handle->fd, call.data + call.done, call.size - call.done, offset + call.done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return -errno;
+    if (got == 0) break;
+    call.done += got;
+  }
+  return call.done;
+}
+
+int64_t Disk::Write(Call& call) {
+  if (call.here) return kPending;
+  HandleReference handle(&table_, table_.Reference(call.slot.handle), true);
+  if (!handle) return -EBADF;
+  if (int error = Become(call, (call.slot.valid & kSetKillSuidgid) != 0); error < 0) return error;
+  auto offset = static_cast<off_t>(call.slot.offset);
+  size_t done = 0;
+  do {
+    // With O_APPEND the kernel ignores the offset.
+    ssize_t put = pwrite(handle->fd, call.data + done, call.size - done, offset + done);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return done > 0 ? static_cast<int64_t>(done) : -errno;
+    if (put == 0) break;
+    done += put;
+  } while (done < call.size);
+  return done;
+}
+
+int64_t Disk::Fsync(Call& call) {
+  if (call.here) return kPending;
+  HandleReference handle(&table_, table_.Reference(call.slot.handle), true);
+  if (!handle) return -EBADF;
+  return (call.slot.flags != 0 ? fdatasync(handle->fd) : fsync(handle->fd)) < 0 ? -errno : 0;
+}
+
+int64_t Disk::Fallocate(Call& call) {
+  if (call.here) return kPending;
+  HandleReference handle(&table_, table_.Reference(call.slot.handle), true);
+  if (!handle) return -EBADF;
+  if (int error = Become(call); error < 0) return error;
+  auto offset = static_cast<off_t>(call.slot.offset);
+  auto length = static_cast<off_t>(call.slot.length);
+  return fallocate(handle->fd, static_cast<int>(call.slot.mode), offset, length) < 0 ? -errno : 0;
+}
+
+int64_t Disk::Lseek(Call& call) {
+  if (call.here) return kPending;
+  HandleReference handle(&table_, table_.Reference(call.slot.handle), true);
+  if (!handle) return -EBADF;
+  // Where the descriptor stands is of no use to anyone: all I/O names its offset.
+  off_t at = lseek(handle->fd, static_cast<off_t>(call.slot.offset), call.slot.flags == 0 ? SEEK_DATA : SEEK_HOLE);
+  return at < 0 ? -errno : at;
+}
+
+int64_t Disk::CopyFileRange(Call& call) {
+  if (call.here) return kPending;
+  HandleReference from(&table_, table_.Reference(call.slot.handle), true);
+  HandleReference to(&table_, table_.Reference(call.slot.target_handle), true);
+  if (!from || !to) return -EBADF;
+  if (int error = Become(call); error < 0) return error;
+  auto from_at = static_cast<off64_t>(call.slot.offset);
+  auto to_at = static_cast<off64_t>(call.slot.target_offset);
+  size_t length = std::min(static_cast<size_t>(call.slot.length), kCopyBytesMax);
+  ssize_t copied = copy_file_range(from->fd, &from_at, to->fd, &to_at, length, 0);
+  return copied < 0 ? -errno : copied;
+}
+
+int64_t Disk::Syncfs(Call& call) {
+  if (call.here) return kPending;
+  // A directory that may not be read has no descriptor for syncfs: everything then.
+  if (sync_fd_ < 0) {
+    sync();
+    return 0;
+  }
+  return syncfs(sync_fd_) < 0 ? -errno : 0;
+}
+
+}  // namespace netdrive

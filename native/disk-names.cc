@@ -1,0 +1,160 @@
+// Operations on names: lookup, and what makes, links, moves and removes entries.
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "disk.h"
+
+namespace netdrive {
+namespace {
+
+constexpr size_t kTargetMax = 4095;
+
+}  // namespace
+
+int64_t Disk::Root(Call& call) {
+  if (call.here && !local_) return kPending;
+  call.slot.id = table_.root_key;
+  NodePin node;
+  int fd;
+  struct statx stat;
+  if (int64_t result = FindAlive(call, &node, &fd, &stat); result < 0) return result;
+  FillAttr(stat, &call.slot.attr);
+  call.slot.reply_id = table_.root_key;
+  return 0;
+}
+
+int64_t Disk::Lookup(Call& call) {
+  if (call.here && !(local_ && cached_lookups_)) return kPending;
+  NodePin parent;
+  int parent_fd;
+  if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
+  int fd;
+  if (call.here) {
+    BorrowedIdentity identity(Borrow(call));
+    if (identity.error() < 0) return identity.error();
+    fd = OpenEntry(parent_fd, call.slot.name, true);
+  } else {
+    if (int error = Become(call); error < 0) return error;
+    fd = OpenEntry(parent_fd, call.slot.name, false);
+  }
+  if (fd == -EAGAIN && call.here) return kPending;
+  if (fd == -ENOENT && parent->key == table_.root_key) {
+    struct statx stat;
+    bool gone = statx(parent_fd, "", AT_EMPTY_PATH, STATX_NLINK, &stat) == 0 && stat.stx_nlink == 0;
+    return gone ? -ESTALE : -ENOENT;
+  }
+  return fd < 0 ? fd : ReplyEntry(call, fd, parent->key, call.slot.name);
+}
+
+int64_t Disk::Symlink(Call& call) {
+  if (call.here) return kPending;
+  if (call.size == 0) return -ENOENT;
+  if (call.size > kTargetMax) return -ENAMETOOLONG;
+  if (memchr(call.data, 0, call.size) != nullptr) return -EINVAL;
+  std::string target(reinterpret_cast<char*>(call.data), call.size);
+  NodePin parent;
+  int parent_fd;
+  if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
+  if (int error = Become(call); error < 0) return error;
+  if (symlinkat(target.c_str(), parent_fd, call.slot.name) < 0) return -errno;
+  return ReplyNew(call, parent, parent_fd);
+}
+
+int64_t Disk::Mknod(Call& call) {
+  if (call.here) return kPending;
+  const Slot& slot = call.slot;
+  NodePin parent;
+  int parent_fd;
+  if (int64_t result = Find(call, slot.id, &parent, &parent_fd); result < 0) return result;
+  if (int error = Become(call); error < 0) return error;
+  mode_t mode = ApplyUmask(slot.mode, slot.umask);
+  if (mknodat(parent_fd, slot.name, mode, makedev(slot.rdev_major, slot.rdev_minor)) < 0) return -errno;
+  return ReplyNew(call, parent, parent_fd);
+}
+
+int64_t Disk::Mkdir(Call& call) {
+  if (call.here) return kPending;
+  NodePin parent;
+  int parent_fd;
+  if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
+  if (int error = Become(call); error < 0) return error;
+  if (mkdirat(parent_fd, call.slot.name, ApplyUmask(call.slot.mode, call.slot.umask)) < 0) return -errno;
+  return ReplyNew(call, parent, parent_fd);
+}
+
+int64_t Disk::Unlink(Call& call) {
+  if (call.here) return kPending;
+  NodePin parent;
+  int parent_fd;
+  if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
+  if (int error = Become(call); error < 0) return error;
+  int fd;
+  NodePin victim = Victim(parent_fd, call.slot.name, &fd);
+  OwnedDescriptor owned(fd);
+  if (unlinkat(parent_fd, call.slot.name, 0) < 0) return -errno;
+  AfterRemoval(victim, fd, parent->key, call.slot.name);
+  return 0;
+}
+
+int64_t Disk::Rmdir(Call& call) {
+  if (call.here) return kPending;
+  NodePin parent;
+  int parent_fd;
+  if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
+  if (int error = Become(call); error < 0) return error;
+  int fd;
+  NodePin victim = Victim(parent_fd, call.slot.name, &fd);
+  OwnedDescriptor owned(fd);
+  if (unlinkat(parent_fd, call.slot.name, AT_REMOVEDIR) < 0) return -errno;
+  AfterRemoval(victim, fd, parent->key, call.slot.name);
+  return 0;
+}
+
+int64_t Disk::Link(Call& call) {
+  if (call.here) return kPending;
+  NodePin source, parent;
+  int source_fd, parent_fd;
+  if (int64_t result = Find(call, call.slot.id, &source, &source_fd); result < 0) return result;
+  if (int64_t result = Find(call, call.slot.target_id, &parent, &parent_fd); result < 0) return result;
+  if (int error = Become(call); error < 0) return error;
+  DescriptorPath path(source_fd);
+  // The link below /proc leads to the very file, also if that is a symbolic link, which is not followed then.
+  if (linkat(proc_fd_, path.number(), parent_fd, call.slot.name, AT_SYMLINK_FOLLOW) < 0) return -errno;
+  return ReplyNew(call, parent, parent_fd);
+}
+
+int64_t Disk::Rename(Call& call) {
+  if (call.here) return kPending;
+  const Slot& slot = call.slot;
+  NodePin parent, new_parent;
+  int parent_fd, new_parent_fd;
+  if (int64_t result = Find(call, slot.id, &parent, &parent_fd); result < 0) return result;
+  if (int64_t result = Find(call, slot.target_id, &new_parent, &new_parent_fd); result < 0) return result;
+  if (int error = Become(call); error < 0) return error;
+  int moved_fd, replaced_fd;
+  NodePin moved = Victim(parent_fd, slot.name, &moved_fd);
+  OwnedDescriptor moved_owned(moved_fd);
+  NodePin replaced = Victim(new_parent_fd, slot.target_name, &replaced_fd);
+  OwnedDescriptor replaced_owned(replaced_fd);
+  if (syscall(SYS_renameat2, parent_fd, slot.name, new_parent_fd, slot.target_name, slot.flags) < 0) return -errno;
+  // Two names of one file: rename(2) does nothing.
+  if (moved && moved.get() == replaced.get()) return 0;
+  if (replaced) {
+    if ((slot.flags & RENAME_EXCHANGE) != 0) {
+      table_.Locate(replaced.get(), parent->key, slot.name);
+    } else {
+      AfterRemoval(replaced, replaced_fd, new_parent->key, slot.target_name);
+    }
+  }
+  if (moved) table_.Locate(moved.get(), new_parent->key, slot.target_name);
+  return 0;
+}
+
+}  // namespace netdrive

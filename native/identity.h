@@ -1,0 +1,56 @@
+// The identity a thread makes system calls with: file system user, group, supplementary groups and capabilities.
+//
+// INVARIANT: a call for a caller never runs with an identity other than the caller's. Every change is checked to have taken;
+// if it did not, the request fails with EPERM, and a thread that cannot return to the process's identity ends the process.
+#pragma once
+
+#include <sys/types.h>
+
+#include <vector>
+
+namespace netdrive {
+
+struct Credential {
+  uid_t uid;
+  gid_t gid;
+  std::vector<gid_t> groups;
+};
+
+// Takes note of the process's own identity; once, before any other function here.
+void RememberProcessIdentity();
+
+// Whether the process may take identities: it is root, and the kernel drops root's file capabilities with the user id.
+bool MayTakeIdentities();
+
+// On a worker: takes `credential`, or the process's own identity if null. What the thread has already costs nothing.
+//
+// Users other than root lose all capabilities, not only those of the file system that setfsuid drops: with CAP_SETFCAP
+// or CAP_SYS_ADMIN left they could write security.* and trusted.* attributes. `kill_suidgid` drops CAP_FSETID for root
+// as well, so that the kernel clears set-user-id and set-group-id bits. Returns 0 or -EPERM.
+int TakeIdentity(const Credential* credential, bool kill_suidgid);
+
+// On a worker: sets the thread's own umask for the next call that makes a node, and returns the mode to pass to it.
+mode_t ApplyUmask(mode_t mode, mode_t mask);
+
+// On a worker, at its start: a umask of its own.
+void OwnUmask();
+
+// On the JavaScript thread: takes `credential` for a scope (null: nothing to do), for calls that only search and open. Root needs no change:
+// its capabilities decide, and such calls make no file that would get a group.
+class BorrowedIdentity {
+ public:
+  explicit BorrowedIdentity(const Credential* credential);
+  ~BorrowedIdentity();
+  BorrowedIdentity(const BorrowedIdentity&) = delete;
+  BorrowedIdentity& operator=(const BorrowedIdentity&) = delete;
+
+  // 0 or -EPERM.
+  int error() const { return error_; }
+
+ private:
+  const Credential* credential_;
+  bool groups_changed_ = false;
+  int error_ = 0;
+};
+
+}  // namespace netdrive

@@ -1,0 +1,122 @@
+#include "jobs.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "identity.h"
+
+namespace netdrive {
+
+Pool& Pool::Get() {
+  // Never destroyed: detached threads wait on it until the process ends.
+  static Pool* pool = new Pool;
+  return *pool;
+}
+
+// With mutex_ held. Signals are Node's business: workers block them all.
+bool Pool::Start() {
+  if (threads_ > 0) return true;
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  for (int i = 0; i < kThreads; i++) {
+    pthread_t thread;
+    auto start = [](void* pool) -> void* {
+      static_cast<Pool*>(pool)->Work();
+      return nullptr;
+    };
+    if (pthread_create(&thread, nullptr, start, this) != 0) break;
+    pthread_setname_np(thread, "netdrive-disk");
+    pthread_detach(thread);
+    threads_++;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return threads_ > 0;
+}
+
+void Pool::Link(Job* job) {
+  job->queued = true;
+  job->next = nullptr;
+  job->previous = last_;
+  (last_ == nullptr ? first_ : last_->next) = job;
+  last_ = job;
+}
+
+void Pool::Unlink(Job* job) {
+  job->queued = false;
+  (job->previous == nullptr ? first_ : job->previous->next) = job->next;
+  (job->next == nullptr ? last_ : job->next->previous) = job->previous;
+}
+
+bool Pool::Submit(Job* job) {
+  bool wake;
+  {
+    std::lock_guard lock(mutex_);
+    if (!Start()) return false;
+    Link(job);
+    wake = idle_ > 0;
+  }
+  if (wake) wake_.notify_one();
+  return true;
+}
+
+bool Pool::Remove(Job* job) {
+  std::lock_guard lock(mutex_);
+  if (!job->queued) return false;
+  Unlink(job);
+  return true;
+}
+
+void Pool::CloseLater(int fd, std::atomic<int64_t>* count) {
+  bool wake;
+  {
+    std::lock_guard lock(mutex_);
+    closing_.push_back({fd, count});
+    // One wake-up for many: a worker that is awake finds the rest.
+    wake = idle_ > 0 && closing_.size() == 1;
+    Start();
+  }
+  if (wake) wake_.notify_one();
+}
+
+void Pool::WaitForCloses(const std::atomic<int64_t>* count) {
+  std::unique_lock lock(mutex_);
+  // The caller may be a worker, or the only thread: it helps.
+  while (count->load() > 0 && !closing_.empty()) CloseOne(lock);
+  closed_.wait(lock, [&] { return count->load() == 0; });
+}
+
+void Pool::CloseOne(std::unique_lock<std::mutex>& lock) {
+  Closing closing = closing_.back();
+  closing_.pop_back();
+  lock.unlock();
+  // Closing frees blocks and, on some file systems, writes: as the process, not as the last caller.
+  TakeIdentity(nullptr, false);
+  close(closing.fd);
+  lock.lock();
+  closing.count->fetch_sub(1);
+  closed_.notify_all();
+}
+
+void Pool::Work() {
+  OwnUmask();
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (first_ != nullptr && closing_.size() < kClosingMany) {
+      Job* job = first_;
+      Unlink(job);
+      lock.unlock();
+      job->run(job);
+      lock.lock();
+    } else if (!closing_.empty()) {
+      CloseOne(lock);
+    } else {
+      idle_++;
+      wake_.wait(lock);
+      idle_--;
+    }
+  }
+}
+
+}  // namespace netdrive

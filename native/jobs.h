@@ -1,0 +1,67 @@
+// The worker threads for system calls that may block.
+//
+// A fixed number of threads of our own, never libuv's, for all disks of the process. The queue is an intrusive list: its bound is the number
+// of jobs their owners have. Descriptors that must not be closed on the JavaScript thread (the last reference to a
+// deleted file frees its blocks) are closed here too.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+namespace netdrive {
+
+struct Job {
+  // Runs on a worker; after it returns the pool does not touch the job any more.
+  void (*run)(Job* job) = nullptr;
+  Job* previous = nullptr;
+  Job* next = nullptr;
+  bool queued = false;
+};
+
+class Pool {
+ public:
+  static constexpr int kThreads = 8;
+  // Descriptors waiting to be closed before closing them goes before jobs.
+  static constexpr size_t kClosingMany = 256;
+
+  // The process's pool; it lives until the process ends. Threads start with the first job.
+  static Pool& Get();
+
+  // Appends a job. False if no thread could be started.
+  bool Submit(Job* job);
+
+  // Takes a job that has not started out of the queue; false if it runs or is done.
+  bool Remove(Job* job);
+
+  // Closes `fd` soon, then decrements `count`.
+  void CloseLater(int fd, std::atomic<int64_t>* count);
+
+  // Waits until the descriptors handed over before are closed.
+  void WaitForCloses(const std::atomic<int64_t>* count);
+
+ private:
+  struct Closing {
+    int fd;
+    std::atomic<int64_t>* count;
+  };
+
+  bool Start();
+  void Work();
+  void CloseOne(std::unique_lock<std::mutex>& lock);
+  void Link(Job* job);
+  void Unlink(Job* job);
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable closed_;
+  Job* first_ = nullptr;
+  Job* last_ = nullptr;
+  std::vector<Closing> closing_;
+  int threads_ = 0;
+  int idle_ = 0;
+};
+
+}  // namespace netdrive

@@ -1,0 +1,358 @@
+#include "nodes.h"
+
+#include <sys/resource.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "jobs.h"
+
+namespace netdrive {
+namespace {
+
+constexpr uint32_t kHandleIndexBits = 20;
+constexpr uint32_t kHandleIndexMask = (1u << kHandleIndexBits) - 1;
+constexpr size_t kFreeEntriesMin = 4096;
+// How many that may not go are passed over when one is to go.
+constexpr int kPassOverMax = 64;
+// More is never asked of the process's limit.
+constexpr rlim_t kDescriptorsMax = 1 << 20;
+
+std::atomic<uint32_t> tables{0};
+
+}  // namespace
+
+NodeTable::NodeTable(NodeLimits limits) : limits_(limits) {
+  struct rlimit limit;
+  bool known = getrlimit(RLIMIT_NOFILE, &limit) == 0;
+  process_descriptors_max_ = known ? static_cast<uint32_t>(std::min<rlim_t>(limit.rlim_cur, kDescriptorsMax)) : 1024;
+  tables++;
+}
+
+NodeTable::~NodeTable() {
+  WaitForCloses();
+  tables--;
+}
+
+uint32_t NodeTable::DescriptorsMax() const {
+  if (limits_.node_descriptors_max > 0) return limits_.node_descriptors_max;
+  return std::max(1u, process_descriptors_max_ / 2 / tables.load());
+}
+
+uint32_t NodeTable::HandlesMax() const {
+  if (limits_.handles_max > 0) return limits_.handles_max;
+  return std::max(1u, process_descriptors_max_ / 4 / tables.load());
+}
+
+void NodeTable::WaitForCloses() { Pool::Get().WaitForCloses(&closing_); }
+
+void NodeTable::Link(Node* node, uint8_t list, bool front) {
+  List& to = lists_[list];
+  node->list = list;
+  node->previous = front ? nullptr : to.last;
+  node->next = front ? to.first : nullptr;
+  (node->previous == nullptr ? to.first : node->previous->next) = node;
+  (node->next == nullptr ? to.last : node->next->previous) = node;
+}
+
+void NodeTable::Unlink(Node* node) {
+  if (node->list == kNone) return;
+  List& from = lists_[node->list];
+  (node->previous == nullptr ? from.first : node->previous->next) = node->next;
+  (node->next == nullptr ? from.last : node->next->previous) = node->previous;
+  node->list = kNone;
+}
+
+void NodeTable::Touch(Node* node) {
+  if (node->key == root_key) return;
+  uint8_t list = node->fd >= 0 ? kWarm : node->directory ? kColdDirectory : kColdFile;
+  if (node->list == list && lists_[list].first == node) return;
+  Unlink(node);
+  Link(node, list, true);
+}
+
+Node* NodeTable::Pin(const NodeKey& key) {
+  std::lock_guard lock(mutex_);
+  auto found = nodes_.find(key);
+  if (found == nodes_.end()) return nullptr;
+  Node* node = &found->second;
+  if (node->deleted && node->opens == nullptr) return nullptr;
+  node->pins++;
+  Touch(node);
+  return node;
+}
+
+void NodeTable::Pin(Node* node) {
+  std::lock_guard lock(mutex_);
+  node->pins++;
+}
+
+void NodeTable::Unpin(Node* node) {
+  std::lock_guard lock(mutex_);
+  node->pins--;
+  EraseIfGone(node);
+}
+
+int NodeTable::Descriptor(Node* node) {
+  std::lock_guard lock(mutex_);
+  return node->fd;
+}
+
+Node* NodeTable::FindLive(uint64_t ino, uint64_t device) {
+  std::lock_guard lock(mutex_);
+  if (nodes_.empty()) return nullptr;
+  size_t bucket = nodes_.bucket(NodeKey{ino, 0});
+  for (auto at = nodes_.begin(bucket); at != nodes_.end(bucket); ++at) {
+    Node* node = &at->second;
+    if (node->key.ino != ino || node->device != device) continue;
+    if (node->fd < 0 && node->opens == nullptr) continue;
+    node->pins++;
+    Touch(node);
+    return node;
+  }
+  return nullptr;
+}
+
+Node* NodeTable::Learn(const Identity& identity, const struct statx& stat) {
+  std::lock_guard lock(mutex_);
+  auto [found, added] = nodes_.try_emplace(identity.key);
+  Node* node = &found->second;
+  node->pins++;
+  if (added) {
+    node->key = identity.key;
+    node->file_handle = identity.file_handle;
+    node->device = makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    node->directory = S_ISDIR(stat.stx_mode);
+  }
+  if (stat.stx_nlink > 0) node->deleted = false;
+  Touch(node);
+  if (added) TrimNodes();
+  return node;
+}
+
+void NodeTable::Adopt(Node* node, int fd) {
+  {
+    std::lock_guard lock(mutex_);
+    if (node->fd < 0) {
+      node->fd = fd;
+      node_descriptors_++;
+      Touch(node);
+      TrimDescriptors();
+      return;
+    }
+  }
+  // The node's own descriptor keeps the inode: this is never the last reference.
+  close(fd);
+}
+
+void NodeTable::Locate(Node* node, const NodeKey& parent, std::string_view name) {
+  std::lock_guard lock(mutex_);
+  if (node->key == root_key) return;
+  if (!node->located || node->parent != parent || node->name != name) {
+    node->parent = parent;
+    node->name.assign(name);
+    node->located = true;
+  }
+  node->deleted = false;
+}
+
+bool NodeTable::Location(Node* node, NodeKey* parent, std::string* name) {
+  std::lock_guard lock(mutex_);
+  *parent = node->parent;
+  *name = node->name;
+  return node->located;
+}
+
+void NodeTable::Unlocate(Node* node, const NodeKey& parent, std::string_view name) {
+  std::lock_guard lock(mutex_);
+  if (node->located && node->parent == parent && node->name == name) node->located = false;
+}
+
+void NodeTable::SetDeleted(Node* node, bool deleted) {
+  std::lock_guard lock(mutex_);
+  if (node->key != root_key) node->deleted = deleted;
+}
+
+bool NodeTable::Orphaned(Node* node) {
+  std::lock_guard lock(mutex_);
+  if (node->opens != nullptr) return false;
+  if (node->key != root_key) node->deleted = true;
+  return true;
+}
+
+void NodeTable::Forget(const NodeKey& key) {
+  std::lock_guard lock(mutex_);
+  auto found = nodes_.find(key);
+  if (found == nodes_.end() || key == root_key) return;
+  Node* node = &found->second;
+  if (node->pins > 0 || node->opens != nullptr || !Findable(*node)) return;
+  if (node->fd >= 0) CloseDescriptor(node);
+  Unlink(node);
+  Link(node, node->directory ? kColdDirectory : kColdFile, false);
+}
+
+bool NodeTable::Findable(const Node& node) const {
+  return node.opens != nullptr || !node.file_handle.empty() || node.located;
+}
+
+// With mutex_ held; the node is not pinned.
+void NodeTable::CloseDescriptor(Node* node) {
+  closing_.fetch_add(1);
+  Pool::Get().CloseLater(node->fd, &closing_);
+  node->fd = -1;
+  node_descriptors_--;
+}
+
+void NodeTable::TrimDescriptors() {
+  for (int passed = 0; node_descriptors_ > DescriptorsMax() && passed < kPassOverMax;) {
+    Node* node = lists_[kWarm].last;
+    if (node == nullptr) return;
+    if (node->pins > 0 || !Findable(*node)) {
+      Unlink(node);
+      Link(node, kWarm, true);
+      passed++;
+      continue;
+    }
+    CloseDescriptor(node);
+    Touch(node);
+  }
+}
+
+void NodeTable::TrimNodes() {
+  for (int passed = 0; nodes_.size() > limits_.nodes_max && passed < kPassOverMax;) {
+    // Directories last: all below them is found through them.
+    uint8_t list = lists_[kColdFile].last != nullptr        ? kColdFile
+                   : lists_[kWarm].last != nullptr          ? kWarm
+                   : lists_[kColdDirectory].last != nullptr ? kColdDirectory
+                                                            : kNone;
+    if (list == kNone) return;
+    Node* node = lists_[list].last;
+    if (node->pins > 0 || node->opens != nullptr) {
+      Unlink(node);
+      Link(node, list, true);
+      passed++;
+      continue;
+    }
+    Erase(node);
+  }
+}
+
+bool NodeTable::EraseIfGone(Node* node) {
+  if (!node->deleted || node->pins > 0 || node->opens != nullptr) return false;
+  Erase(node);
+  return true;
+}
+
+void NodeTable::Erase(Node* node) {
+  if (node->fd >= 0) CloseDescriptor(node);
+  Unlink(node);
+  // By a copy: erase by reference into the element itself is not allowed to be relied on.
+  NodeKey key = node->key;
+  nodes_.erase(key);
+}
+
+bool NodeTable::HandlesFull() {
+  std::lock_guard lock(mutex_);
+  return handles_ >= HandlesMax();
+}
+
+uint32_t NodeTable::AddHandle(Node* node, int fd, uint32_t flags, bool directory) {
+  std::lock_guard lock(mutex_);
+  if (handles_ >= HandlesMax()) return 0;
+  if (free_entries_.size() < kFreeEntriesMin && entries_.size() < kHandleIndexMask) {
+    free_entries_.push_back(static_cast<uint32_t>(entries_.size()));
+    entries_.emplace_back();
+  }
+  if (free_entries_.empty()) return 0;
+  uint32_t index = free_entries_.front();
+  free_entries_.pop_front();
+  Entry& entry = entries_[index];
+  entry.generation++;
+  Handle* handle = new Handle;
+  handle->id = entry.generation << kHandleIndexBits | (index + 1);
+  handle->fd = fd;
+  handle->flags = flags;
+  handle->node = node;
+  if (directory) handle->stream = new DirectoryStream;
+  handle->next = node->opens;
+  if (node->opens != nullptr) node->opens->previous = handle;
+  node->opens = handle;
+  entry.handle = handle;
+  handles_++;
+  return handle->id;
+}
+
+Handle* NodeTable::Reference(uint32_t id) {
+  std::lock_guard lock(mutex_);
+  uint32_t index = (id & kHandleIndexMask) - 1;
+  if (index >= entries_.size()) return nullptr;
+  Handle* handle = entries_[index].handle;
+  if (handle == nullptr || handle->id != id) return nullptr;
+  handle->references++;
+  return handle;
+}
+
+Handle* NodeTable::ReferenceAny(Node* node) {
+  std::lock_guard lock(mutex_);
+  if (node->opens != nullptr) node->opens->references++;
+  return node->opens;
+}
+
+Handle* NodeTable::Take(uint32_t id) {
+  std::lock_guard lock(mutex_);
+  uint32_t index = (id & kHandleIndexMask) - 1;
+  if (index >= entries_.size()) return nullptr;
+  Handle* handle = entries_[index].handle;
+  if (handle == nullptr || handle->id != id) return nullptr;
+  entries_[index].handle = nullptr;
+  free_entries_.push_back(index);
+  return handle;
+}
+
+void NodeTable::Drop(Handle* handle, bool close_here) {
+  {
+    std::lock_guard lock(mutex_);
+    if (--handle->references > 0) return;
+    Node* node = handle->node;
+    (handle->previous == nullptr ? node->opens : handle->previous->next) = handle->next;
+    if (handle->next != nullptr) handle->next->previous = handle->previous;
+    handles_--;
+    if (!close_here) {
+      closing_.fetch_add(1);
+      Pool::Get().CloseLater(handle->fd, &closing_);
+    }
+    EraseIfGone(node);
+  }
+  if (close_here) close(handle->fd);
+  delete handle->stream;
+  delete handle;
+}
+
+void NodeTable::Clear() {
+  std::vector<Handle*> handles;
+  {
+    std::lock_guard lock(mutex_);
+    for (Entry& entry : entries_) {
+      if (entry.handle != nullptr) handles.push_back(entry.handle);
+      entry.handle = nullptr;
+    }
+    entries_.clear();
+    free_entries_.clear();
+  }
+  for (Handle* handle : handles) Drop(handle, true);
+  std::lock_guard lock(mutex_);
+  for (auto& [key, node] : nodes_) {
+    if (node.fd >= 0) close(node.fd);
+  }
+  node_descriptors_ = 0;
+  nodes_.clear();
+  for (List& list : lists_) list = List{};
+}
+
+NodeTable::Counters NodeTable::Count() {
+  std::lock_guard lock(mutex_);
+  return {static_cast<int64_t>(nodes_.size()), node_descriptors_, handles_, closing_.load()};
+}
+
+}  // namespace netdrive
