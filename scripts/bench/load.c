@@ -9,6 +9,7 @@
  *     load list DIR                                readdir, then lstat of every name: what ls -l does
  *     load read FILE BLOCK_BYTES BYTES_MAX SECONDS_MAX           sequential, from the start; 0: no limit
  *     load write FILE BLOCK_BYTES BYTES direct|sync|buffered    sequential, then fsync, then close
+ *     load check FILE BLOCK_BYTES BYTES            whether `write` has written it; not measured
  *     load random FILE READS THREADS SEED       4 KiB reads of different places, no place twice
  *
  * Each prints one line of key=value: count or bytes, elapsed_ns of the loop, and for loops over operations p50_ns, p99_ns and max_ns of one
@@ -214,6 +215,28 @@ static void write_sequential(const char *name, size_t block, uint64_t bytes, con
   printf("bytes=%" PRIu64 " elapsed_ns=%" PRIu64 " written_ns=%" PRIu64 "\n", bytes, now_ns() - start_ns, written_ns);
 }
 
+/* Every block is the first one, see above. */
+static void check_written(const char *name, size_t block, uint64_t bytes) {
+  char *buffer = aligned(block);
+  int fd = open(name, O_RDONLY);
+  struct stat st;
+  if (fd < 0 || fstat(fd, &st) != 0) fail("open", name);
+  if ((uint64_t)st.st_size != bytes) {
+    fprintf(stderr, "load: %s has %" PRIu64 " bytes, not %" PRIu64 "\n", name, (uint64_t)st.st_size, bytes);
+    exit(1);
+  }
+  for (uint64_t at = 0; at < bytes; at += block) {
+    size_t length = bytes - at < block ? (size_t)(bytes - at) : block;
+    for (size_t got = 0; got < length;) {
+      ssize_t n = read(fd, buffer + got, length - got);
+      if (n <= 0) fail("read", name);
+      got += (size_t)n;
+    }
+    check_pattern(buffer, length, 0);
+  }
+  close(fd);
+}
+
 /* -- random reads ----------------------------------------------------------------------------------------------------------------- */
 
 static struct {
@@ -293,6 +316,8 @@ int main(int count, char **words) {
     read_sequential(words[2], number(words[3]), number(words[4]), number(words[5]));
   else if (strcmp(what, "write") == 0 && count == 6)
     write_sequential(words[2], number(words[3]), number(words[4]), words[5]);
+  else if (strcmp(what, "check") == 0 && count == 5)
+    check_written(words[2], number(words[3]), number(words[4]));
   else if (strcmp(what, "random") == 0 && count == 6)
     read_random(words[2], number(words[3]), number(words[4]), number(words[5]));
   else {

@@ -11,14 +11,28 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { systemClock } from "../../src/base/clock.ts";
 import type { Bench, BenchContext } from "./bench.ts";
+import { memoryBench } from "./bench-memory.ts";
 import { metadataBench } from "./bench-metadata.ts";
+import { pipelineBench } from "./bench-pipeline.ts";
+import { randomBench } from "./bench-random.ts";
+import { roundTripBench } from "./bench-roundtrip.ts";
+import { streamBench } from "./bench-stream.ts";
+import { wanBench } from "./bench-wan.ts";
 import { describeMachine } from "./machine.ts";
 import { toMarkdown } from "./report.ts";
 import { saveSection } from "./results.ts";
 import { Scope } from "./scope.ts";
 import { ROOT, Workbench } from "./workbench.ts";
 
-const BENCHES: readonly Bench[] = [metadataBench];
+const BENCHES: readonly Bench[] = [
+  metadataBench,
+  streamBench,
+  randomBench,
+  wanBench,
+  pipelineBench,
+  memoryBench,
+  roundTripBench,
+];
 const RUN_COUNT = 5;
 const MEMORY_DIRECTORY = "/dev/shm";
 

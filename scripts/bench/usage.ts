@@ -13,6 +13,7 @@ const TICKS_PER_SECOND = 100;
 
 interface ProcessStat {
   readonly parentPid: number;
+  readonly sessionId: number;
   readonly cpuTicks: number;
 }
 
@@ -20,9 +21,9 @@ interface ProcessStat {
 export function parseProcessStat(text: string): ProcessStat | undefined {
   // The second field is the name in parentheses, which may itself contain both.
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-  const [parentPid, ...times] = [fields[1], fields[11], fields[12], fields[13], fields[14]].map(Number);
-  if (parentPid === undefined || times.length < 4 || times.some((ticks) => !Number.isFinite(ticks))) return undefined;
-  return { parentPid, cpuTicks: times.reduce((sum, ticks) => sum + ticks, 0) };
+  const [parentPid = Number.NaN, sessionId = Number.NaN] = [fields[1], fields[3]].map(Number);
+  const cpuTicks = fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0);
+  return Number.isFinite(parentPid + cpuTicks) ? { parentPid, sessionId, cpuTicks } : undefined;
 }
 
 function read(path: string): string | undefined {
@@ -69,12 +70,17 @@ export function hasChildren(pid: number): boolean {
   return withDescendants([pid], processTable()).size > 1;
 }
 
-/** The sum over `pids` and everything they have started that still runs (and what of it has ended and been waited for). */
+/**
+ * The sum over `pids` and everything they have started that still runs (and what of it has ended and been waited for).
+ *
+ * A process that leads a session stands for the whole of it: sshfs lets go of its ssh by forking twice, which stays in its session only.
+ */
 export function usageOf(pids: readonly number[]): Usage {
   const stats = processTable();
+  const members = [...stats].filter(([, { sessionId }]) => pids.includes(sessionId)).map(([pid]) => pid);
   let cpuTicks = 0;
   let peak = 0;
-  for (const pid of withDescendants(pids, stats)) {
+  for (const pid of withDescendants([...pids, ...members], stats)) {
     cpuTicks += stats.get(pid)?.cpuTicks ?? 0;
     peak += peakBytes(pid);
   }

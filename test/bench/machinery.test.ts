@@ -79,8 +79,8 @@ test("a daemon's processes are counted, its end and the reason of an early one a
 });
 
 test("a process's line is read whatever its name contains", () => {
-  const stat = "42 (a) b (c)) S 7 42 42 0 -1 4194304 100 200 0 0 11 22 33 44 20 0 1 0 100 0 0";
-  assert.deepEqual(parseProcessStat(stat), { parentPid: 7, cpuTicks: 110 });
+  const stat = "42 (a) b (c)) S 7 41 40 0 -1 4194304 100 200 0 0 11 22 33 44 20 0 1 0 100 0 0";
+  assert.deepEqual(parseProcessStat(stat), { parentPid: 7, sessionId: 40, cpuTicks: 110 });
   assert.equal(parseProcessStat(""), undefined);
 });
 

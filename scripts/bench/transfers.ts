@@ -1,0 +1,139 @@
+/** Sequential transfers: how they are measured, and the tables they make. */
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import type { BenchContext } from "./bench.ts";
+import { run } from "./child.ts";
+import { type Peer, type PeerUsage, withUsage } from "./peer.ts";
+import type { Table } from "./report.ts";
+import { figure, median, medianRatio, spread } from "./statistics.ts";
+import type { Workbench } from "./workbench.ts";
+
+/** What an application hands over at once. */
+export const BLOCK_BYTES = 1024 * 1024;
+export const MIB = 1024 * 1024;
+/** Units of results are decimal, as those of lines and disks are. */
+const MB = 1e6;
+
+export interface Transfer {
+  readonly run: number;
+  readonly peer: string;
+  readonly bytes: number;
+  readonly seconds: number;
+  readonly usage: PeerUsage;
+}
+
+/** Megabytes (10^6) a second. */
+export function speedMbs({ bytes, seconds }: Transfer): number {
+  return bytes / seconds / MB;
+}
+
+/** Those of one peer, in the order of the runs. */
+export function speedsOf(transfers: readonly Transfer[], peer: string): number[] {
+  return transfers.filter((transfer) => transfer.peer === peer).map(speedMbs);
+}
+
+/**
+ * Reads `name` of the exported directory sequentially through `peer`: the server's page cache holds it, the client was mounted a moment ago.
+ *
+ * Ends at `bytesMax` or `secondsMax`, where given.
+ */
+export async function readCold(
+  context: BenchContext,
+  peer: Peer,
+  run: number,
+  file: { name: string; nameAtPeer?: string; bytesMax?: number; secondsMax?: number },
+): Promise<Transfer> {
+  const { workbench } = context;
+  await workbench.load("read", join(workbench.shared, file.name), BLOCK_BYTES, file.bytesMax ?? 0, 0);
+  await peer.remount();
+  const path = join(peer.path, file.nameAtPeer ?? file.name);
+  const { value, usage } = await withUsage(peer, () =>
+    workbench.load("read", path, BLOCK_BYTES, file.bytesMax ?? 0, file.secondsMax ?? 0),
+  );
+  const transfer = { run, peer: peer.name, bytes: value.bytes, seconds: value.elapsedNs / 1e9, usage };
+  context.say(`run ${run + 1}, read, ${peer.name}: ${figure(speedMbs(transfer))} MB/s`);
+  return transfer;
+}
+
+/** Writes a new file through `peer`, with fsync and close, checks that it is there in its full size, and removes it. */
+export async function writeNew(
+  context: BenchContext,
+  peer: Peer,
+  run: number,
+  file: { bytes: number; mode?: "buffered" | "direct" | "sync"; blockBytes?: number; path?: string },
+): Promise<Transfer> {
+  const { workbench } = context;
+  const name = `written-${run}`;
+  const { blockBytes = BLOCK_BYTES, mode = "buffered" } = file;
+  await settle(workbench);
+  const { value, usage } = await withUsage(peer, () =>
+    workbench.load("write", file.path ?? join(peer.path, name), blockBytes, file.bytes, mode),
+  );
+  if (file.path === undefined) {
+    await workbench.load("check", join(workbench.shared, name), blockBytes, file.bytes);
+    await rm(join(workbench.shared, name));
+  }
+  const transfer = { run, peer: peer.name, bytes: value.bytes, seconds: value.elapsedNs / 1e9, usage };
+  context.say(`run ${run + 1}, ${mode} write, ${peer.name}: ${figure(speedMbs(transfer))} MB/s`);
+  return transfer;
+}
+
+/** Lets the disk finish what was written before, so that a measurement does not pay for the one before it. */
+async function settle(workbench: Workbench): Promise<void> {
+  await run("sync", ["-f", workbench.shared], { scope: workbench.scope });
+}
+
+/** CPU seconds for a gigabyte (10^9 bytes). */
+function cpuPerGb(transfers: readonly Transfer[], side: "client" | "server"): string {
+  return figure(median(transfers.map(({ usage, bytes }) => usage[side].cpuS / (bytes / 1e9))));
+}
+
+function peakMib(transfers: readonly Transfer[], side: "client" | "server"): string {
+  return figure(Math.max(...transfers.map(({ usage }) => usage[side].peakBytes)) / MIB);
+}
+
+/**
+ * One row a peer: speed, ratio to `base` (run by run), CPU and memory of both sides; with `lineBitsPerSecond`, the share of the line as well.
+ */
+export function transferTable(options: {
+  caption: string;
+  transfers: readonly Transfer[];
+  peers: readonly string[];
+  base?: string;
+  lineBitsPerSecond?: number;
+}): Table {
+  const { caption, transfers, peers, base, lineBitsPerSecond } = options;
+  const baseSpeeds = base === undefined ? [] : speedsOf(transfers, base);
+  const rows = peers.flatMap((peer) => {
+    const own = transfers.filter((transfer) => transfer.peer === peer);
+    if (own.length === 0) return [];
+    const speeds = own.map(speedMbs);
+    const ratio = baseSpeeds.length === own.length ? figure(medianRatio(speeds, baseSpeeds)) : "-";
+    const share = lineBitsPerSecond === undefined ? "" : figure((median(speeds) * MB * 8) / lineBitsPerSecond);
+    return [
+      [
+        peer,
+        figure((own[0] as Transfer).bytes / MIB),
+        spread(speeds),
+        ...(lineBitsPerSecond === undefined ? [] : [share]),
+        ...(base === undefined ? [] : [ratio]),
+        cpuPerGb(own, "client"),
+        cpuPerGb(own, "server"),
+        peakMib(own, "client"),
+        peakMib(own, "server"),
+      ],
+    ];
+  });
+  const columns = [
+    "",
+    "MiB",
+    "MB/s (least-most)",
+    ...(lineBitsPerSecond === undefined ? [] : ["of the line"]),
+    ...(base === undefined ? [] : [`x ${base}`]),
+    "client CPU s/GB",
+    "server CPU s/GB",
+    "client peak MiB",
+    "server peak MiB",
+  ];
+  return { caption, columns, rows };
+}
