@@ -56,8 +56,6 @@ export interface FuseMountOptions {
   readonly forwardGroups: boolean;
   /** How far the kernel reads ahead of a sequential reader, where we may set it (root). */
   readonly readAheadBytes: number;
-  /** Threads that read requests. */
-  readonly threads: number;
 }
 
 export const DEFAULT_MOUNT_OPTIONS: FuseMountOptions = {
@@ -75,7 +73,6 @@ export const DEFAULT_MOUNT_OPTIONS: FuseMountOptions = {
   nonEmpty: false,
   forwardGroups: false,
   readAheadBytes: 4 * 1024 * 1024,
-  threads: 2,
 };
 
 export interface FuseMount {

@@ -58,7 +58,6 @@ export interface SessionOptions {
   negativeTimeoutMs: number;
   posixAcl: boolean;
   backgroundMax: number;
-  threads: number;
   /** Reads /proc/TID/status. Groups of callers are forwarded only if `forwardGroups`. */
   readStatus: StatusReader;
   forwardGroups: boolean;
@@ -103,7 +102,6 @@ export class Session {
   readonly #callers: Callers;
   readonly #interrupts: Interrupts;
   readonly #init: InitOptions;
-  readonly #threads: number;
   readonly #inFlight = new Map<number, KernelRequest>();
   /** Slots of requests beyond IN_FLIGHT_MAX, not yet given back. */
   readonly #withheld: number[] = [];
@@ -134,7 +132,6 @@ export class Session {
     this.#handlers = handlers;
     this.#callers = new Callers(clock, options.forwardGroups ? readStatus : undefined);
     this.#interrupts = new Interrupts(clock, readStatus);
-    this.#threads = options.threads;
     this.#init = {
       maxWriteBytes: device.dataBytesMax,
       backgroundMax: options.backgroundMax,
@@ -156,7 +153,6 @@ export class Session {
 
   start(): void {
     this.device.start(
-      this.#threads,
       (slot, bytes) => this.#onRequest(slot, bytes),
       (errno) => this.#finish(errno),
     );

@@ -1,10 +1,12 @@
 /**
  * /dev/fuse as JavaScript sees it: slots with requests in, replies out. No opcode is known here.
  *
- * Reader threads of the addon fill the slots; `onBatch` is told which ones. A slot belongs to JavaScript from then until it is
+ * The addon reads requests into the slots when the event loop finds some; `onRequest` is told which ones. A slot belongs to JavaScript from then until it is
  * given back, by a reply that names it or by `returnSlot`. The pool is one ArrayBuffer: slots, and a scratch slot after the last one
  * in which small replies are put together; sending is synchronous, so one is enough.
  */
+import { errnoName } from "../base/errno.ts";
+import { FsError } from "../base/errors.ts";
 import { loadAddon } from "./addon.ts";
 
 /** struct fuse_in_header and struct fuse_write_in lie before the page-aligned data of a slot. */
@@ -26,10 +28,10 @@ interface Native {
   };
   fuseStartDevice(
     device: object,
-    threads: number,
+    receiver: object,
     onBatch: (count: number) => number,
     onEnd: (errno: number) => void,
-  ): void;
+  ): number;
   fuseReply(device: object, offset: number, bytes: number, slot: number): number;
   fuseReplyWith(device: object, offset: number, bytes: number, payload: Buffer): number;
   fuseReturnSlot(device: object, slot: number): void;
@@ -59,7 +61,7 @@ export interface FuseDevice {
    * Starts reading. `onRequest` must not throw; it returns whether the slot is given back now. `onEnd` comes once, when the
    * connection to the kernel has ended: ENODEV after an unmount, ECONNABORTED after an abort; the descriptor is closed then.
    */
-  start(threads: number, onRequest: (slot: number, bytes: number) => boolean, onEnd: (errno: number) => void): void;
+  start(onRequest: (slot: number, bytes: number) => boolean, onEnd: (errno: number) => void): void;
 }
 
 /** Takes over `fd`, a mounted /dev/fuse: it is closed when the connection ends. */
@@ -82,7 +84,7 @@ export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: nu
     returnSlot(slot) {
       if (!ended) native.fuseReturnSlot(device, slot);
     },
-    start(threads, onRequest, onEnd) {
+    start(onRequest, onEnd) {
       const onBatch = (count: number) => {
         let back = 0;
         for (let i = 0; i < count; i++) {
@@ -91,10 +93,11 @@ export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: nu
         }
         return back;
       };
-      native.fuseStartDevice(device, threads, onBatch, (errno) => {
+      const failure = native.fuseStartDevice(device, {}, onBatch, (errno) => {
         ended = true;
         onEnd(errno);
       });
+      if (failure < 0) throw new FsError(errnoName(-failure), "watch", "/dev/fuse");
     },
   };
 }
