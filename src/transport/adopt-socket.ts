@@ -21,6 +21,7 @@ export interface Landing {
 interface SocketHandle {
   reading: boolean;
   readStop(): void;
+  useUserBuffer(buffer: Buffer): void;
 }
 
 /**
@@ -46,4 +47,11 @@ export function adoptSocket(socket: Socket, landing: Landing): Socket {
   socket.destroy();
   adopted.setNoDelay(true);
   return adopted;
+}
+
+/** From now on nothing is written to the place an adopted socket asked for last: what arrives next lands in `place`. */
+export function redirectSocket(socket: Socket, place: Buffer): void {
+  const handle = (socket as unknown as { _handle: SocketHandle | null })._handle;
+  // Node stacks another listener on the handle, which all later places go to: right, but for rare use only.
+  handle?.useUserBuffer(place);
 }

@@ -63,6 +63,27 @@ export function encodeDirent(page: Buffer, offset: number, dirent: Dirent): numb
   return offset + bytes;
 }
 
+/** Checks the record at `offset`. @returns its bytes. @throws ProtocolError MALFORMED. */
+function checkRecord(page: Buffer, view: DataView, offset: number): number {
+  if (page.length - offset >= DIRENT_HEAD_BYTES) {
+    const bytes = view.getUint16(offset, true);
+    const nameBytes = view.getUint16(offset + 2, true);
+    const hasEntry = view.getUint8(offset + 5);
+    const idBytes = view.getUint16(offset + 6, true);
+    const isIdRight = hasEntry === 0 ? idBytes === 0 : hasEntry === 1 && idBytes > 0 && idBytes <= NODE_ID_BYTES_MAX;
+    const isNameRight = nameBytes > 0 && nameBytes <= NAME_BYTES_MAX;
+    const isLengthRight = bytes === direntBytes(nameBytes, hasEntry === 1, idBytes) && offset + bytes <= page.length;
+    if (isIdRight && isNameRight && isLengthRight) return bytes;
+  }
+  throw new ProtocolError(CloseCode.MALFORMED, `directory page: bad record at byte ${offset}`);
+}
+
+/** Checks that a page of any source is whole records of the shape above, without reading them. @throws ProtocolError MALFORMED. */
+export function checkDirents(page: Buffer): void {
+  const view = new DataView(page.buffer, page.byteOffset, page.length);
+  for (let offset = 0; offset < page.length; ) offset += checkRecord(page, view, offset);
+}
+
 /**
  * Walks the records of a page from any source, hostile ones included.
  *
@@ -72,16 +93,10 @@ export function* decodeDirents(page: Buffer): Generator<Dirent> {
   const view = new DataView(page.buffer, page.byteOffset, page.length);
   let offset = 0;
   while (offset < page.length) {
-    const malformed = () => new ProtocolError(CloseCode.MALFORMED, `directory page: bad record at byte ${offset}`);
-    if (page.length - offset < DIRENT_HEAD_BYTES) throw malformed();
-    const bytes = view.getUint16(offset, true);
+    const bytes = checkRecord(page, view, offset);
     const nameBytes = view.getUint16(offset + 2, true);
     const hasEntry = view.getUint8(offset + 5);
     const idBytes = view.getUint16(offset + 6, true);
-    if (hasEntry > 1 || (hasEntry === 0 ? idBytes !== 0 : idBytes === 0 || idBytes > NODE_ID_BYTES_MAX))
-      throw malformed();
-    if (nameBytes === 0 || nameBytes > NAME_BYTES_MAX || offset + bytes > page.length) throw malformed();
-    if (bytes !== direntBytes(nameBytes, hasEntry === 1, idBytes)) throw malformed();
     let at = offset + DIRENT_HEAD_BYTES;
     let entry: Dirent["entry"];
     if (hasEntry === 1) {

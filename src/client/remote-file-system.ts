@@ -1,0 +1,525 @@
+/**
+ * The FileSystem contract over a channel: each method is a call, large reads and writes are many.
+ *
+ * It keeps no cache. Arguments that cannot be put on the wire are refused here; everything else is the server's to judge. What comes back is
+ * checked before it is believed: a reply that makes no sense ends the channel (ProtocolError).
+ */
+
+import type { Clock } from "../base/clock.ts";
+import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
+import { isEntryName, NAME_BYTES_MAX, type Name } from "../base/name.ts";
+import { SectionPlan } from "../sections/section-plan.ts";
+import type { Attr } from "../vfs/attr.ts";
+import { checkDirents } from "../vfs/dirent-page.ts";
+import {
+  type AttrChange,
+  type Entry,
+  type FileSystem,
+  type HandleId,
+  type NewNode,
+  NODE_ID_BYTES_MAX,
+  type NodeId,
+  type Opened,
+  OpenFlag,
+  type OpenFlags,
+  type RequestContext,
+  type StatFs,
+} from "../vfs/file-system.ts";
+import { type Message, messages } from "../wire/codec.ts";
+import {
+  DIRENT_PAGE_BYTES_MAX,
+  FORGET_IDS_MAX,
+  SYMLINK_BYTES_MAX,
+  XATTR_LIST_BYTES_MAX,
+  XATTR_VALUE_BYTES_MAX,
+} from "../wire/limits.ts";
+import type { CallName, Reply, Request } from "../wire/messages.ts";
+import type { Fields, Result } from "./call.ts";
+import type { CallChannel } from "./call-channel.ts";
+import { RemoteOpen } from "./remote-open.ts";
+import { runSections } from "./section-run.ts";
+
+const U32 = 2 ** 32;
+const CHANGING_OPEN_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
+/** Calls nobody waits for are made on behalf of the client itself. */
+const NOBODYS: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
+
+type Keys = Pick<Reply<"open">, "resumeKey" | "serviceBlob" | "challenge">;
+
+function nothing(): void {
+  // The reply says all by its status.
+}
+
+function asEntry(reply: Fields): Entry {
+  const { id, attr } = reply as unknown as Reply<"lookup">;
+  return { id, attr };
+}
+
+function asAttr(reply: Fields): Attr {
+  return reply["attr"] as Attr;
+}
+
+function asPayload(_reply: Fields, payload: Buffer): Buffer {
+  return payload;
+}
+
+function nonsense(what: string): ProtocolError {
+  return new ProtocolError(CloseCode.MALFORMED, what);
+}
+
+function checkName(op: string, name: string): void {
+  if (isEntryName(name)) return;
+  throw new FsError(name.length > NAME_BYTES_MAX ? "ENAMETOOLONG" : "EINVAL", op);
+}
+
+function checkXattrName(op: string, name: Name): void {
+  if (name.length === 0 || name.length > NAME_BYTES_MAX) throw new FsError("ERANGE", op);
+  if (/[\0]|[^\0-\xff]/.test(name)) throw new FsError("EINVAL", op);
+}
+
+function checkId(op: string, id: NodeId): void {
+  if (id.length === 0 || id.length > NODE_ID_BYTES_MAX) throw new FsError("ESTALE", op);
+}
+
+function checkOffset(op: string, ...offsets: number[]): void {
+  if (!offsets.every((offset) => Number.isSafeInteger(offset) && offset >= 0)) throw new FsError("EINVAL", op);
+}
+
+export class RemoteFileSystem implements FileSystem {
+  readonly #channel: CallChannel;
+  readonly #clock: Clock;
+  readonly #close: () => Promise<void>;
+  readonly #readOnly: boolean;
+  readonly #opens = new Map<HandleId, RemoteOpen>();
+  #lastHandle = 0;
+  #forgotten: NodeId[] = [];
+  #forgetIsDue = false;
+
+  /** `readOnly`: refuses changes without asking the server. `close` ends the session, which is not owned. */
+  constructor(channel: CallChannel, options: { clock: Clock; readOnly: boolean; close: () => Promise<void> }) {
+    this.#channel = channel;
+    this.#clock = options.clock;
+    this.#readOnly = options.readOnly;
+    this.#close = options.close;
+  }
+
+  /** Opens the caller has. */
+  get openCount(): number {
+    return this.#opens.size;
+  }
+
+  root(ctx: RequestContext): Promise<Entry> {
+    return this.#call(ctx, "root", { caller: ctx.caller }, asEntry);
+  }
+
+  async lookup(ctx: RequestContext, parent: NodeId, name: Name): Promise<Entry> {
+    checkName("lookup", name);
+    return this.#call(ctx, "lookup", { caller: ctx.caller, parent, name }, asEntry);
+  }
+
+  forget(ids: readonly NodeId[]): void {
+    this.#forgotten.push(...ids);
+    if (this.#forgotten.length >= FORGET_IDS_MAX) this.#sendForgotten();
+    else if (!this.#forgetIsDue) {
+      this.#forgetIsDue = true;
+      process.nextTick(this.#sendForgotten);
+    }
+  }
+
+  readonly #sendForgotten = (): void => {
+    this.#forgetIsDue = false;
+    const forgotten = this.#forgotten;
+    this.#forgotten = [];
+    for (let at = 0; at < forgotten.length; at += FORGET_IDS_MAX) {
+      this.#channel.notify("forget", { ids: forgotten.slice(at, at + FORGET_IDS_MAX) });
+    }
+  };
+
+  async getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
+    const open = handle === undefined ? undefined : this.#find("getattr", handle);
+    return this.#call(ctx, "getattr", { caller: ctx.caller, id }, asAttr, open);
+  }
+
+  async setattr(ctx: RequestContext, id: NodeId, change: AttrChange, handle?: HandleId): Promise<Attr> {
+    const open = handle === undefined ? undefined : this.#find("setattr", handle);
+    checkOffset("setattr", change.sizeBytes ?? 0);
+    return this.#call(ctx, "setattr", { caller: ctx.caller, id, change }, asAttr, open);
+  }
+
+  async access(ctx: RequestContext, id: NodeId, mask: number): Promise<void> {
+    return this.#call(ctx, "access", { caller: ctx.caller, id, mask }, nothing);
+  }
+
+  async readlink(ctx: RequestContext, id: NodeId): Promise<Buffer> {
+    const result = (_reply: Fields, payload: Buffer) => {
+      if (payload.length === 0 || payload.includes(0)) throw nonsense("readlink: an impossible target");
+      return payload;
+    };
+    return this.#fetch(ctx, "readlink", { caller: ctx.caller, id }, SYMLINK_BYTES_MAX, result);
+  }
+
+  async symlink(ctx: RequestContext, parent: NodeId, name: Name, target: Buffer): Promise<Entry> {
+    checkName("symlink", name);
+    if (target.length === 0) throw new FsError("ENOENT", "symlink");
+    if (target.length > SYMLINK_BYTES_MAX) throw new FsError("ENAMETOOLONG", "symlink");
+    return this.#call(ctx, "symlink", { caller: ctx.caller, parent, name }, asEntry, undefined, target);
+  }
+
+  async mknod(
+    ctx: RequestContext,
+    parent: NodeId,
+    name: Name,
+    node: NewNode & { rdevMajor: number; rdevMinor: number },
+  ): Promise<Entry> {
+    checkName("mknod", name);
+    return this.#call(ctx, "mknod", { caller: ctx.caller, parent, name, ...node }, asEntry);
+  }
+
+  async mkdir(ctx: RequestContext, parent: NodeId, name: Name, node: NewNode): Promise<Entry> {
+    checkName("mkdir", name);
+    return this.#call(ctx, "mkdir", { caller: ctx.caller, parent, name, ...node }, asEntry);
+  }
+
+  async unlink(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
+    checkName("unlink", name);
+    return this.#call(ctx, "unlink", { caller: ctx.caller, parent, name }, nothing);
+  }
+
+  async rmdir(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
+    checkName("rmdir", name);
+    return this.#call(ctx, "rmdir", { caller: ctx.caller, parent, name }, nothing);
+  }
+
+  async link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
+    checkName("link", name);
+    return this.#call(ctx, "link", { caller: ctx.caller, id, parent, name }, asEntry);
+  }
+
+  async rename(
+    ctx: RequestContext,
+    parent: NodeId,
+    name: Name,
+    newParent: NodeId,
+    newName: Name,
+    flags: number,
+  ): Promise<void> {
+    checkName("rename", name);
+    checkName("rename", newName);
+    return this.#call(ctx, "rename", { caller: ctx.caller, parent, name, newParent, newName, flags }, nothing);
+  }
+
+  async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
+    if (this.#readOnly && (flags & CHANGING_OPEN_FLAGS) !== 0) throw new FsError("EROFS", "open");
+    return this.#call(ctx, "open", { caller: ctx.caller, id, flags }, (reply, _payload, handle) => {
+      const { attr, ...keys } = reply as unknown as Reply<"open">;
+      return { handle: this.#opened("file", id, handle, flags, keys).id, attr };
+    });
+  }
+
+  async create(
+    ctx: RequestContext,
+    parent: NodeId,
+    name: Name,
+    flags: OpenFlags,
+    node: NewNode,
+  ): Promise<{ entry: Entry; opened: Opened }> {
+    checkName("create", name);
+    return this.#call(ctx, "create", { caller: ctx.caller, parent, name, flags, ...node }, this.#created(flags));
+  }
+
+  async tmpfile(
+    ctx: RequestContext,
+    parent: NodeId,
+    flags: OpenFlags,
+    node: NewNode,
+  ): Promise<{ entry: Entry; opened: Opened }> {
+    return this.#call(ctx, "tmpfile", { caller: ctx.caller, parent, flags, ...node }, this.#created(flags));
+  }
+
+  async read(ctx: RequestContext, handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
+    const open = this.#find("read", handle);
+    checkOffset("read", offsetBytes);
+    const { caller } = ctx;
+    const { sectionBytes } = this.#channel.agreement;
+    if (target.length === 0) return 0;
+    if (target.length <= sectionBytes) {
+      const fields: Request<"read"> = { caller, offsetBytes, lengthBytes: target.length };
+      const parts = { message: messages.read, fields, open, target, replyBytesMax: target.length, signal: ctx.signal };
+      return this.#channel.call(parts, (_reply, payload) => payload.length);
+    }
+    const plan = new SectionPlan(offsetBytes, target.length, sectionBytes);
+    return runSections(this.#channel, {
+      kind: "read",
+      plan,
+      isOrdered: false,
+      signal: ctx.signal,
+      nowMs: () => this.#clock.monotonicMs(),
+      bytes: (_reply, payload) => payload.length,
+      section: (index) => {
+        const lengthBytes = plan.length(index);
+        const fields: Request<"read"> = { caller, offsetBytes: plan.offset(index), lengthBytes };
+        const place = target.subarray(plan.position(index), plan.position(index) + lengthBytes);
+        return { message: messages.read, fields, open, target: place, replyBytesMax: lengthBytes };
+      },
+    });
+  }
+
+  async write(
+    ctx: RequestContext,
+    handle: HandleId,
+    offsetBytes: number,
+    data: Buffer,
+    options?: { killSuidgid?: boolean },
+  ): Promise<number> {
+    const open = this.#find("write", handle);
+    checkOffset("write", offsetBytes);
+    const { caller } = ctx;
+    const killSuidgid = options?.killSuidgid === true;
+    const { sectionBytes } = this.#channel.agreement;
+    if (data.length === 0) return 0;
+    open.isWritten = true;
+    if (data.length <= sectionBytes) {
+      const fields: Request<"write"> = { caller, offsetBytes, killSuidgid };
+      const parts = { message: messages.write, fields, open, payload: data, signal: ctx.signal };
+      return this.#channel.call(parts, (reply) => writtenBytes(reply, data.length));
+    }
+    const plan = new SectionPlan(offsetBytes, data.length, sectionBytes);
+    return runSections(this.#channel, {
+      kind: "write",
+      plan,
+      // The server places appended sections by their arrival at the file, not by their offset.
+      isOrdered: (open.flags & OpenFlag.APPEND) !== 0,
+      signal: ctx.signal,
+      nowMs: () => this.#clock.monotonicMs(),
+      bytes: (reply) => reply["writtenBytes"] as number,
+      section: (index) => {
+        const fields: Request<"write"> = { caller, offsetBytes: plan.offset(index), killSuidgid };
+        const position = plan.position(index);
+        const payload = data.subarray(position, position + plan.length(index));
+        return { message: messages.write, fields, open, payload };
+      },
+    });
+  }
+
+  async flush(ctx: RequestContext, handle: HandleId): Promise<void> {
+    const open = this.#find("flush", handle);
+    // Without a write since, there is no error to report.
+    if (!open.isWritten) return;
+    await this.#call(ctx, "flush", { caller: ctx.caller }, nothing, open);
+    open.isWritten = false;
+  }
+
+  async fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
+    return this.#call(ctx, "fsync", { caller: ctx.caller, dataOnly }, nothing, this.#find("fsync", handle));
+  }
+
+  async release(ctx: RequestContext, handle: HandleId): Promise<void> {
+    const open = this.#find("release", handle);
+    this.#opens.delete(handle);
+    open.whenIdle(() => this.#release(ctx, open));
+  }
+
+  async fallocate(
+    ctx: RequestContext,
+    handle: HandleId,
+    mode: number,
+    offsetBytes: number,
+    lengthBytes: number,
+  ): Promise<void> {
+    checkOffset("fallocate", offsetBytes, lengthBytes);
+    const fields = { caller: ctx.caller, mode, offsetBytes, lengthBytes };
+    return this.#call(ctx, "fallocate", fields, nothing, this.#find("fallocate", handle));
+  }
+
+  async lseek(ctx: RequestContext, handle: HandleId, offsetBytes: number, whence: "data" | "hole"): Promise<number> {
+    checkOffset("lseek", offsetBytes);
+    const fields = { caller: ctx.caller, offsetBytes, hole: whence === "hole" };
+    const result = (reply: Fields) => {
+      const found = reply["offsetBytes"] as number;
+      if (found < offsetBytes) throw nonsense("lseek: went back");
+      return found;
+    };
+    return this.#call(ctx, "lseek", fields, result, this.#find("lseek", handle));
+  }
+
+  async copyFileRange(
+    ctx: RequestContext,
+    source: { handle: HandleId; offsetBytes: number },
+    target: { handle: HandleId; offsetBytes: number },
+    lengthBytes: number,
+  ): Promise<number> {
+    const from = this.#find("copyFileRange", source.handle);
+    const to = this.#find("copyFileRange", target.handle);
+    checkOffset("copyFileRange", source.offsetBytes, target.offsetBytes, lengthBytes);
+    const fields: Request<"copyFileRange"> = {
+      caller: ctx.caller,
+      offsetBytes: source.offsetBytes,
+      targetHandle: to.handle,
+      targetOffsetBytes: target.offsetBytes,
+      lengthBytes,
+    };
+    to.isWritten = true;
+    const result = (reply: Fields) => {
+      const copied = reply["copiedBytes"] as number;
+      if (copied > lengthBytes) throw nonsense("copyFileRange: more than asked for");
+      return copied;
+    };
+    to.beginCall();
+    try {
+      return await this.#call(ctx, "copyFileRange", fields, result, from);
+    } finally {
+      to.endCall();
+    }
+  }
+
+  async opendir(ctx: RequestContext, id: NodeId): Promise<HandleId> {
+    return this.#call(
+      ctx,
+      "opendir",
+      { caller: ctx.caller, id },
+      (_reply, _payload, handle) => this.#opened("directory", id, handle, OpenFlag.READ, undefined).id,
+    );
+  }
+
+  async readdir(
+    ctx: RequestContext,
+    handle: HandleId,
+    cookie: bigint,
+    maxBytes: number,
+    withEntries: boolean,
+  ): Promise<Buffer> {
+    const open = this.#find("readdir", handle);
+    const bytesMax = Math.min(maxBytes, DIRENT_PAGE_BYTES_MAX);
+    const fields = { caller: ctx.caller, cookie, bytesMax, withEntries };
+    const result = (_reply: Fields, page: Buffer) => {
+      checkDirents(page);
+      return page;
+    };
+    return this.#fetch(ctx, "readdir", fields, bytesMax, result, open);
+  }
+
+  async fsyncdir(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
+    return this.#call(ctx, "fsyncdir", { caller: ctx.caller, dataOnly }, nothing, this.#find("fsyncdir", handle));
+  }
+
+  releasedir(ctx: RequestContext, handle: HandleId): Promise<void> {
+    return this.release(ctx, handle);
+  }
+
+  async getxattr(ctx: RequestContext, id: NodeId, name: Name): Promise<Buffer> {
+    checkXattrName("getxattr", name);
+    return this.#fetch(ctx, "getxattr", { caller: ctx.caller, id, name }, XATTR_VALUE_BYTES_MAX, asPayload);
+  }
+
+  async listxattr(ctx: RequestContext, id: NodeId): Promise<Buffer> {
+    const result = (_reply: Fields, names: Buffer) => {
+      if (names.length > 0 && names[names.length - 1] !== 0) throw nonsense("listxattr: names without an end");
+      return names;
+    };
+    return this.#fetch(ctx, "listxattr", { caller: ctx.caller, id }, XATTR_LIST_BYTES_MAX, result);
+  }
+
+  async setxattr(ctx: RequestContext, id: NodeId, name: Name, value: Buffer, flags: number): Promise<void> {
+    checkXattrName("setxattr", name);
+    if (value.length > XATTR_VALUE_BYTES_MAX) throw new FsError("E2BIG", "setxattr");
+    return this.#call(ctx, "setxattr", { caller: ctx.caller, id, name, flags }, nothing, undefined, value);
+  }
+
+  async removexattr(ctx: RequestContext, id: NodeId, name: Name): Promise<void> {
+    checkXattrName("removexattr", name);
+    return this.#call(ctx, "removexattr", { caller: ctx.caller, id, name }, nothing);
+  }
+
+  async statfs(ctx: RequestContext, id: NodeId): Promise<StatFs> {
+    return this.#call(ctx, "statfs", { caller: ctx.caller, id }, (reply) => reply as unknown as StatFs);
+  }
+
+  async syncfs(ctx: RequestContext, id: NodeId): Promise<void> {
+    return this.#call(ctx, "syncfs", { caller: ctx.caller, id }, nothing);
+  }
+
+  close(): Promise<void> {
+    this.#opens.clear();
+    return this.#close();
+  }
+
+  /** A handle that came for a caller who had given up. */
+  dropHandle(handle: number): void {
+    this.#release(NOBODYS, this.#newOpen("file", "" as NodeId, handle, 0));
+  }
+
+  #call<N extends CallName, T>(
+    ctx: RequestContext,
+    name: N,
+    fields: Request<N>,
+    result: Result<T>,
+    open?: RemoteOpen,
+    payload?: Buffer,
+  ): Promise<T> {
+    const { id, parent, newParent } = fields as { id?: NodeId; parent?: NodeId; newParent?: NodeId };
+    for (const node of [id, parent, newParent]) if (node !== undefined) checkId(name, node);
+    const message = messages[name] as unknown as Message<CallName>;
+    if (this.#readOnly && message.row.changes === true) return Promise.reject(new FsError("EROFS", name));
+    return this.#channel.call({ message, fields, open, payload, signal: ctx.signal }, result);
+  }
+
+  /** A call whose reply has a payload of its own. */
+  #fetch<N extends CallName, T>(
+    ctx: RequestContext,
+    name: N,
+    fields: Request<N>,
+    replyBytesMax: number,
+    result: Result<T>,
+    open?: RemoteOpen,
+  ): Promise<T> {
+    const message = messages[name] as unknown as Message<CallName>;
+    return this.#channel.call({ message, fields, open, replyBytesMax, signal: ctx.signal }, result);
+  }
+
+  #find(op: string, handle: HandleId): RemoteOpen {
+    const open = this.#opens.get(handle);
+    if (open === undefined) throw new FsError("EBADF", op);
+    return open;
+  }
+
+  #created(flags: OpenFlags): Result<{ entry: Entry; opened: Opened }> {
+    return (reply, _payload, handle) => {
+      const { id, attr, ...keys } = reply as unknown as Reply<"create">;
+      const open = this.#opened("file", id, handle, flags, keys);
+      return { entry: { id, attr }, opened: { handle: open.id, attr } };
+    };
+  }
+
+  #opened(
+    kind: RemoteOpen["kind"],
+    node: NodeId,
+    handle: number,
+    flags: OpenFlags,
+    keys: Keys | undefined,
+  ): RemoteOpen {
+    const open = this.#newOpen(kind, node, handle, flags);
+    if (keys !== undefined) open.keys = keys;
+    this.#opens.set(open.id, open);
+    return open;
+  }
+
+  #newOpen(kind: RemoteOpen["kind"], node: NodeId, handle: number, flags: OpenFlags): RemoteOpen {
+    let id = this.#lastHandle as HandleId;
+    do {
+      id = ((id + 1) % U32) as HandleId;
+    } while (id === 0 || this.#opens.has(id));
+    this.#lastHandle = id;
+    return new RemoteOpen({ id, kind, node, handle, flags });
+  }
+
+  /** Nobody waits for a release: what it could report, flush has reported. */
+  #release(ctx: RequestContext, open: RemoteOpen): void {
+    this.#call({ caller: ctx.caller }, "release", { caller: ctx.caller }, nothing, open).catch(() => {});
+  }
+}
+
+function writtenBytes(reply: Fields, lengthBytes: number): number {
+  const written = reply["writtenBytes"] as number;
+  if (written === 0 || written > lengthBytes) throw nonsense("write: an impossible number of bytes");
+  return written;
+}

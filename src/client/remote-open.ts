@@ -1,0 +1,57 @@
+/**
+ * The client's side of an open: the server's handle for it, what is needed to come back to it, and when it may be released.
+ *
+ * Callers know it by a number of their own, so that it can get another handle of the server without their notice.
+ */
+import type { HandleId, NodeId, OpenFlags } from "../vfs/file-system.ts";
+
+/** What the server gave with the open; opaque. */
+export interface OpenKeys {
+  readonly resumeKey: Buffer;
+  readonly serviceBlob: Buffer;
+  readonly challenge: Buffer;
+}
+
+export class RemoteOpen {
+  /** What callers know it by. */
+  readonly id: HandleId;
+  readonly kind: "file" | "directory";
+  readonly node: NodeId;
+  readonly flags: OpenFlags;
+  /** The server's number for it on this session. */
+  handle: number;
+  /** Of a file; directories have none. */
+  keys: OpenKeys | undefined;
+  /** Something was written since the last flush. */
+  isWritten = false;
+  #calls = 0;
+  #onIdle: (() => void) | undefined;
+
+  constructor(parts: { id: HandleId; kind: "file" | "directory"; node: NodeId; handle: number; flags: OpenFlags }) {
+    this.id = parts.id;
+    this.kind = parts.kind;
+    this.node = parts.node;
+    this.handle = parts.handle;
+    this.flags = parts.flags;
+  }
+
+  /** A call on the open begins; `endCall` follows when its reply is here. */
+  beginCall(): void {
+    this.#calls += 1;
+  }
+
+  endCall(): void {
+    this.#calls -= 1;
+    if (this.#calls === 0 && this.#onIdle !== undefined) {
+      const onIdle = this.#onIdle;
+      this.#onIdle = undefined;
+      onIdle();
+    }
+  }
+
+  /** Calls `onIdle` once, when no call is under way; perhaps at once. */
+  whenIdle(onIdle: () => void): void {
+    if (this.#calls === 0) onIdle();
+    else this.#onIdle = onIdle;
+  }
+}

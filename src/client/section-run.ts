@@ -1,0 +1,160 @@
+/**
+ * Drives one large read or write over a channel, section by section; the transfer (src/sections) says what, this says how.
+ *
+ * Sections leave as credits allow, without waiting for answers; answers come in any order and land by position. The first error stops the sending and
+ * takes back what is under way. The promise settles only when nothing touches the caller's buffer any more.
+ */
+import { type ErrnoName, isErrnoName } from "../base/errno.ts";
+import { FsError, toErrno } from "../base/errors.ts";
+import type { SectionPlan } from "../sections/section-plan.ts";
+import { Transfer } from "../sections/transfer.ts";
+import { Call, type CallParts, type Fields } from "./call.ts";
+import type { CallChannel } from "./call-channel.ts";
+
+/** No retries: a channel keeps what it was given. No timeouts: the caller cancels what takes too long. */
+const OPTIONS = { attemptsMax: 1, timeoutMs: Number.POSITIVE_INFINITY };
+
+/** What a run needs to know of its request. */
+export interface RunParts {
+  readonly kind: "read" | "write";
+  readonly plan: SectionPlan;
+  /** The request of section `index`, without section number and signal. */
+  readonly section: (index: number) => CallParts;
+  /** Bytes of a section that its reply says were read or written. */
+  readonly bytes: (reply: Fields, payload: Buffer) => number;
+  /** Send a section only when the one before has been answered. */
+  readonly isOrdered: boolean;
+  readonly signal: AbortSignal | undefined;
+  readonly nowMs: () => number;
+}
+
+class SectionCall extends Call {
+  readonly #run: SectionRun;
+
+  constructor(parts: CallParts, run: SectionRun) {
+    super(parts);
+    this.#run = run;
+  }
+
+  override started(): void {
+    this.#run.started(this);
+  }
+
+  answered(reply: Fields, payload: Buffer): void {
+    this.#run.answered(this, reply, payload);
+  }
+
+  failed(error: Error): void {
+    this.#run.failed(this, error);
+  }
+}
+
+/** Runs the request. @returns bytes from the start of the range; short where the file or the disk ends. */
+export function runSections(channel: CallChannel, parts: RunParts): Promise<number> {
+  return new Promise((resolve, reject) => {
+    new SectionRun(channel, parts, resolve, reject).start();
+  });
+}
+
+class SectionRun {
+  readonly #channel: CallChannel;
+  readonly #parts: RunParts;
+  readonly #transfer: Transfer;
+  readonly #resolve: (bytes: number) => void;
+  readonly #reject: (error: Error) => void;
+  /** Sections that wait for a credit or for an answer. */
+  readonly #calls = new Set<SectionCall>();
+  /** The section that waits for a credit; one at most. */
+  #waiting: SectionCall | undefined;
+  #error: Error | undefined;
+  #isPumping = false;
+
+  constructor(channel: CallChannel, parts: RunParts, resolve: (bytes: number) => void, reject: (error: Error) => void) {
+    this.#channel = channel;
+    this.#parts = parts;
+    this.#transfer = new Transfer(parts.plan, parts.kind, OPTIONS);
+    this.#resolve = resolve;
+    this.#reject = reject;
+  }
+
+  start(): void {
+    this.#parts.signal?.addEventListener("abort", this.#onAbort);
+    if (this.#parts.signal?.aborted === true) this.#onAbort();
+    this.#pump();
+    this.#settleIfOver();
+  }
+
+  started(call: SectionCall): void {
+    if (this.#waiting === call) this.#waiting = undefined;
+    this.#transfer.sent(call.section, call.tag, this.#parts.nowMs());
+    this.#pump();
+  }
+
+  answered(call: SectionCall, reply: Fields, payload: Buffer): void {
+    this.#calls.delete(call);
+    const bytes = this.#parts.bytes(reply, payload);
+    this.#transfer.answered(call.section, call.tag, bytes, this.#parts.nowMs());
+    if (this.#transfer.state.t === "draining" && this.#transfer.state.verdict !== undefined) this.#withdrawAll();
+    this.#pump();
+    this.#settleIfOver();
+  }
+
+  /** A status, a dead link, or our own withdrawal of a section that was sent or waited. */
+  failed(call: SectionCall, error: Error): void {
+    this.#calls.delete(call);
+    if (this.#waiting === call) this.#waiting = undefined;
+    const wasSent = call.tag >= 0;
+    if (call.isAbandoned || !(error instanceof FsError)) {
+      if (!call.isAbandoned) this.#decide(error);
+      if (wasSent) this.#transfer.withdrawn(call.section);
+    } else if (wasSent) {
+      const counts = this.#transfer.refused(call.section, call.tag, error.errno, this.#parts.nowMs());
+      if (counts) this.#error ??= error;
+    } else this.#decide(error);
+    if (this.#transfer.state.t === "draining" && this.#transfer.state.verdict !== undefined) this.#withdrawAll();
+    this.#pump();
+    this.#settleIfOver();
+  }
+
+  readonly #onAbort = (): void => {
+    this.#error ??= new FsError("EINTR", this.#parts.kind);
+    this.#transfer.cancel();
+    this.#withdrawAll();
+    this.#settleIfOver();
+  };
+
+  #decide(error: Error): void {
+    this.#error ??= error;
+    const errno: ErrnoName = toErrno(error);
+    this.#transfer.fail(isErrnoName(errno) ? errno : "EIO");
+  }
+
+  /** Sends what may be sent; a call from inside `begin` leaves it to the loop that is already running. */
+  #pump(): void {
+    if (this.#isPumping) return;
+    this.#isPumping = true;
+    while (this.#waiting === undefined && !(this.#parts.isOrdered && this.#calls.size > 0)) {
+      const index = this.#transfer.nextToSend();
+      if (index < 0) break;
+      const call = new SectionCall({ ...this.#parts.section(index), section: index }, this);
+      this.#calls.add(call);
+      this.#waiting = call;
+      this.#channel.begin(call);
+    }
+    this.#isPumping = false;
+  }
+
+  #withdrawAll(): void {
+    const error = this.#error ?? new FsError("EIO", this.#parts.kind);
+    for (const call of [...this.#calls]) this.#channel.abandon(call, error);
+  }
+
+  #settleIfOver(): void {
+    const { state } = this.#transfer;
+    if (!this.#transfer.settled || this.#calls.size > 0) return;
+    this.#parts.signal?.removeEventListener("abort", this.#onAbort);
+    if (state.t === "done") this.#resolve(state.bytes);
+    else if (state.t === "failed") this.#reject(this.#error ?? new FsError(state.errno, this.#parts.kind));
+    else this.#reject(this.#error ?? new FsError("EINTR", this.#parts.kind));
+  }
+}

@@ -1,0 +1,243 @@
+/**
+ * Set-up of a channel on the client: hello, proof, and the check of the server's proof before anything else is believed.
+ *
+ * States: `hello` (sent, awaiting the challenge) -> `auth` (proof sent, awaiting the welcome) -> `done`. A goodbye, a wrong proof, silence or an abort end it.
+ */
+import { randomBytes } from "node:crypto";
+import type { ByteReader } from "../base/byte-cursor.ts";
+import type { Clock } from "../base/clock.ts";
+import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
+import { clientProof, PROOF_BYTES, proofsEqual, serverProof, sessionKey, transcriptOf } from "../resume/proof.ts";
+import type { Channel, ChannelReceiver } from "../transport/channel.ts";
+import { bodyBytes, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
+import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
+import {
+  BODY_BYTES_MAX,
+  CREDITS_MIN,
+  DIRENT_PAGE_BYTES_MAX,
+  PROTOCOL_VERSION,
+  SECTION_BYTES_MIN,
+} from "../wire/limits.ts";
+import { ChannelKind, type Reply, type Request, SQUASH_NAMES } from "../wire/messages.ts";
+
+/** What a client asks for. */
+export interface SetUpWish {
+  /** `token`: opens a session with the key made of it; `join`: a further channel of a session. */
+  readonly proof:
+    | { readonly t: "token"; readonly key: Buffer }
+    | { readonly t: "join"; readonly key: Buffer; readonly sessionId: Buffer };
+  readonly kind: keyof typeof ChannelKind;
+  readonly share: string;
+  /** 16 bytes, the same for all channels of this client. */
+  readonly clientId: Buffer;
+  readonly sectionBytes: number;
+  readonly credits: number;
+}
+
+/** What both agreed on. */
+export interface Agreement {
+  readonly sessionId: Buffer;
+  readonly sessionKey: Buffer;
+  readonly serverId: Buffer;
+  readonly bootId: Buffer;
+  readonly sectionBytes: number;
+  readonly credits: number;
+  /** Data the server holds for this session at most. */
+  readonly bytesMax: number;
+  readonly share: string;
+  readonly readOnly: boolean;
+  readonly squash: (typeof SQUASH_NAMES)[number];
+}
+
+type State =
+  | { readonly t: "hello" }
+  | { readonly t: "auth"; readonly challenge: Reply<"hello">; readonly transcript: Buffer }
+  | { readonly t: "done" };
+
+/** Closing codes for which trying again may help. */
+const RETRYABLE: ReadonlySet<number> = new Set([CloseCode.BUSY, CloseCode.SHUTDOWN]);
+
+/** The error that a server's goodbye means for what was asked of it. */
+export function goodbyeError(peer: string, code: number, reason: string): ConnectionError {
+  return new ConnectionError(`${peer} closed the connection: ${reason}`, { retryable: RETRYABLE.has(code) });
+}
+
+/**
+ * Sets a channel up and hands it to the receiver that `ready` makes, before any later frame is read.
+ *
+ * @throws ConnectionError refused, lost, too slow; ProtocolError the server breaks the rules or does not know the secret; FsError EINTR aborted.
+ */
+export function setUpChannel<T extends ChannelReceiver>(options: {
+  channel: Channel;
+  wish: SetUpWish;
+  ready: (agreement: Agreement) => T;
+  timeoutMs: number;
+  clock: Clock;
+  signal?: AbortSignal | undefined;
+}): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const setUp = new ClientSetUp(options.channel, options.wish, options.ready, (result) => {
+      timer.stop();
+      options.signal?.removeEventListener("abort", onAbort);
+      if (result instanceof Error) reject(result);
+      else resolve(result);
+    });
+    const seconds = options.timeoutMs / 1000;
+    const timer = options.clock.after(
+      options.timeoutMs,
+      () =>
+        setUp.giveUp(new ConnectionError(`${options.channel.peer} said nothing for ${seconds} s`, { retryable: true })),
+      { keepAlive: true },
+    );
+    const onAbort = () => setUp.giveUp(new FsError("EINTR", "connect"));
+    options.signal?.addEventListener("abort", onAbort);
+    if (options.signal?.aborted === true) onAbort();
+    else setUp.start();
+  });
+}
+
+class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
+  readonly #channel: Channel;
+  readonly #wish: SetUpWish;
+  readonly #ready: (agreement: Agreement) => T;
+  readonly #hello: Request<"hello">;
+  #settle: ((result: T | Error) => void) | undefined;
+  #at: State = { t: "hello" };
+
+  constructor(
+    channel: Channel,
+    wish: SetUpWish,
+    ready: (agreement: Agreement) => T,
+    settle: (result: T | Error) => void,
+  ) {
+    this.#channel = channel;
+    this.#wish = wish;
+    this.#ready = ready;
+    this.#settle = settle;
+    this.#hello = {
+      magic: "netdrive",
+      versionMin: PROTOCOL_VERSION,
+      versionMax: PROTOCOL_VERSION,
+      features: 0,
+      channelKind: ChannelKind[wish.kind],
+      clientId: wish.clientId,
+      clientNonce: randomBytes(PROOF_BYTES),
+      sectionBytes: wish.sectionBytes,
+      credits: wish.credits,
+      sessionId: wish.proof.t === "join" ? wish.proof.sessionId : Buffer.alloc(0),
+      share: wish.share,
+    };
+  }
+
+  start(): void {
+    this.#channel.start(this);
+    this.#channel.send({ ...emptyHeader(), opcode: messages.hello.row.code }, messages.hello.request, this.#hello);
+  }
+
+  giveUp(error: Error): void {
+    this.#finish(error);
+    this.#channel.destroy();
+  }
+
+  frame(header: FrameHeader, body: ByteReader): void {
+    const message = messageOf(header.opcode);
+    if (message.name === "goodbye") {
+      checkRequest(message, header, "server");
+      const { code, reason } = messages.goodbye.request.read(body);
+      this.#finish(goodbyeError(this.#channel.peer, code, reason));
+      this.#channel.close({ code: 0, text: "goodbye" });
+      return;
+    }
+    checkReply(message, header);
+    if (header.status !== 0 || header.tag !== 0 || header.handle !== 0 || header.section !== 0) {
+      throw new ProtocolError(CloseCode.MALFORMED, `${message.name}: header of a reply to nothing`);
+    }
+    if (message.name === "hello" && this.#at.t === "hello") this.#challenge(body);
+    else if (message.name === "auth" && this.#at.t === "auth") this.#welcome(this.#at, body);
+    else throw new ProtocolError(CloseCode.STATE, `${message.name}: not now`);
+  }
+
+  payloadBegin(): Buffer {
+    throw new ProtocolError(CloseCode.STATE, "no payload during set-up");
+  }
+
+  payloadEnd(): void {
+    // No payload begins.
+  }
+
+  closed(error: Error | undefined): void {
+    this.#finish(error ?? new ConnectionError(`connection to ${this.#channel.peer} closed`, { retryable: true }));
+  }
+
+  #finish(result: T | Error): void {
+    const settle = this.#settle;
+    this.#settle = undefined;
+    settle?.(result);
+  }
+
+  #challenge(body: ByteReader): void {
+    const { request, reply } = messages.hello;
+    const codec = reply as NonNullable<typeof reply>;
+    const challenge = codec.read(body);
+    const { version, features, sectionBytes, credits } = challenge;
+    if (version !== PROTOCOL_VERSION || features !== 0) {
+      throw new ProtocolError(CloseCode.VERSION, `the server chose version ${version}, features ${features}`);
+    }
+    const isSectionRight =
+      sectionBytes >= SECTION_BYTES_MIN &&
+      sectionBytes <= this.#wish.sectionBytes &&
+      sectionBytes % SECTION_BYTES_MIN === 0;
+    if (!isSectionRight || credits < CREDITS_MIN || credits > this.#wish.credits) {
+      throw new ProtocolError(CloseCode.LIMIT, `the server chose sections of ${sectionBytes}, ${credits} credits`);
+    }
+    const transcript = transcriptOf(bodyBytes(request, this.#hello), bodyBytes(codec, challenge));
+    this.#at = { t: "auth", challenge, transcript };
+    this.#channel.send({ ...emptyHeader(), opcode: messages.auth.row.code }, messages.auth.request, {
+      proof: clientProof(this.#wish.proof.key, transcript),
+    });
+  }
+
+  #welcome(at: State & { t: "auth" }, body: ByteReader): void {
+    const codec = messages.auth.reply as NonNullable<typeof messages.auth.reply>;
+    const welcome = codec.read(body);
+    const { key } = this.#wish.proof;
+    const proof = serverProof(key, at.transcript, bodyBytes(codec, welcome).subarray(0, -PROOF_BYTES));
+    if (!proofsEqual(proof, welcome.proof)) {
+      throw new ProtocolError(
+        CloseCode.AUTHENTICATION,
+        "the server does not know the token: it is not the one you mean",
+      );
+    }
+    const squash = SQUASH_NAMES[welcome.squash];
+    const isJoined = this.#wish.proof.t === "join";
+    const isExpected = !isJoined || this.#hello.sessionId.equals(welcome.sessionId);
+    if (
+      squash === undefined ||
+      welcome.share !== this.#wish.share ||
+      !isExpected ||
+      welcome.bytesMax < at.challenge.sectionBytes
+    ) {
+      throw new ProtocolError(CloseCode.MALFORMED, "auth: the welcome does not fit the hello");
+    }
+    this.#at = { t: "done" };
+    const agreement: Agreement = {
+      sessionId: welcome.sessionId,
+      sessionKey: isJoined ? key : sessionKey(key, at.transcript),
+      serverId: welcome.serverId,
+      bootId: welcome.bootId,
+      sectionBytes: at.challenge.sectionBytes,
+      credits: at.challenge.credits,
+      bytesMax: welcome.bytesMax,
+      share: welcome.share,
+      readOnly: welcome.readOnly,
+      squash,
+    };
+    this.#channel.accept({
+      bodyBytesMax: BODY_BYTES_MAX,
+      payloadBytesMax: Math.max(agreement.sectionBytes, DIRENT_PAGE_BYTES_MAX),
+    });
+    const receiver = this.#ready(agreement);
+    this.#channel.handOver(receiver);
+    this.#finish(receiver);
+  }
+}

@@ -1,0 +1,85 @@
+/**
+ * Drive URLs: netdrive://TOKEN@HOST:PORT/NAME.
+ *
+ * Token and name are percent-encoded UTF-8. There is no default: a URL without a token, a port or a name is a mistake somebody made.
+ */
+import { SHARE_NAME_BYTES_MAX } from "../wire/limits.ts";
+
+export interface DriveUrl {
+  /** The bytes both sides know; the server is given the same. */
+  readonly token: Buffer;
+  /** A name, an IPv4 address, or an IPv6 address without brackets. */
+  readonly host: string;
+  readonly port: number;
+  /** The share's name. */
+  readonly share: string;
+}
+
+const SCHEME = "netdrive:";
+const FORM = "a drive URL is netdrive://TOKEN@HOST:PORT/NAME";
+const TOKEN_BYTES_MAX = 1024;
+const HOST_NAME = /^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?$/;
+const IPV6 = /^\[([0-9A-Fa-f:.]+(?:%25[A-Za-z0-9_.-]+)?)\]$/;
+
+/** A URL that cannot be used; the message is one line for people and never holds the token. */
+export class DriveUrlError extends TypeError {
+  override readonly name = "DriveUrlError";
+}
+
+function decoded(part: string, what: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw new DriveUrlError(`the ${what} in the drive URL has a '%' that encodes nothing; ${FORM}`);
+  }
+}
+
+/** @throws DriveUrlError. */
+export function parseDriveUrl(text: string): DriveUrl {
+  const fail = (what: string) => new DriveUrlError(`${what}; ${FORM}`);
+  if (/[\s\p{Cc}]/u.test(text)) throw fail("the drive URL has a space or a control character in it");
+  if (!text.toLowerCase().startsWith(`${SCHEME}//`)) throw fail(`the drive URL does not begin with ${SCHEME}//`);
+  const rest = text.slice(SCHEME.length + 2);
+  if (/[?#]/.test(rest)) throw fail("the drive URL has a '?' or '#', which mean nothing here");
+  const slash = rest.indexOf("/");
+  const authority = slash < 0 ? rest : rest.slice(0, slash);
+  const path = slash < 0 ? "" : rest.slice(slash + 1);
+  const at = authority.lastIndexOf("@");
+  if (at < 0) throw fail("the drive URL has no token");
+  const token = Buffer.from(decoded(authority.slice(0, at), "token"), "utf8");
+  if (token.length === 0) throw fail("the drive URL has an empty token");
+  if (token.length > TOKEN_BYTES_MAX) throw fail(`the token is longer than ${TOKEN_BYTES_MAX} bytes`);
+  const { host, port } = parsePlace(authority.slice(at + 1), fail);
+  const name = path.endsWith("/") ? path.slice(0, -1) : path;
+  if (name === "") throw fail("the drive URL names no share");
+  if (name.includes("/")) throw fail("the drive URL has more than a share's name after the port");
+  const share = decoded(name, "share's name");
+  if (!isShareName(share)) throw fail("the drive URL's share has no possible name");
+  return { token, host, port, share };
+}
+
+function parsePlace(place: string, fail: (what: string) => DriveUrlError): { host: string; port: number } {
+  const colon = place.lastIndexOf(":");
+  if (colon < 0 || place.endsWith("]")) throw fail("the drive URL has no port");
+  const digits = place.slice(colon + 1);
+  const port = Number(digits);
+  if (!/^[0-9]{1,5}$/.test(digits) || port < 1 || port > 65_535) throw fail(`'${digits}' is not a port (1 to 65535)`);
+  const name = place.slice(0, colon);
+  if (name === "") throw fail("the drive URL has no host");
+  const ipv6 = IPV6.exec(name)?.[1];
+  if (ipv6 === undefined && !HOST_NAME.test(name)) throw fail(`'${name}' is not a host`);
+  return { host: ipv6 === undefined ? name : ipv6.replace("%25", "%"), port };
+}
+
+/** Whether a share can be called `name`: 1..255 bytes of text without '/', NUL or other control characters, and not '.' or '..'. */
+export function isShareName(name: string): boolean {
+  const bytes = Buffer.byteLength(name, "utf8");
+  return bytes > 0 && bytes <= SHARE_NAME_BYTES_MAX && name !== "." && name !== ".." && !/[/\p{Cc}\p{Cs}]/u.test(name);
+}
+
+/** The URL as `parseDriveUrl` reads it. */
+export function formatDriveUrl(url: DriveUrl): string {
+  const host = url.host.includes(":") ? `[${url.host.replace("%", "%25")}]` : url.host;
+  const token = encodeURIComponent(url.token.toString("utf8"));
+  return `${SCHEME}//${token}@${host}:${url.port}/${encodeURIComponent(url.share)}`;
+}

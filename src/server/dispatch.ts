@@ -1,0 +1,273 @@
+/**
+ * The calls of the protocol as calls of the share's file system: one handler a message, exhaustive by type.
+ *
+ * What a client may not do whatever the file system says (write to a read-only share, use a handle it does not have) is refused here.
+ */
+import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
+import { type HandleId, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
+import {
+  DIRENT_PAGE_BYTES_MAX,
+  SYMLINK_BYTES_MAX,
+  XATTR_LIST_BYTES_MAX,
+  XATTR_VALUE_BYTES_MAX,
+} from "../wire/limits.ts";
+import type { CallName, Handlers } from "../wire/messages.ts";
+import type { ServedRequest } from "./served-request.ts";
+import { Open } from "./session.ts";
+import type { ServerState } from "./state.ts";
+
+const NOTHING = Buffer.alloc(0);
+const KNOWN_OPEN_FLAGS = Object.values(OpenFlag).reduce((all, flag) => all | flag, 0);
+const CHANGING_OPEN_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
+const ACCESS_BITS = 7;
+const W_OK = 2;
+
+type Context = ServedRequest;
+
+/** Checks what the table of messages cannot say. @throws ProtocolError LIMIT, MALFORMED. */
+export function checkCall(
+  name: CallName,
+  asked: Record<string, unknown>,
+  payloadBytes: number,
+  sectionBytes: number,
+): void {
+  if (name === "read") bound(name, "length", asked["lengthBytes"] as number, 0, sectionBytes);
+  else if (name === "write") bound(name, "length", payloadBytes, 0, sectionBytes);
+  else if (name === "readdir") {
+    bound(name, "page", asked["bytesMax"] as number, 0, DIRENT_PAGE_BYTES_MAX);
+  } else if (name === "symlink") bound(name, "target", payloadBytes, 1, SYMLINK_BYTES_MAX);
+  else if (name === "setxattr") bound(name, "value", payloadBytes, 0, XATTR_VALUE_BYTES_MAX);
+}
+
+function bound(name: string, what: string, value: number, min: number, max: number): void {
+  if (value < min || value > max) throw new ProtocolError(CloseCode.LIMIT, `${name}: ${what} of ${value} bytes`);
+}
+
+/** Refuses what changes a read-only share. @throws FsError EROFS. */
+export function checkWritable(request: ServedRequest): void {
+  if (!request.session.share.readOnly) return;
+  const { name, row } = request.message;
+  const { flags, mask } = request.asked as { flags?: number; mask?: number };
+  const changes =
+    row.changes === true ||
+    (name === "open" && ((flags ?? 0) & CHANGING_OPEN_FLAGS) !== 0) ||
+    (name === "access" && ((mask ?? 0) & W_OK) !== 0);
+  if (changes) throw new FsError("EROFS", name);
+}
+
+function checkedFlags(flags: number): OpenFlags {
+  if ((flags & ~KNOWN_OPEN_FLAGS) !== 0) throw new FsError("EINVAL", "open");
+  return flags;
+}
+
+/** A payload that must be small enough, whatever the file system returned. */
+function bounded(name: string, payload: Buffer, bytesMax: number): Buffer {
+  if (payload.length > bytesMax) throw new FsError("ERANGE", name);
+  return payload;
+}
+
+/** Runs `make` with room for an open, and gives the open a handle. An open that comes too late for its session is closed again. */
+async function makeOpen<T>(
+  state: ServerState,
+  ctx: Context,
+  kind: Open["kind"],
+  flags: OpenFlags,
+  make: () => Promise<{ inner: HandleId; node: NodeId; result: T }>,
+): Promise<{ handle: number; open: Open; result: T }> {
+  const { session } = ctx;
+  session.reserveOpen();
+  let made: { inner: HandleId; node: NodeId; result: T };
+  try {
+    made = await make();
+  } catch (error) {
+    session.openFailed();
+    throw error;
+  }
+  const open = new Open({
+    id: state.nextOpenId(),
+    kind,
+    node: made.node,
+    inner: made.inner,
+    flags,
+    openedAtMs: state.clock.realtimeMs(),
+    pid: ctx.caller.pid,
+  });
+  const handle = session.opened(open);
+  if (session.isEnded) {
+    await session.releaseHandle(ctx, handle);
+    throw new FsError("EINTR", ctx.message.name);
+  }
+  return { handle, open, result: made.result };
+}
+
+/** All handlers of a server. */
+export function createHandlers(state: ServerState): Handlers<Context> {
+  return {
+    ...nodeHandlers(),
+    ...nameHandlers(),
+    ...openHandlers(state),
+    ...dataHandlers(),
+    ...directoryHandlers(state),
+  };
+}
+
+function nodeHandlers() {
+  return {
+    root: (ctx) => ctx.fs.root(ctx),
+    lookup: (ctx, { parent, name }) => ctx.fs.lookup(ctx, parent, name),
+    getattr: async (ctx, { id }) => ({ attr: await ctx.fs.getattr(ctx, id, ctx.open?.inner) }),
+    setattr: async (ctx, { id, change }) => ({ attr: await ctx.fs.setattr(ctx, id, change, ctx.open?.inner) }),
+    async access(ctx, { id, mask }) {
+      if ((mask & ~ACCESS_BITS) !== 0) throw new FsError("EINVAL", "access");
+      await ctx.fs.access(ctx, id, mask);
+      return {};
+    },
+    readlink: async (ctx, { id }) => ({
+      payload: bounded("readlink", await ctx.fs.readlink(ctx, id), SYMLINK_BYTES_MAX),
+    }),
+    getxattr: async (ctx, { id, name }) => ({
+      payload: bounded("getxattr", await ctx.fs.getxattr(ctx, id, name), XATTR_VALUE_BYTES_MAX),
+    }),
+    listxattr: async (ctx, { id }) => ({
+      payload: bounded("listxattr", await ctx.fs.listxattr(ctx, id), XATTR_LIST_BYTES_MAX),
+    }),
+    async setxattr(ctx, { id, name, flags, payload }) {
+      await ctx.fs.setxattr(ctx, id, name, payload, flags);
+      return {};
+    },
+    async removexattr(ctx, { id, name }) {
+      await ctx.fs.removexattr(ctx, id, name);
+      return {};
+    },
+    statfs: (ctx, { id }) => ctx.fs.statfs(ctx, id),
+    async syncfs(ctx, { id }) {
+      await ctx.fs.syncfs(ctx, id);
+      return {};
+    },
+  } satisfies Partial<Handlers<Context>>;
+}
+
+function nameHandlers() {
+  return {
+    async symlink(ctx, { parent, name, payload }) {
+      if (payload.includes(0)) throw new FsError("EINVAL", "symlink");
+      return ctx.fs.symlink(ctx, parent, name, payload);
+    },
+    mknod: (ctx, { parent, name, mode, umask, rdevMajor, rdevMinor }) =>
+      ctx.fs.mknod(ctx, parent, name, { mode, umask, rdevMajor, rdevMinor }),
+    mkdir: (ctx, { parent, name, mode, umask }) => ctx.fs.mkdir(ctx, parent, name, { mode, umask }),
+    async unlink(ctx, { parent, name }) {
+      await ctx.fs.unlink(ctx, parent, name);
+      return {};
+    },
+    async rmdir(ctx, { parent, name }) {
+      await ctx.fs.rmdir(ctx, parent, name);
+      return {};
+    },
+    link: (ctx, { id, parent, name }) => ctx.fs.link(ctx, id, parent, name),
+    async rename(ctx, { parent, name, newParent, newName, flags }) {
+      await ctx.fs.rename(ctx, parent, name, newParent, newName, flags);
+      return {};
+    },
+  } satisfies Partial<Handlers<Context>>;
+}
+
+function openHandlers(state: ServerState) {
+  return {
+    async open(ctx, { id, flags }) {
+      const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
+        const opened = await ctx.fs.open(ctx, id, flags);
+        return { inner: opened.handle, node: id, result: opened.attr };
+      });
+      return { handle, attr: result, ...state.keysOf(open) };
+    },
+    async create(ctx, { parent, name, flags, mode, umask }) {
+      const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
+        const { entry, opened } = await ctx.fs.create(ctx, parent, name, flags, { mode, umask });
+        return { inner: opened.handle, node: entry.id, result: opened.attr };
+      });
+      return { handle, id: open.node, attr: result, ...state.keysOf(open) };
+    },
+    async tmpfile(ctx, { parent, flags, mode, umask }) {
+      const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
+        const { entry, opened } = await ctx.fs.tmpfile(ctx, parent, flags, { mode, umask });
+        return { inner: opened.handle, node: entry.id, result: opened.attr };
+      });
+      return { handle, id: open.node, attr: result, ...state.keysOf(open) };
+    },
+    queryKey: async (ctx) => state.keysOf(ctx.file()),
+    async release(ctx) {
+      await ctx.session.releaseHandle(ctx, ctx.handle);
+      return {};
+    },
+  } satisfies Partial<Handlers<Context>>;
+}
+
+function dataHandlers() {
+  return {
+    async read(ctx, { offsetBytes, lengthBytes }) {
+      const open = ctx.file();
+      if (lengthBytes === 0) return { payload: NOTHING };
+      const { buffers } = ctx.session;
+      // A client that does not take its answers gets no new ones made.
+      if (ctx.channel.isCongested) await ctx.channel.drained();
+      const buffer = buffers.tryTake(lengthBytes) ?? (await ctx.takeBuffer(lengthBytes));
+      ctx.releaseReply = () => buffers.give(buffer);
+      ctx.throwIfCanceled();
+      const target = buffer.length === lengthBytes ? buffer : buffer.subarray(0, lengthBytes);
+      const bytes = await ctx.fs.read(ctx, open.inner, offsetBytes, target);
+      return { payload: bytes === target.length ? target : target.subarray(0, bytes) };
+    },
+    async write(ctx, { offsetBytes, killSuidgid, payload }) {
+      const options = killSuidgid ? { killSuidgid } : undefined;
+      return { writtenBytes: await ctx.fs.write(ctx, ctx.file().inner, offsetBytes, payload, options) };
+    },
+    async flush(ctx) {
+      await ctx.fs.flush(ctx, ctx.file().inner);
+      return {};
+    },
+    async fsync(ctx, { dataOnly }) {
+      await ctx.fs.fsync(ctx, ctx.file().inner, dataOnly);
+      return {};
+    },
+    async fallocate(ctx, { mode, offsetBytes, lengthBytes }) {
+      await ctx.fs.fallocate(ctx, ctx.file().inner, mode, offsetBytes, lengthBytes);
+      return {};
+    },
+    lseek: async (ctx, { offsetBytes, hole }) => ({
+      offsetBytes: await ctx.fs.lseek(ctx, ctx.file().inner, offsetBytes, hole ? "hole" : "data"),
+    }),
+    async copyFileRange(ctx, { offsetBytes, targetHandle, targetOffsetBytes, lengthBytes }) {
+      const source = { handle: ctx.file().inner, offsetBytes };
+      const targetOpen = ctx.session.find(targetHandle);
+      if (targetOpen?.kind !== "file") throw new FsError("EBADF", "copyFileRange");
+      targetOpen.beginRequest();
+      try {
+        const target = { handle: targetOpen.inner, offsetBytes: targetOffsetBytes };
+        return { copiedBytes: await ctx.fs.copyFileRange(ctx, source, target, lengthBytes) };
+      } finally {
+        targetOpen.endRequest();
+      }
+    },
+  } satisfies Partial<Handlers<Context>>;
+}
+
+function directoryHandlers(state: ServerState) {
+  return {
+    async opendir(ctx, { id }) {
+      const { handle } = await makeOpen(state, ctx, "directory", OpenFlag.READ, async () => {
+        const inner = await ctx.fs.opendir(ctx, id);
+        return { inner, node: id, result: undefined };
+      });
+      return { handle };
+    },
+    async readdir(ctx, { cookie, bytesMax, withEntries }) {
+      const page = await ctx.fs.readdir(ctx, ctx.directory().inner, cookie, bytesMax, withEntries);
+      return { payload: bounded("readdir", page, bytesMax) };
+    },
+    async fsyncdir(ctx, { dataOnly }) {
+      await ctx.fs.fsyncdir(ctx, ctx.directory().inner, dataOnly);
+      return {};
+    },
+  } satisfies Partial<Handlers<Context>>;
+}

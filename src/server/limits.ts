@@ -1,0 +1,70 @@
+/**
+ * What a server allows its clients, one by one and together.
+ *
+ * INVARIANT: sessionsMax * sessionBytesReserved <= bytesMax, so that every session can always make progress.
+ */
+import { strict as assert } from "node:assert";
+import { pooledBytes } from "../base/buffer-pool.ts";
+import {
+  CREDITS_MAX,
+  CREDITS_MIN,
+  SECTION_BYTES_MAX,
+  SECTION_BYTES_MIN,
+  XATTR_VALUE_BYTES_MAX,
+} from "../wire/limits.ts";
+
+export interface ServerLimits {
+  /** The largest section agreed to; a client may ask for less. */
+  sectionBytesMax: number;
+  /** Requests a channel may have outstanding. */
+  creditsMax: number;
+  /** Data of one session in the server's memory. */
+  sessionBytesMax: number;
+  /** The part of it that is the session's whatever others do; at least one section. */
+  sessionBytesReserved: number;
+  /** Data of all sessions in the server's memory. */
+  bytesMax: number;
+  sessionsMax: number;
+  channelsPerSessionMax: number;
+  opensPerSessionMax: number;
+  /** Connections that have not proven who they are. */
+  unprovenMax: number;
+  /** From the upgrade to the end of set-up. */
+  setupTimeoutMs: number;
+  /** How long a session without channels is kept. */
+  sessionGraceMs: number;
+  /** How long a closing server waits for requests to end and for clients to take their last frames. */
+  closeTimeoutMs: number;
+}
+
+export const DEFAULT_SERVER_LIMITS: Readonly<ServerLimits> = {
+  sectionBytesMax: 1024 * 1024,
+  creditsMax: 128,
+  sessionBytesMax: 32 * 1024 * 1024,
+  sessionBytesReserved: 1024 * 1024,
+  bytesMax: 128 * 1024 * 1024,
+  sessionsMax: 64,
+  channelsPerSessionMax: 16,
+  opensPerSessionMax: 65_536,
+  unprovenMax: 64,
+  setupTimeoutMs: 5000,
+  sessionGraceMs: 10_000,
+  closeTimeoutMs: 2000,
+};
+
+/** The limits with defaults for what is not given. A combination that cannot work is a mistake of the program: it asserts. */
+export function completeLimits(given: Partial<ServerLimits> | undefined): ServerLimits {
+  const limits = { ...DEFAULT_SERVER_LIMITS, ...given };
+  assert(limits.sectionBytesMax >= SECTION_BYTES_MIN && limits.sectionBytesMax <= SECTION_BYTES_MAX, "section size");
+  assert(limits.creditsMax >= CREDITS_MIN && limits.creditsMax <= CREDITS_MAX, "credits");
+  const largestBytes = requestPayloadBytesMax(limits.sectionBytesMax);
+  assert(pooledBytes(largestBytes) <= limits.sessionBytesReserved, "the largest payload fits into the reserve");
+  assert(limits.sessionBytesReserved <= limits.sessionBytesMax, "the reserve is part of a session's bytes");
+  assert(limits.sessionsMax * limits.sessionBytesReserved <= limits.bytesMax, "the reserves fit");
+  return limits;
+}
+
+/** The most payload a request of a session with this section size can carry, whatever the message. */
+export function requestPayloadBytesMax(sectionBytes: number): number {
+  return Math.max(sectionBytes, XATTR_VALUE_BYTES_MAX);
+}

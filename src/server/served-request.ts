@@ -1,0 +1,110 @@
+/**
+ * One request under way on a channel; the context its handler and the share's file system see.
+ *
+ * Its abort signal exists only from the moment somebody asks for it, because most requests end without one.
+ */
+import { FsError } from "../base/errors.ts";
+import type { Channel } from "../transport/channel.ts";
+import type { Caller, FileSystem, RequestContext } from "../vfs/file-system.ts";
+import type { Message } from "../wire/codec.ts";
+import type { CallName } from "../wire/messages.ts";
+import type { Open, Session } from "./session.ts";
+
+export class ServedRequest implements RequestContext {
+  readonly message: Message<CallName>;
+  readonly session: Session;
+  readonly channel: Channel;
+  readonly tag: number;
+  readonly section: number;
+  readonly handle: number;
+  /** As mapped by squash. */
+  readonly caller: Caller;
+  /** The open its handle names; present where the message needs one. */
+  readonly open: Open | undefined;
+  /** Fields of the request, with the payload where there is one. */
+  readonly asked: Record<string, unknown>;
+  /** The pooled buffer the payload came in; goes back when the request has settled. */
+  payloadBuffer: Buffer | undefined;
+  /** Called when the reply's payload has left, whether or not it arrived. */
+  releaseReply: (() => void) | undefined;
+  #controller: AbortController | undefined;
+  #isCanceled = false;
+  #onCancel: (() => void) | undefined;
+
+  constructor(parts: {
+    message: Message<CallName>;
+    session: Session;
+    channel: Channel;
+    tag: number;
+    section: number;
+    handle: number;
+    caller: Caller;
+    open: Open | undefined;
+    asked: Record<string, unknown>;
+  }) {
+    this.message = parts.message;
+    this.session = parts.session;
+    this.channel = parts.channel;
+    this.tag = parts.tag;
+    this.section = parts.section;
+    this.handle = parts.handle;
+    this.caller = parts.caller;
+    this.open = parts.open;
+    this.asked = parts.asked;
+  }
+
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#isCanceled) this.#controller.abort();
+    }
+    return this.#controller.signal;
+  }
+
+  get fs(): FileSystem {
+    return this.session.share.fileSystem;
+  }
+
+  get isCanceled(): boolean {
+    return this.#isCanceled;
+  }
+
+  cancel(): void {
+    if (this.#isCanceled) return;
+    this.#isCanceled = true;
+    this.#controller?.abort();
+    this.#onCancel?.();
+  }
+
+  throwIfCanceled(): void {
+    if (this.#isCanceled) throw new FsError("EINTR", this.message.name);
+  }
+
+  /** The open of a file. @throws FsError EISDIR, EBADF. */
+  file(): Open {
+    if (this.open?.kind === "directory") throw new FsError("EISDIR", this.message.name);
+    if (this.open === undefined) throw new FsError("EBADF", this.message.name);
+    return this.open;
+  }
+
+  /** The open of a directory. @throws FsError ENOTDIR, EBADF. */
+  directory(): Open {
+    if (this.open?.kind === "file") throw new FsError("ENOTDIR", this.message.name);
+    if (this.open === undefined) throw new FsError("EBADF", this.message.name);
+    return this.open;
+  }
+
+  /** A pooled buffer of at least `bytes`, when there is one. @throws FsError EINTR canceled while waiting. */
+  takeBuffer(bytes: number): Promise<Buffer> {
+    return new Promise((resolve, reject) => {
+      const giveUp = this.session.buffers.take(bytes, (buffer) => {
+        this.#onCancel = undefined;
+        resolve(buffer);
+      });
+      this.#onCancel = () => {
+        giveUp();
+        reject(new FsError("EINTR", this.message.name));
+      };
+    });
+  }
+}

@@ -1,0 +1,169 @@
+/**
+ * The server: listens, sets channels up, serves shares.
+ *
+ * It owns connections, sessions and opens, not the file systems of the shares: who made them closes them, after `close`.
+ */
+
+import type { Clock } from "../base/clock.ts";
+import { CloseCode } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import type { ByteLink } from "../transport/byte-link.ts";
+import { Channel } from "../transport/channel.ts";
+import { listen, Unproven } from "../transport/listen.ts";
+import type { FileSystem } from "../vfs/file-system.ts";
+import { createHandlers } from "./dispatch.ts";
+import { completeLimits, type ServerLimits } from "./limits.ts";
+import type { ServedChannel } from "./served-channel.ts";
+import type { Share } from "./session.ts";
+import { ServerSetUp } from "./set-up.ts";
+import type { Squash } from "./squash.ts";
+import { type ServerCounters, ServerState } from "./state.ts";
+
+/** Unsent bytes of a channel beyond which its next data waits. */
+const SEND_BYTES_MAX = 4 * 1024 * 1024;
+
+export interface ServerOptions {
+  /** By name. */
+  shares: ReadonlyMap<string, { fileSystem: FileSystem; readOnly: boolean }>;
+  /** Who knows it gets in. */
+  token: Buffer;
+  squash: Squash;
+  log: Log;
+  clock: Clock;
+  limits?: Partial<ServerLimits>;
+}
+
+export interface ServerFigures extends ServerCounters {
+  channels: number;
+  sessions: number;
+  /** Handles of all sessions. */
+  handles: number;
+  /** Memory lent to requests. */
+  bufferBytes: number;
+}
+
+export interface Server {
+  readonly address: { readonly host: string; readonly port: number };
+  /** Takes nobody new, lets requests end, says goodbye, releases everything; bounded by `closeTimeoutMs`. */
+  close(): Promise<void>;
+  counters(): ServerFigures;
+}
+
+/** The server without its front door: serves any byte link. Tests use it in memory. */
+export class LinkServer {
+  readonly #state: ServerState;
+  readonly #handlers;
+  readonly #unproven: Unproven;
+  /** Every channel that is not gone, with its ready part once there is one. */
+  readonly #channels = new Map<Channel, ServedChannel | undefined>();
+  #isClosing = false;
+
+  constructor(options: ServerOptions) {
+    const shares = new Map<string, Share>();
+    for (const [name, share] of options.shares) shares.set(name, { name, ...share });
+    const limits = completeLimits(options.limits);
+    const log = options.log.room("server");
+    this.#state = new ServerState({ ...options, shares, limits, log });
+    this.#handlers = createHandlers(this.#state);
+    this.#unproven = new Unproven(limits.unprovenMax);
+  }
+
+  get unproven(): Unproven {
+    return this.#unproven;
+  }
+
+  /** Serves a new link from its first byte on. */
+  accept(link: ByteLink): void {
+    if (this.#isClosing) {
+      link.destroy();
+      return;
+    }
+    const state = this.#state;
+    const channel = new Channel(link, { clock: state.clock, sendBytesMax: SEND_BYTES_MAX });
+    this.#channels.set(channel, undefined);
+    this.#unproven.add(channel, () => {
+      state.blame(`${channel.peer} refused: too many connections that prove nothing`);
+      channel.destroy();
+    });
+    // Set-up holds itself alive through the channel, which calls it.
+    new ServerSetUp(channel, state, this.#handlers, {
+      ready: (served) => {
+        this.#unproven.delete(channel);
+        this.#channels.set(channel, served);
+      },
+      closed: () => this.#unproven.delete(channel),
+    });
+    // Settles when the link is gone; never rejects.
+    void channel.gone.then(() => {
+      this.#channels.delete(channel);
+      state.counters.receivedBytes += channel.receivedBytes;
+      state.counters.sentBytes += channel.sentBytes;
+    });
+  }
+
+  counters(): ServerFigures {
+    const { counters, pool, sessionCount } = this.#state;
+    const figures: ServerFigures = {
+      ...counters,
+      channels: this.#channels.size,
+      sessions: sessionCount,
+      handles: 0,
+      bufferBytes: pool.lentBytes,
+    };
+    for (const session of this.#state.sessions) figures.handles += session.handleCount;
+    for (const channel of this.#channels.keys()) {
+      figures.receivedBytes += channel.receivedBytes;
+      figures.sentBytes += channel.sentBytes;
+    }
+    return figures;
+  }
+
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    const { clock, limits } = this.#state;
+    const channels = [...this.#channels.keys()];
+    for (const [channel, served] of this.#channels) {
+      if (served === undefined) channel.close({ code: CloseCode.SHUTDOWN, text: "the server is going down" });
+      else served.drain();
+    }
+    let timer = clock.after(
+      limits.closeTimeoutMs,
+      () => {
+        for (const channel of channels) channel.destroy();
+      },
+      { keepAlive: true },
+    );
+    await Promise.all(channels.map((channel) => channel.gone));
+    timer.stop();
+    const ends = [...this.#state.sessions].map((session) =>
+      session.end(CloseCode.SHUTDOWN, "the server is going down"),
+    );
+    // A file system that never answers does not keep the server from ending.
+    const timeout = new Promise<void>((resolve) => {
+      timer = clock.after(limits.closeTimeoutMs, resolve, { keepAlive: true });
+    });
+    await Promise.race([Promise.all(ends), timeout]);
+    timer.stop();
+  }
+}
+
+/** Starts a server on a TCP address; port 0 picks one. @throws Node's error of listen(2). */
+export async function startServer(
+  options: ServerOptions & { listen: { host: string; port: number } },
+): Promise<Server> {
+  const links = new LinkServer(options);
+  const listener = await listen({
+    ...options.listen,
+    unproven: links.unproven,
+    onLink: (link) => links.accept(link),
+  });
+  let closing: Promise<unknown> | undefined;
+  return {
+    address: listener.address,
+    counters: () => links.counters(),
+    async close() {
+      closing ??= Promise.all([listener.close(), links.close()]);
+      await closing;
+    },
+  };
+}

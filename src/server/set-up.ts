@@ -1,0 +1,230 @@
+/**
+ * Set-up of a channel on the server: hello, challenge, proof, welcome.
+ *
+ * States: `hello` -> (hello) -> `auth` -> (proof is right) -> `done`: the channel is handed to a ServedChannel. Anything else, or too slow, is refused
+ * with a goodbye. What a peer learns before its proof is right is the same whether a share or a session exists or not.
+ */
+import { randomBytes } from "node:crypto";
+import type { ByteReader } from "../base/byte-cursor.ts";
+import type { Timer } from "../base/clock.ts";
+import { CloseCode, ProtocolError } from "../base/errors.ts";
+import { clientProof, PROOF_BYTES, proofsEqual, serverProof, sessionKey, transcriptOf } from "../resume/proof.ts";
+import type { Channel, ChannelReceiver } from "../transport/channel.ts";
+import { bodyBytes, checkRequest, messageOf, messages } from "../wire/codec.ts";
+import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
+import { BODY_BYTES_MAX, CREDITS_MIN, PROTOCOL_VERSION, SECTION_BYTES_MAX, SECTION_BYTES_MIN } from "../wire/limits.ts";
+import { ChannelKind, FLAG_REPLY, type Handlers, type Reply, type Request, SQUASH_NAMES } from "../wire/messages.ts";
+import { requestPayloadBytesMax } from "./limits.ts";
+import { ServedChannel } from "./served-channel.ts";
+import type { ServedRequest } from "./served-request.ts";
+import { Session } from "./session.ts";
+import { ID_BYTES, type ServerState } from "./state.ts";
+
+/** What the server can do beyond version 1; bits of the feature words. */
+const FEATURES = 0;
+
+type State =
+  | { readonly t: "hello" }
+  | {
+      readonly t: "auth";
+      readonly hello: Request<"hello">;
+      readonly challenge: Reply<"hello">;
+      readonly transcript: Buffer;
+      /** The session to join; undefined if one is to be opened, or if there is no such session. */
+      readonly joined: Session | undefined;
+      /** What the proof is made with; a random key where there is no such session. */
+      readonly key: Buffer;
+    }
+  | { readonly t: "done" };
+
+/** The server's part of a session's set-up is told its end by these. */
+export interface SetUpEnd {
+  /** The channel is ready. */
+  ready(served: ServedChannel): void;
+  /** The channel ended, during set-up or later. */
+  closed(): void;
+}
+
+export class ServerSetUp implements ChannelReceiver {
+  readonly #channel: Channel;
+  readonly #state: ServerState;
+  readonly #handlers: Handlers<ServedRequest>;
+  readonly #end: SetUpEnd;
+  readonly #timer: Timer;
+  #at: State = { t: "hello" };
+
+  constructor(channel: Channel, state: ServerState, handlers: Handlers<ServedRequest>, end: SetUpEnd) {
+    this.#channel = channel;
+    this.#state = state;
+    this.#handlers = handlers;
+    this.#end = end;
+    this.#timer = state.clock.after(state.limits.setupTimeoutMs, () =>
+      this.#refuse(CloseCode.AUTHENTICATION, "too slow"),
+    );
+    channel.start(this);
+  }
+
+  frame(header: FrameHeader, body: ByteReader): void {
+    const message = messageOf(header.opcode);
+    checkRequest(message, header, "client");
+    if (message.name === "goodbye") {
+      messages.goodbye.request.read(body);
+      this.#channel.close({ code: 0, text: "goodbye" });
+    } else if (message.name === "hello" && this.#at.t === "hello") {
+      this.#hello(header, messages.hello.request.read(body));
+    } else if (message.name === "auth" && this.#at.t === "auth") {
+      this.#auth(header, this.#at, messages.auth.request.read(body));
+    } else {
+      throw new ProtocolError(CloseCode.STATE, `${message.name}: not now`);
+    }
+  }
+
+  payloadBegin(): Buffer {
+    throw new ProtocolError(CloseCode.STATE, "no payload during set-up");
+  }
+
+  payloadEnd(): void {
+    // No payload begins.
+  }
+
+  closed(error: Error | undefined): void {
+    this.#timer.stop();
+    if (error instanceof ProtocolError) this.#state.blame(`${this.#channel.peer} refused: ${error.message}`);
+    this.#end.closed();
+  }
+
+  /** Closes; the text is the log's as well as the peer's. */
+  #refuse(code: CloseCode, text: string): void {
+    this.#state.blame(`${this.#channel.peer} refused: ${text}`);
+    this.#channel.close({ code, text });
+  }
+
+  #hello(header: FrameHeader, hello: Request<"hello">): void {
+    checkHello(hello);
+    const { limits } = this.#state;
+    const joined = hello.sessionId.length === 0 ? undefined : this.#state.findSession(hello.sessionId);
+    const sectionBytes = joined?.sectionBytes ?? Math.min(hello.sectionBytes, limits.sectionBytesMax);
+    const challenge: Reply<"hello"> = {
+      version: PROTOCOL_VERSION,
+      features: hello.features & FEATURES,
+      serverNonce: randomBytes(PROOF_BYTES),
+      sectionBytes: sectionBytes - (sectionBytes % SECTION_BYTES_MIN),
+      credits: Math.min(hello.credits, limits.creditsMax),
+    };
+    const { request, reply } = messages.hello;
+    const transcript = transcriptOf(
+      bodyBytes(request, hello),
+      bodyBytes(reply as NonNullable<typeof reply>, challenge),
+    );
+    const isNew = hello.sessionId.length === 0;
+    const key = isNew ? this.#state.tokenKey : (joined?.key ?? randomBytes(PROOF_BYTES));
+    this.#at = { t: "auth", hello, challenge, transcript, joined, key };
+    this.#channel.send(
+      { ...emptyHeader(), opcode: header.opcode, flags: FLAG_REPLY, tag: header.tag },
+      reply,
+      challenge,
+    );
+  }
+
+  #auth(header: FrameHeader, at: State & { t: "auth" }, { proof }: Request<"auth">): void {
+    if (!proofsEqual(clientProof(at.key, at.transcript), proof)) {
+      this.#refuse(CloseCode.AUTHENTICATION, "wrong token, or no such session");
+      return;
+    }
+    const session = at.hello.sessionId.length === 0 ? this.#open(at) : this.#join(at);
+    if (session === undefined) return;
+    const { serverId, bootId, limits, squash } = this.#state;
+    const welcome: Reply<"auth"> = {
+      sessionId: session.id,
+      serverId,
+      bootId,
+      bytesMax: limits.sessionBytesMax,
+      readOnly: session.share.readOnly,
+      squash: SQUASH_NAMES.indexOf(squash),
+      share: session.share.name,
+      proof: Buffer.alloc(PROOF_BYTES),
+    };
+    const reply = messages.auth.reply as NonNullable<typeof messages.auth.reply>;
+    welcome.proof = serverProof(at.key, at.transcript, bodyBytes(reply, welcome).subarray(0, -PROOF_BYTES));
+    this.#at = { t: "done" };
+    this.#timer.stop();
+    const channel = this.#channel;
+    const replyHeader = { ...emptyHeader(), opcode: header.opcode, flags: FLAG_REPLY, tag: header.tag };
+    channel.send(replyHeader, reply, welcome);
+    channel.accept({
+      bodyBytesMax: BODY_BYTES_MAX,
+      payloadBytesMax: requestPayloadBytesMax(session.sectionBytes),
+    });
+    const served = new ServedChannel({
+      channel,
+      session,
+      state: this.#state,
+      handlers: this.#handlers,
+      credits: at.challenge.credits,
+      onClosed: () => this.#end.closed(),
+    });
+    channel.handOver(served);
+    this.#end.ready(served);
+  }
+
+  /** A new session for a client that has proven the token. */
+  #open(at: State & { t: "auth" }): Session | undefined {
+    const state = this.#state;
+    const share = state.shares.get(at.hello.share);
+    if (share === undefined) {
+      this.#refuse(CloseCode.UNKNOWN_SHARE, `no share '${at.hello.share}' here`);
+      return undefined;
+    }
+    const buffers = state.sessionCount < state.limits.sessionsMax ? state.pool.addUser() : undefined;
+    if (buffers === undefined) {
+      this.#refuse(CloseCode.BUSY, "too many clients");
+      return undefined;
+    }
+    const session = new Session({
+      id: randomBytes(ID_BYTES),
+      key: sessionKey(at.key, at.transcript),
+      share,
+      sectionBytes: at.challenge.sectionBytes,
+      buffers,
+      opensMax: state.limits.opensPerSessionMax,
+      graceMs: state.limits.sessionGraceMs,
+      clock: state.clock,
+      log: state.log,
+      onEnd: (ended) => state.removeSession(ended),
+    });
+    state.addSession(session);
+    return session;
+  }
+
+  /** The session of a client that has proven its key. */
+  #join(at: State & { t: "auth" }): Session | undefined {
+    const { joined } = at;
+    if (joined === undefined || joined.isEnded || joined.share.name !== at.hello.share) {
+      this.#refuse(CloseCode.AUTHENTICATION, "wrong token, or no such session");
+      return undefined;
+    }
+    if (joined.channels.size >= this.#state.limits.channelsPerSessionMax) {
+      this.#refuse(CloseCode.BUSY, "too many channels");
+      return undefined;
+    }
+    return joined;
+  }
+}
+
+/** @throws ProtocolError. */
+function checkHello(hello: Request<"hello">): void {
+  const { versionMin, versionMax, channelKind, sectionBytes, credits, sessionId } = hello;
+  if (versionMin > PROTOCOL_VERSION || versionMax < PROTOCOL_VERSION) {
+    throw new ProtocolError(CloseCode.VERSION, `this server speaks version ${PROTOCOL_VERSION}`);
+  }
+  if (sessionId.length !== 0 && sessionId.length !== ID_BYTES) {
+    throw new ProtocolError(CloseCode.MALFORMED, `session id of ${sessionId.length} bytes`);
+  }
+  const isControl = channelKind === ChannelKind.CONTROL;
+  if (!isControl && (channelKind !== ChannelKind.IO || sessionId.length === 0)) {
+    throw new ProtocolError(CloseCode.MALFORMED, "a session begins with a control channel");
+  }
+  if (sectionBytes < SECTION_BYTES_MIN || sectionBytes > SECTION_BYTES_MAX || credits < CREDITS_MIN) {
+    throw new ProtocolError(CloseCode.LIMIT, `sections of ${sectionBytes} bytes, ${credits} credits`);
+  }
+}

@@ -1,0 +1,132 @@
+/**
+ * What all channels of one server share.
+ *
+ * It is the part of the server a state store will hold: sessions by id, the keys opens are sealed with, who the server is.
+ */
+import { randomBytes, randomFillSync } from "node:crypto";
+import { BufferPool } from "../base/buffer-pool.ts";
+import type { Clock } from "../base/clock.ts";
+import type { Log } from "../base/log.ts";
+import { RateLimit } from "../base/rate-limit.ts";
+import { KeySeal } from "../resume/key-seal.ts";
+import { tokenKey } from "../resume/proof.ts";
+import type { ServerLimits } from "./limits.ts";
+import type { Open, Session, Share } from "./session.ts";
+import type { Squash } from "./squash.ts";
+
+/** Bytes of ids of sessions, servers and boots. */
+export const ID_BYTES = 16;
+const CHALLENGE_BYTES = 16;
+const CHALLENGES_AT_ONCE = 64;
+/** The first and only take-over count until shares move between servers. */
+const EPOCH = 1;
+/** Format and kind of service blob: the section service is in the server itself. */
+const BLOB_FORMAT = 1;
+const BLOB_SAME_SERVER = 1;
+/** Log lines that peers can cause. */
+const PEER_LOG_BURST = 20;
+const PEER_LOG_PER_SECOND = 1;
+
+export interface ServerCounters {
+  /** Requests answered since the start. */
+  requests: number;
+  receivedBytes: number;
+  sentBytes: number;
+  /** Connections refused or closed because of what the peer did. */
+  refused: number;
+}
+
+export class ServerState {
+  readonly shares: ReadonlyMap<string, Share>;
+  readonly squash: Squash;
+  readonly limits: ServerLimits;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly tokenKey: Buffer;
+  readonly pool: BufferPool;
+  readonly counters: ServerCounters = { requests: 0, receivedBytes: 0, sentBytes: 0, refused: 0 };
+  /** Who this server is; will survive restarts with the state store. */
+  readonly serverId = randomBytes(ID_BYTES);
+  /** This start of it. */
+  readonly bootId = randomBytes(ID_BYTES);
+  readonly serviceBlob = Buffer.concat([Buffer.from([BLOB_FORMAT, BLOB_SAME_SERVER]), this.serverId]);
+  readonly #seal = new KeySeal(randomBytes(32), 1);
+  readonly #sessions = new Map<string, Session>();
+  readonly #peerLog = new RateLimit({ burst: PEER_LOG_BURST, perSecond: PEER_LOG_PER_SECOND });
+  readonly #challenges = Buffer.alloc(CHALLENGE_BYTES * CHALLENGES_AT_ONCE);
+  #challengesUsed = CHALLENGES_AT_ONCE;
+  #lastOpenId = 0;
+
+  constructor(parts: {
+    shares: ReadonlyMap<string, Share>;
+    token: Buffer;
+    squash: Squash;
+    limits: ServerLimits;
+    clock: Clock;
+    log: Log;
+  }) {
+    this.shares = parts.shares;
+    this.squash = parts.squash;
+    this.limits = parts.limits;
+    this.clock = parts.clock;
+    this.log = parts.log;
+    this.tokenKey = tokenKey(parts.token);
+    this.pool = new BufferPool({
+      bytesMax: parts.limits.bytesMax,
+      bytesPerUserMax: parts.limits.sessionBytesMax,
+      bytesPerUserReserved: parts.limits.sessionBytesReserved,
+      usersMax: parts.limits.sessionsMax,
+    });
+  }
+
+  get sessions(): Iterable<Session> {
+    return this.#sessions.values();
+  }
+
+  get sessionCount(): number {
+    return this.#sessions.size;
+  }
+
+  addSession(session: Session): void {
+    this.#sessions.set(session.id.toString("hex"), session);
+  }
+
+  removeSession(session: Session): void {
+    this.#sessions.delete(session.id.toString("hex"));
+  }
+
+  findSession(id: Buffer): Session | undefined {
+    return this.#sessions.get(id.toString("hex"));
+  }
+
+  nextOpenId(): number {
+    this.#lastOpenId += 1;
+    return this.#lastOpenId;
+  }
+
+  /** What the client gets with an open: its resume key, where its sections are served, and a challenge for attaching. */
+  keysOf(open: Open): { resumeKey: Buffer; serviceBlob: Buffer; challenge: Buffer } {
+    const { id: openId, openedAtMs, pid } = open;
+    const resumeKey = this.#seal.seal({ openId, openedAtMs, pid, epoch: EPOCH, serverId: this.serverId });
+    return { resumeKey, serviceBlob: this.serviceBlob, challenge: this.#challenge() };
+  }
+
+  /** Logs what a peer did wrong, at a bounded rate. */
+  blame(text: string): void {
+    this.counters.refused += 1;
+    const suppressed = this.#peerLog.tryTake(this.clock.monotonicMs());
+    if (suppressed < 0) return;
+    this.log.warn(suppressed === 0 ? text : `${text} (and ${suppressed} lines like this not shown)`);
+  }
+
+  /** Random bytes are made many at a time: one call costs more than the bytes. */
+  #challenge(): Buffer {
+    if (this.#challengesUsed === CHALLENGES_AT_ONCE) {
+      randomFillSync(this.#challenges);
+      this.#challengesUsed = 0;
+    }
+    const start = this.#challengesUsed * CHALLENGE_BYTES;
+    this.#challengesUsed += 1;
+    return Buffer.from(this.#challenges.subarray(start, start + CHALLENGE_BYTES));
+  }
+}

@@ -1,0 +1,38 @@
+/**
+ * Every limit of the protocol that does not depend on what two peers agreed. Agreed ones (section size, credits) are values of the
+ * session and are at most what stands here.
+ */
+
+// Section sizes and credits are negotiated within these.
+export { CREDITS_MAX } from "../sections/credit-window.ts";
+export { SECTION_BYTES_MAX, SECTION_BYTES_MIN, SECTIONS_MAX } from "../sections/section-plan.ts";
+
+/** The protocol version this program speaks, and the only one. */
+export const PROTOCOL_VERSION = 1;
+
+export const HEADER_BYTES = 24;
+/** A body's length is a u16 in the header. */
+export const BODY_BYTES_MAX = 65_535;
+/** The largest body of a peer that has not proven anything yet. */
+export const SETUP_BODY_BYTES_MAX = 1024;
+
+/** With fewer, data and everything else would wait for each other. */
+export const CREDITS_MIN = 4;
+
+/** Supplementary groups a request can carry; Linux allows 65,536, of which the first travel. */
+export const CALLER_GROUPS_MAX = 1024;
+/** Node ids in one `forget`. */
+export const FORGET_IDS_MAX = 512;
+/** Resume keys, service blobs, challenges. */
+export const OPAQUE_BYTES_MAX = 512;
+/** Free text for people: why a channel is closed. */
+export const REASON_BYTES_MAX = 512;
+export const SHARE_NAME_BYTES_MAX = 255;
+
+/** @see symlink(2) PATH_MAX without its NUL */
+export const SYMLINK_BYTES_MAX = 4095;
+/** @see XATTR_SIZE_MAX, XATTR_LIST_MAX in linux/limits.h */
+export const XATTR_VALUE_BYTES_MAX = 65_536;
+export const XATTR_LIST_BYTES_MAX = 65_536;
+/** A page of directory entries; the agreed section size does not count for it. */
+export const DIRENT_PAGE_BYTES_MAX = 1024 * 1024;
