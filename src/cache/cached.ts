@@ -1,0 +1,285 @@
+/**
+ * cached(FileSystem): write-behind and read-ahead around another FileSystem.
+ *
+ * What the kernel's own caches do well (names, attributes, pages) stays with the kernel. Here is what they cannot know: that the line is
+ * long. INVARIANT: nobody can tell the difference except by time. Whatever could observe a node's unsent writes waits until they are on
+ * the server (overlapping reads, attributes, truncation, every other kind of change), and attributes of such a node that come along with
+ * other replies are fetched anew, or left out of listings.
+ */
+import type { Clock } from "../base/clock.ts";
+import type { ErrnoName } from "../base/errno.ts";
+import type { Log } from "../base/log.ts";
+import type { Name } from "../base/name.ts";
+import type { Attr } from "../vfs/attr.ts";
+import { decodeDirents, encodeDirent } from "../vfs/dirent-page.ts";
+import {
+  type AttrChange,
+  type Entry,
+  type FileSystem,
+  type HandleId,
+  type NewNode,
+  type NodeId,
+  type Opened,
+  OpenFlag,
+  type OpenFlags,
+  type RequestContext,
+} from "../vfs/file-system.ts";
+import { ForwardingFileSystem } from "../vfs/forwarding-file-system.ts";
+import type { OpenReader } from "./open-reader.ts";
+import { ReadAhead } from "./read-ahead.ts";
+import { WriteBehind } from "./write-behind.ts";
+
+export interface CacheOptions {
+  /** The session's section size: what is sent by one request. */
+  readonly sectionBytes: number;
+  /** Most bytes acknowledged to applications and not yet on the server, of the whole mount. 0: every write goes through. */
+  readonly writeBehindBytesMax: number;
+  /** Most bytes read ahead and not yet asked for, of the whole mount. 0: nothing is read ahead. */
+  readonly readAheadBytesMax: number;
+  /** What fills the line (bandwidth times round trip), bytes, as measured now. */
+  readonly lineBytes: () => number;
+  /** What the kernel reads ahead by itself, bytes. */
+  readonly kernelReadAheadBytes: number;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** An open file as the cache sees it. */
+interface CachedOpen {
+  readonly id: NodeId;
+  readonly handle: HandleId;
+  readonly flags: OpenFlags;
+  /** An error of a buffered write that was not reported yet. */
+  error: ErrnoName | undefined;
+  readonly reader: OpenReader | undefined;
+}
+
+const WRITES_THROUGH = OpenFlag.SYNC | OpenFlag.DSYNC | OpenFlag.DIRECT | OpenFlag.APPEND;
+
+export class CachedFileSystem extends ForwardingFileSystem {
+  readonly #options: CacheOptions;
+  readonly #opens = new Map<HandleId, CachedOpen>();
+  readonly #writes: WriteBehind;
+  readonly #reads: ReadAhead;
+
+  /** Owns `inner`: `close` closes it. */
+  constructor(inner: FileSystem, options: CacheOptions) {
+    super(inner);
+    this.#options = options;
+    this.#writes = new WriteBehind(inner, { ...options, bytesMax: options.writeBehindBytesMax });
+    this.#reads = new ReadAhead(inner, {
+      ...options,
+      bytesMax: options.readAheadBytesMax,
+      isDirty: (id, offsetBytes, lengthBytes) => this.#writes.overlaps(id, offsetBytes, lengthBytes),
+    });
+  }
+
+  /** Bytes held now, for status pages. */
+  get figures(): { dirtyBytes: number; readAheadBytes: number } {
+    return { dirtyBytes: this.#writes.dirtyBytes, readAheadBytes: this.#reads.heldBytes };
+  }
+
+  override async lookup(ctx: RequestContext, parent: NodeId, name: Name): Promise<Entry> {
+    return this.#fresh(ctx, await this.inner.lookup(ctx, parent, name));
+  }
+
+  override async getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id);
+    return this.inner.getattr(ctx, id, handle);
+  }
+
+  override async setattr(ctx: RequestContext, id: NodeId, change: AttrChange, handle?: HandleId): Promise<Attr> {
+    return this.#changing(id, change.sizeBytes ?? 0, () => this.inner.setattr(ctx, id, change, handle));
+  }
+
+  override async link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id);
+    return this.inner.link(ctx, id, parent, name);
+  }
+
+  /** A file must not appear under its new name without data that was written before. */
+  override async rename(
+    ctx: RequestContext,
+    parent: NodeId,
+    name: Name,
+    newParent: NodeId,
+    newName: Name,
+    flags: number,
+  ): Promise<void> {
+    if (this.#writes.hasDirtyNodes) {
+      const { id } = await this.inner.lookup(ctx, parent, name);
+      await this.#writes.drain(id);
+    }
+    return this.inner.rename(ctx, parent, name, newParent, newName, flags);
+  }
+
+  override async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id);
+    const open = () => this.inner.open(ctx, id, flags);
+    const opened = (flags & OpenFlag.TRUNC) === 0 ? await open() : await this.#changing(id, 0, open);
+    this.#opened(id, flags, opened);
+    return opened;
+  }
+
+  override async create(ctx: RequestContext, parent: NodeId, name: Name, flags: OpenFlags, node: NewNode) {
+    const created = await this.inner.create(ctx, parent, name, flags, node);
+    this.#opened(created.entry.id, flags, created.opened);
+    return created;
+  }
+
+  override async tmpfile(ctx: RequestContext, parent: NodeId, flags: OpenFlags, node: NewNode) {
+    const created = await this.inner.tmpfile(ctx, parent, flags, node);
+    this.#opened(created.entry.id, flags, created.opened);
+    return created;
+  }
+
+  override async read(ctx: RequestContext, handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
+    const open = this.#opens.get(handle);
+    if (open === undefined) return this.inner.read(ctx, handle, offsetBytes, target);
+    if (this.#writes.overlaps(open.id, offsetBytes, target.length)) await this.#writes.drain(open.id);
+    if (open.reader === undefined) return this.inner.read(ctx, handle, offsetBytes, target);
+    return open.reader.read(ctx, offsetBytes, target);
+  }
+
+  override async write(
+    ctx: RequestContext,
+    handle: HandleId,
+    offsetBytes: number,
+    data: Buffer,
+    options?: { killSuidgid?: boolean },
+  ): Promise<number> {
+    const open = this.#opens.get(handle);
+    if (open === undefined) return this.inner.write(ctx, handle, offsetBytes, data, options);
+    this.#writes.reportError(open, "write");
+    if ((open.flags & WRITES_THROUGH) !== 0 || this.#options.writeBehindBytesMax === 0) {
+      return this.#changing(open.id, offsetBytes + data.length, () =>
+        this.inner.write(ctx, handle, offsetBytes, data, options),
+      );
+    }
+    const written = await this.#writes.write(ctx, open, offsetBytes, data, options?.killSuidgid === true);
+    this.#reads.invalidate(open.id, offsetBytes + written);
+    return written;
+  }
+
+  override async flush(ctx: RequestContext, handle: HandleId): Promise<void> {
+    const open = this.#opens.get(handle);
+    if (open !== undefined) {
+      await this.#writes.drain(open.id);
+      this.#writes.reportError(open, "close");
+    }
+    return this.inner.flush(ctx, handle);
+  }
+
+  override async fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
+    const open = this.#opens.get(handle);
+    if (open !== undefined) {
+      await this.#writes.drain(open.id);
+      this.#writes.reportError(open, "fsync");
+    }
+    return this.inner.fsync(ctx, handle, dataOnly);
+  }
+
+  override async release(ctx: RequestContext, handle: HandleId): Promise<void> {
+    const open = this.#opens.get(handle);
+    if (open !== undefined) {
+      this.#opens.delete(handle);
+      open.reader?.close();
+      // Pages the kernel wrote back after the last flush may still be here.
+      await this.#writes.drain(open.id);
+      this.#writes.removeWriter(open);
+    }
+    return this.inner.release(ctx, handle);
+  }
+
+  override async fallocate(
+    ctx: RequestContext,
+    handle: HandleId,
+    mode: number,
+    offsetBytes: number,
+    lengthBytes: number,
+  ) {
+    const act = () => this.inner.fallocate(ctx, handle, mode, offsetBytes, lengthBytes);
+    const open = this.#opens.get(handle);
+    return open === undefined ? act() : this.#changing(open.id, offsetBytes + lengthBytes, act);
+  }
+
+  override async lseek(ctx: RequestContext, handle: HandleId, offsetBytes: number, whence: "data" | "hole") {
+    const open = this.#opens.get(handle);
+    if (open !== undefined) await this.#writes.drain(open.id);
+    return this.inner.lseek(ctx, handle, offsetBytes, whence);
+  }
+
+  override async copyFileRange(
+    ctx: RequestContext,
+    source: { handle: HandleId; offsetBytes: number },
+    target: { handle: HandleId; offsetBytes: number },
+    lengthBytes: number,
+  ): Promise<number> {
+    const from = this.#opens.get(source.handle);
+    if (from !== undefined) await this.#writes.drain(from.id);
+    const act = () => this.inner.copyFileRange(ctx, source, target, lengthBytes);
+    const to = this.#opens.get(target.handle);
+    return to === undefined ? act() : this.#changing(to.id, target.offsetBytes + lengthBytes, act);
+  }
+
+  override async readdir(
+    ctx: RequestContext,
+    handle: HandleId,
+    cookie: bigint,
+    maxBytes: number,
+    withEntries: boolean,
+  ): Promise<Buffer> {
+    const page = await this.inner.readdir(ctx, handle, cookie, maxBytes, withEntries);
+    return withEntries && this.#writes.hasDirtyNodes ? this.#withoutDirty(page) : page;
+  }
+
+  override async syncfs(ctx: RequestContext, id: NodeId): Promise<void> {
+    await this.#writes.drainAll();
+    return this.inner.syncfs(ctx, id);
+  }
+
+  override async close(): Promise<void> {
+    await this.#writes.drainAll();
+    this.#reads.close();
+    return this.inner.close();
+  }
+
+  /** The entry with attributes that know of every write acknowledged here. */
+  async #fresh(ctx: RequestContext, entry: Entry): Promise<Entry> {
+    if (!this.#writes.isDirty(entry.id)) return entry;
+    await this.#writes.drain(entry.id);
+    return { id: entry.id, attr: await this.inner.getattr(ctx, entry.id) };
+  }
+
+  #opened(id: NodeId, flags: OpenFlags, opened: Opened): void {
+    const unbuffered = (flags & OpenFlag.DIRECT) !== 0;
+    const reads = (flags & (OpenFlag.READ | OpenFlag.EXEC)) !== 0 && !unbuffered;
+    const reader = reads ? this.#reads.open(id, opened) : undefined;
+    const open: CachedOpen = { id, handle: opened.handle, flags, error: undefined, reader };
+    this.#opens.set(opened.handle, open);
+    if ((flags & OpenFlag.WRITE) !== 0) this.#writes.addWriter(open);
+  }
+
+  /** Changes a node: after its unsent writes, and nothing read ahead before the change has ended is used after it. */
+  async #changing<T>(id: NodeId, endBytes: number, act: () => Promise<T>): Promise<T> {
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id);
+    this.#reads.invalidate(id, endBytes);
+    try {
+      return await act();
+    } finally {
+      this.#reads.invalidate(id, endBytes);
+    }
+  }
+
+  /** A copy of the page in which nodes with unsent writes have no attributes, so that the kernel asks for them. */
+  #withoutDirty(page: Buffer): Buffer {
+    const copy = Buffer.alloc(page.length);
+    let end = 0;
+    for (const dirent of decodeDirents(page)) {
+      const { entry, ...bare } = dirent;
+      const keep = entry === undefined || !this.#writes.isDirty(entry.id);
+      end = encodeDirent(copy, end, keep ? dirent : bare);
+    }
+    return copy.subarray(0, end);
+  }
+}

@@ -1,0 +1,243 @@
+/**
+ * The reads of one open: from pieces that were read ahead where there are some, from the FileSystem behind for the rest.
+ *
+ * INVARIANT: pieces do not overlap, and none crosses a section boundary of the file.
+ */
+import { raceSignal } from "../base/signals.ts";
+import type { Caller, FileSystem, HandleId, NodeId, Opened, RequestContext } from "../vfs/file-system.ts";
+import type { PieceMemory, ReadAheadOptions } from "./read-ahead.ts";
+import { type ReadAheadBudget, ReadAheadPolicy, type ReadAheadSink } from "./read-ahead-policy.ts";
+
+/** How old a piece may be when it is used, milliseconds. */
+export const FRESH_MS = 1000;
+/** A line that holds less than this is filled by the reads themselves. */
+const LINE_BYTES_MIN = 256 * 1024;
+
+/** Bytes of the file that were fetched, or are on their way. */
+interface Piece {
+  readonly offsetBytes: number;
+  readonly memory: Buffer;
+  /** Bytes it has; -1 while they are on their way. */
+  lengthBytes: number;
+  arrivedMs: number;
+  /** Settles when `lengthBytes` is known or the piece was dropped. Never rejects. */
+  arrival: Promise<void>;
+  /** Out of the list: only the reads that hold it may still use it. */
+  dropped: boolean;
+  /** The file was changed: nobody may use it. */
+  spoilt: boolean;
+  /** Reads that wait for it. Its memory is free when it is dropped, has arrived, and nobody holds it. */
+  holders: number;
+  freed: boolean;
+  /** Bytes of it that foreground reads have taken. */
+  takenBytes: number;
+}
+
+export class OpenReader implements ReadAheadSink {
+  readonly #inner: FileSystem;
+  readonly #options: ReadAheadOptions;
+  readonly #memory: PieceMemory;
+  readonly #id: NodeId;
+  readonly #handle: HandleId;
+  readonly #closed: () => void;
+  readonly #policy: ReadAheadPolicy;
+  /** In order of their offsets; few enough to search from the front. */
+  #pieces: Piece[] = [];
+  #caller: Caller | undefined;
+  /** Size of the file as far as is known. */
+  #fileBytes: number;
+
+  constructor(parts: {
+    inner: FileSystem;
+    options: ReadAheadOptions;
+    memory: PieceMemory;
+    budget: ReadAheadBudget;
+    id: NodeId;
+    opened: Opened;
+    closed: () => void;
+  }) {
+    this.#inner = parts.inner;
+    this.#options = parts.options;
+    this.#memory = parts.memory;
+    this.#id = parts.id;
+    this.#handle = parts.opened.handle;
+    this.#fileBytes = parts.opened.attr.sizeBytes;
+    this.#closed = parts.closed;
+    this.#policy = new ReadAheadPolicy(parts.budget, this, {
+      unitBytes: parts.options.sectionBytes,
+      windowBytesMin: Math.min(parts.options.sectionBytes, LINE_BYTES_MIN),
+      idleMs: FRESH_MS,
+    });
+  }
+
+  /** As FileSystem.read of this open. */
+  read(ctx: RequestContext, offsetBytes: number, target: Buffer): Promise<number> {
+    const parts: Promise<number>[] = [];
+    const ends: number[] = [];
+    for (let done = 0; done < target.length; ) {
+      const at = offsetBytes + done;
+      const piece = this.#pieceAt(at);
+      let end = target.length;
+      if (piece === undefined) {
+        end = Math.min(end, this.#nextPieceBytes(at) - offsetBytes);
+        parts.push(this.#inner.read(ctx, this.#handle, at, target.subarray(done, end)));
+      } else {
+        end = Math.min(end, piece.offsetBytes + piece.memory.length - offsetBytes);
+        parts.push(this.#readPiece(ctx, piece, at, target.subarray(done, end)));
+      }
+      ends.push(end);
+      done = end;
+    }
+    this.#readAhead(ctx.caller, offsetBytes, target.length);
+    return parts.length === 1 ? (parts[0] as Promise<number>) : joinParts(parts, ends);
+  }
+
+  /** The file is being changed and reaches at least to `endBytes` afterwards: nothing that was fetched may be used. */
+  invalidate(endBytes: number): void {
+    for (const piece of this.#pieces) piece.spoilt = true;
+    this.#policy.invalidate();
+    this.#dropAll();
+    this.#fileBytes = Math.max(this.#fileBytes, endBytes);
+  }
+
+  close(): void {
+    this.#policy.close();
+    this.#dropAll();
+    this.#closed();
+  }
+
+  prefetch(offsetBytes: number, lengthBytes: number): void {
+    const { sectionBytes } = this.#options;
+    const endBytes = offsetBytes + lengthBytes;
+    for (let at = offsetBytes; at < endBytes; ) {
+      const end = Math.min(endBytes, (Math.floor(at / sectionBytes) + 1) * sectionBytes);
+      this.#fetch(at, end - at);
+      at = end;
+    }
+  }
+
+  drop(offsetBytes: number, lengthBytes: number): void {
+    for (const piece of [...this.#pieces]) {
+      // A stream that has passed only a part of a piece still wants the rest.
+      const end = piece.offsetBytes + piece.memory.length;
+      if (end > offsetBytes && end <= offsetBytes + lengthBytes) this.#dropPiece(piece);
+    }
+  }
+
+  #readAhead(caller: Caller, offsetBytes: number, lengthBytes: number): void {
+    const { clock, lineBytes, kernelReadAheadBytes, bytesMax } = this.#options;
+    const line = lineBytes();
+    const windowBytes = line < LINE_BYTES_MIN ? 0 : Math.min(2 * line - kernelReadAheadBytes, bytesMax);
+    if (windowBytes <= 0) return;
+    const nowMs = clock.monotonicMs();
+    for (const piece of [...this.#pieces]) if (this.#isStale(piece, nowMs)) this.#dropPiece(piece);
+    this.#caller = caller;
+    this.#policy.onRead(offsetBytes, lengthBytes, nowMs, this.#fileBytes, windowBytes);
+  }
+
+  #fetch(offsetBytes: number, lengthBytes: number): void {
+    if (this.#caller === undefined || this.#options.isDirty(this.#id, offsetBytes, lengthBytes)) return;
+    const next = this.#nextPieceBytes(offsetBytes);
+    if (this.#pieceAt(offsetBytes) !== undefined || next < offsetBytes + lengthBytes) return;
+    const memory = this.#memory.take(lengthBytes);
+    if (memory === undefined) return;
+    const piece: Piece = {
+      offsetBytes,
+      memory,
+      lengthBytes: -1,
+      arrivedMs: 0,
+      arrival: Promise.resolve(),
+      dropped: false,
+      spoilt: false,
+      holders: 0,
+      freed: false,
+      takenBytes: 0,
+    };
+    const index = this.#pieces.findIndex((other) => other.offsetBytes > offsetBytes);
+    this.#pieces.splice(index < 0 ? this.#pieces.length : index, 0, piece);
+    piece.arrival = this.#inner.read({ caller: this.#caller }, this.#handle, offsetBytes, memory).then(
+      (bytes) => this.#arrived(piece, bytes),
+      // The foreground read that wants these bytes will ask for them itself, and meet the error.
+      () => this.#arrived(piece, 0),
+    );
+  }
+
+  #arrived(piece: Piece, bytes: number): void {
+    piece.arrivedMs = this.#options.clock.monotonicMs();
+    piece.lengthBytes = bytes;
+    if (piece.dropped) this.#freeUnheld(piece);
+    else if (bytes === 0) this.#dropPiece(piece);
+  }
+
+  async #readPiece(ctx: RequestContext, piece: Piece, offsetBytes: number, target: Buffer): Promise<number> {
+    const at = offsetBytes - piece.offsetBytes;
+    piece.holders += 1;
+    try {
+      if (piece.lengthBytes < 0) await raceSignal(piece.arrival, ctx.signal);
+      // A short piece says where the file ended when it was fetched. It may have grown since, and only the server knows.
+      if (!piece.spoilt && piece.lengthBytes >= at + target.length) {
+        piece.memory.copy(target, 0, at, at + target.length);
+        piece.takenBytes += target.length;
+        if (piece.takenBytes >= piece.lengthBytes) this.#dropPiece(piece);
+        return target.length;
+      }
+    } finally {
+      piece.holders -= 1;
+      if (piece.dropped) this.#freeUnheld(piece);
+    }
+    return this.#inner.read(ctx, this.#handle, offsetBytes, target);
+  }
+
+  #pieceAt(offsetBytes: number): Piece | undefined {
+    const nowMs = this.#options.clock.monotonicMs();
+    for (const piece of this.#pieces) {
+      if (piece.offsetBytes > offsetBytes) return undefined;
+      if (offsetBytes < piece.offsetBytes + piece.memory.length) return this.#isStale(piece, nowMs) ? undefined : piece;
+    }
+    return undefined;
+  }
+
+  /** Where the first piece after `offsetBytes` begins. */
+  #nextPieceBytes(offsetBytes: number): number {
+    for (const piece of this.#pieces) if (piece.offsetBytes > offsetBytes) return piece.offsetBytes;
+    return Number.POSITIVE_INFINITY;
+  }
+
+  #isStale(piece: Piece, nowMs: number): boolean {
+    return piece.lengthBytes >= 0 && nowMs - piece.arrivedMs > FRESH_MS;
+  }
+
+  #dropPiece(piece: Piece): void {
+    if (piece.dropped) return;
+    piece.dropped = true;
+    this.#pieces.splice(this.#pieces.indexOf(piece), 1);
+    this.#freeUnheld(piece);
+  }
+
+  /** Gives the memory of a dropped piece back, unless the piece is on its way or somebody holds it; then the last of them does. */
+  #freeUnheld(piece: Piece): void {
+    if (piece.freed || piece.lengthBytes < 0 || piece.holders > 0) return;
+    piece.freed = true;
+    this.#memory.give(piece.memory);
+  }
+
+  #dropAll(): void {
+    for (const piece of [...this.#pieces]) this.#dropPiece(piece);
+  }
+}
+
+/** Bytes read up to the first part that came short. Every part is waited for, because it may still write to the target. */
+async function joinParts(parts: Promise<number>[], ends: number[]): Promise<number> {
+  const settled = await Promise.allSettled(parts);
+  let begin = 0;
+  for (const [index, part] of settled.entries()) {
+    if (part.status === "rejected") {
+      if (begin > 0) return begin;
+      throw part.reason;
+    }
+    const end = ends[index] as number;
+    if (part.value < end - begin) return begin + part.value;
+    begin = end;
+  }
+  return begin;
+}

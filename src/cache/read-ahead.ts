@@ -1,0 +1,113 @@
+/**
+ * Read-ahead: what a pattern of reads will want is fetched before it is asked for.
+ *
+ * The pattern is recognised by `ReadAheadPolicy`, one an open; here pieces are fetched, held and handed out, within a bound of bytes a
+ * mount. A foreground read is sent before any read-ahead and never waits for one that it does not need. Every change of a node through
+ * this mount drops its pieces, and a piece is not used when it is older than FRESH_MS: read-ahead must not make data live longer
+ * than the kernel's own caches do.
+ */
+import type { Clock } from "../base/clock.ts";
+import type { FileSystem, NodeId, Opened } from "../vfs/file-system.ts";
+import { OpenReader } from "./open-reader.ts";
+import { ReadAheadBudget } from "./read-ahead-policy.ts";
+
+export interface ReadAheadOptions {
+  /** What is fetched by one request, at most and mostly. */
+  readonly sectionBytes: number;
+  /** Bytes of all pieces of the mount, on their way or held. */
+  readonly bytesMax: number;
+  readonly clock: Clock;
+  /** What fills the line (bandwidth times round trip), bytes, as measured now. */
+  readonly lineBytes: () => number;
+  /** What the kernel reads ahead by itself, bytes. Only what a line holds beyond that is read ahead here. */
+  readonly kernelReadAheadBytes: number;
+  /** Whether unsent writes of the node overlap the range; such a range is not read ahead. */
+  readonly isDirty: (id: NodeId, offsetBytes: number, lengthBytes: number) => boolean;
+}
+
+/** Memory for pieces, used again: a fresh megabyte costs a page fault for each of its pages. Pieces far smaller than a section get their own. */
+export class PieceMemory {
+  readonly #sectionBytes: number;
+  readonly #bytesMax: number;
+  readonly #free: Buffer[] = [];
+  heldBytes = 0;
+
+  constructor(sectionBytes: number, bytesMax: number) {
+    this.#sectionBytes = sectionBytes;
+    this.#bytesMax = bytesMax;
+  }
+
+  /** Memory of `bytes`; undefined if the mount holds as much as it may. */
+  take(bytes: number): Buffer | undefined {
+    const cost = this.#cost(bytes);
+    if (this.heldBytes + cost > this.#bytesMax) return undefined;
+    this.heldBytes += cost;
+    if (cost < this.#sectionBytes) return Buffer.allocUnsafeSlow(bytes);
+    const memory = this.#free.pop() ?? Buffer.allocUnsafeSlow(this.#sectionBytes);
+    return memory.subarray(0, bytes);
+  }
+
+  give(memory: Buffer): void {
+    const cost = this.#cost(memory.length);
+    this.heldBytes -= cost;
+    if (cost === this.#sectionBytes) this.#free.push(Buffer.from(memory.buffer));
+    if (this.heldBytes === 0) this.#free.length = 0;
+  }
+
+  #cost(bytes: number): number {
+    return bytes > this.#sectionBytes / 4 ? this.#sectionBytes : bytes;
+  }
+}
+
+export class ReadAhead {
+  readonly #inner: FileSystem;
+  readonly #options: ReadAheadOptions;
+  readonly #memory: PieceMemory;
+  readonly #budget: ReadAheadBudget;
+  readonly #readers = new Map<NodeId, Set<OpenReader>>();
+
+  constructor(inner: FileSystem, options: ReadAheadOptions) {
+    this.#inner = inner;
+    this.#options = options;
+    this.#memory = new PieceMemory(options.sectionBytes, options.bytesMax);
+    this.#budget = new ReadAheadBudget(options.bytesMax);
+  }
+
+  /** Bytes of pieces on their way or held. */
+  get heldBytes(): number {
+    return this.#memory.heldBytes;
+  }
+
+  /** An open for reading begins; `close` of the result ends it. Undefined where nothing is read ahead. */
+  open(id: NodeId, opened: Opened): OpenReader | undefined {
+    if (this.#options.bytesMax === 0) return undefined;
+    const reader = new OpenReader({
+      inner: this.#inner,
+      options: this.#options,
+      memory: this.#memory,
+      budget: this.#budget,
+      id,
+      opened,
+      closed: () => {
+        const readers = this.#readers.get(id);
+        readers?.delete(reader);
+        if (readers?.size === 0) this.#readers.delete(id);
+      },
+    });
+    const readers = this.#readers.get(id);
+    if (readers === undefined) this.#readers.set(id, new Set([reader]));
+    else readers.add(reader);
+    return reader;
+  }
+
+  /** The node is being changed and reaches at least to `endBytes` afterwards: nothing that was read ahead may be used. */
+  invalidate(id: NodeId, endBytes: number): void {
+    const readers = this.#readers.get(id);
+    if (readers === undefined) return;
+    for (const reader of readers) reader.invalidate(endBytes);
+  }
+
+  close(): void {
+    for (const readers of [...this.#readers.values()]) for (const reader of [...readers]) reader.close();
+  }
+}

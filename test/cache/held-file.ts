@@ -1,0 +1,139 @@
+/**
+ * A FileSystem with files in memory whose writes and reads are held until the test lets them go, in any order.
+ *
+ * Only what the cache calls on an open file is there; anything else fails loudly because there is nothing behind it.
+ */
+
+import type { ErrnoName } from "../../src/base/errno.ts";
+import { FsError } from "../../src/base/errors.ts";
+import type { Attr } from "../../src/vfs/attr.ts";
+import type {
+  Entry,
+  FileSystem,
+  HandleId,
+  NodeId,
+  Opened,
+  OpenFlags,
+  RequestContext,
+} from "../../src/vfs/file-system.ts";
+import { ForwardingFileSystem } from "../../src/vfs/forwarding-file-system.ts";
+
+export const CTX: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 1 } };
+
+/** A request that waits for the test. */
+export interface Held {
+  readonly op: "read" | "write";
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+  /** Does it, or fails it. */
+  go(error?: ErrnoName): void;
+}
+
+export function attrOf(sizeBytes: number): Attr {
+  const time = {
+    atimeSec: 0,
+    mtimeSec: 0,
+    ctimeSec: 0,
+    btimeSec: 0,
+    atimeNsec: 0,
+    mtimeNsec: 0,
+    ctimeNsec: 0,
+    btimeNsec: 0,
+  };
+  const owner = { uid: 0, gid: 0, rdevMajor: 0, rdevMinor: 0 };
+  return { inoLow: 7, inoHigh: 0, sizeBytes, blocks: 0, ...time, mode: 0o100644, nlink: 1, ...owner, blksize: 4096 };
+}
+
+export class HeldFile extends ForwardingFileSystem {
+  content = Buffer.alloc(0);
+  readonly held: Held[] = [];
+  readonly log: string[] = [];
+  readonly id = "file" as NodeId;
+  #nextHandle = 1;
+
+  constructor() {
+    super(undefined as unknown as FileSystem);
+  }
+
+  override async open(_ctx: RequestContext, _id: NodeId, _flags: OpenFlags): Promise<Opened> {
+    this.log.push("open");
+    return { handle: this.#nextHandle++ as HandleId, attr: attrOf(this.content.length) };
+  }
+
+  override async lookup(): Promise<Entry> {
+    this.log.push("lookup");
+    return { id: this.id, attr: attrOf(this.content.length) };
+  }
+
+  override async rename(): Promise<void> {
+    this.log.push("rename");
+  }
+
+  override async getattr(): Promise<Attr> {
+    this.log.push("getattr");
+    return attrOf(this.content.length);
+  }
+
+  override async setattr(_ctx: RequestContext, _id: NodeId, change: { sizeBytes?: number }): Promise<Attr> {
+    this.log.push("setattr");
+    if (change.sizeBytes !== undefined) this.content = this.content.subarray(0, change.sizeBytes);
+    return attrOf(this.content.length);
+  }
+
+  override async flush(): Promise<void> {
+    this.log.push("flush");
+  }
+
+  override async fsync(): Promise<void> {
+    this.log.push("fsync");
+  }
+
+  override async release(): Promise<void> {
+    this.log.push("release");
+  }
+
+  override async close(): Promise<void> {
+    this.log.push("close");
+  }
+
+  override write(_ctx: RequestContext, _handle: HandleId, offsetBytes: number, data: Buffer): Promise<number> {
+    return this.#hold("write", offsetBytes, data.length, () => {
+      const end = offsetBytes + data.length;
+      if (end > this.content.length)
+        this.content = Buffer.concat([this.content, Buffer.alloc(end - this.content.length)]);
+      data.copy(this.content, offsetBytes);
+      return data.length;
+    });
+  }
+
+  override read(_ctx: RequestContext, _handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
+    return this.#hold("read", offsetBytes, target.length, () =>
+      this.content.copy(target, 0, Math.min(offsetBytes, this.content.length)),
+    );
+  }
+
+  /** Lets everything go until nothing is held, also what comes up meanwhile. */
+  async releaseAll(): Promise<void> {
+    while (this.held.length > 0) {
+      this.held[0]?.go();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
+  #hold(op: "read" | "write", offsetBytes: number, lengthBytes: number, act: () => number): Promise<number> {
+    this.log.push(op);
+    return new Promise((resolve, reject) => {
+      const held: Held = {
+        op,
+        offsetBytes,
+        lengthBytes,
+        go: (error) => {
+          this.held.splice(this.held.indexOf(held), 1);
+          if (error === undefined) resolve(act());
+          else reject(new FsError(error, op));
+        },
+      };
+      this.held.push(held);
+    });
+  }
+}

@@ -1,0 +1,147 @@
+/** What is read ahead comes before it is asked for, and never lies. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { silentLog } from "../../src/base/log.ts";
+import { CachedFileSystem } from "../../src/cache/cached.ts";
+import { FRESH_MS } from "../../src/cache/open-reader.ts";
+import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { FakeClock } from "../support/fake-clock.ts";
+import { CTX, HeldFile } from "./held-file.ts";
+
+const SECTION = 1024;
+const WHOLE = 64 * SECTION;
+
+async function setUp(options: { lineBytes?: number; kernelReadAheadBytes?: number; readAheadBytesMax?: number } = {}) {
+  const file = new HeldFile();
+  file.content = Buffer.alloc(WHOLE);
+  for (let at = 0; at < WHOLE; at += 4) file.content.writeUInt32LE(at, at);
+  const clock = new FakeClock();
+  const cached = new CachedFileSystem(file, {
+    sectionBytes: SECTION,
+    writeBehindBytesMax: 4 * SECTION,
+    readAheadBytesMax: options.readAheadBytesMax ?? 32 * SECTION,
+    kernelReadAheadBytes: options.kernelReadAheadBytes ?? 0,
+    lineBytes: () => options.lineBytes ?? 256 * SECTION,
+    clock,
+    log: silentLog,
+  });
+  const { handle } = await cached.open(CTX, file.id, OpenFlag.READ | OpenFlag.WRITE);
+  const read = async (offsetBytes: number, lengthBytes: number) => {
+    const target = Buffer.alloc(lengthBytes);
+    const count = await cached.read(CTX, handle, offsetBytes, target);
+    return target.subarray(0, count);
+  };
+  return { file, clock, cached, handle, read };
+}
+
+/** Reads [offset, offset + length) with everything that is asked for let go, and checks it. */
+async function readNow(made: Awaited<ReturnType<typeof setUp>>, offsetBytes: number, lengthBytes: number) {
+  const reading = made.read(offsetBytes, lengthBytes);
+  await made.file.releaseAll();
+  assert.ok((await reading).equals(made.file.content.subarray(offsetBytes, offsetBytes + lengthBytes)));
+}
+
+describe("read-ahead", () => {
+  it("sends the foreground read first, and answers the next one without asking again", async () => {
+    const made = await setUp();
+    const reading = made.read(0, SECTION);
+    assert.equal(made.file.held[0]?.offsetBytes, 0);
+    assert.ok(made.file.held.length > 1, "more was asked for");
+    await made.file.releaseAll();
+    await reading;
+    made.file.log.length = 0;
+    const next = made.read(SECTION, SECTION);
+    assert.ok((await next).equals(made.file.content.subarray(SECTION, 2 * SECTION)));
+    assert.ok(!made.file.held.some(({ offsetBytes }) => offsetBytes === SECTION));
+    await made.file.releaseAll();
+  });
+
+  it("reads a whole file in order, in odd sizes, within its bound", async () => {
+    const made = await setUp();
+    for (let at = 0; at < WHOLE; at += 700) {
+      await readNow(made, at, Math.min(700, WHOLE - at));
+      assert.ok(made.cached.figures.readAheadBytes <= 32 * SECTION);
+    }
+    await made.cached.release(CTX, made.handle);
+    assert.equal(made.cached.figures.readAheadBytes, 0);
+  });
+
+  it("asks for about as many requests as there are sections", async () => {
+    const made = await setUp();
+    for (let at = 0; at < WHOLE; at += 128) await readNow(made, at, 128);
+    const reads = made.file.log.filter((op) => op === "read").length;
+    assert.ok(reads < (WHOLE / SECTION) * 1.5, `${reads} reads`);
+  });
+
+  it("does not use what was read ahead before the file was changed", async () => {
+    for (const change of ["buffered write", "truncate", "fallocate"]) {
+      const made = await setUp();
+      await readNow(made, 0, SECTION);
+      if (change === "buffered write") {
+        await made.cached.write(CTX, made.handle, SECTION, Buffer.alloc(10, 0xff));
+      } else if (change === "truncate") {
+        await made.cached.setattr(CTX, made.file.id, { sizeBytes: SECTION + 5 });
+        assert.equal(made.file.content.length, SECTION + 5);
+      } else {
+        made.file.fallocate = async () => void made.file.content.fill(0xaa, SECTION);
+        await made.cached.fallocate(CTX, made.handle, 0, 0, WHOLE);
+      }
+      const target = Buffer.alloc(SECTION);
+      const reading = made.cached.read(CTX, made.handle, SECTION, target);
+      await made.file.releaseAll();
+      const count = await reading;
+      assert.ok(target.subarray(0, count).equals(made.file.content.subarray(SECTION, 2 * SECTION)), change);
+    }
+  });
+
+  it("does not use a piece that was on its way when the file was changed", async () => {
+    const made = await setUp();
+    const first = made.read(0, SECTION);
+    made.file.held[0]?.go();
+    await first;
+    assert.ok(made.file.held.length > 0, "pieces are on their way");
+    const ahead = [...made.file.held];
+    await made.cached.write(CTX, made.handle, SECTION, Buffer.alloc(SECTION, 0xff));
+    for (const held of ahead) held.go();
+    const reading = made.read(SECTION, SECTION);
+    await made.file.releaseAll();
+    assert.ok((await reading).equals(Buffer.alloc(SECTION, 0xff)));
+  });
+
+  it("does not use what is older than the kernel's caches may be", async () => {
+    const made = await setUp();
+    await readNow(made, 0, SECTION);
+    made.file.content = Buffer.alloc(WHOLE, 9);
+    made.clock.advance(FRESH_MS + 1);
+    await readNow(made, SECTION, SECTION);
+  });
+
+  it("leaves errors to the read that meets them", async () => {
+    const made = await setUp();
+    const first = made.read(0, SECTION);
+    made.file.held[0]?.go();
+    for (const held of [...made.file.held]) held.go("EIO");
+    await first;
+    const next = made.read(SECTION, SECTION);
+    await new Promise((resolve) => setImmediate(resolve));
+    made.file.held.find(({ offsetBytes }) => offsetBytes === SECTION)?.go("EIO");
+    await assert.rejects(next, { errno: "EIO" });
+    await made.file.releaseAll();
+  });
+
+  it("reads nothing ahead that the kernel does, or that a short line needs not", async () => {
+    for (const options of [
+      { lineBytes: 8 * SECTION },
+      { kernelReadAheadBytes: 512 * SECTION },
+      { readAheadBytesMax: 0 },
+    ]) {
+      const made = await setUp(options);
+      for (let at = 0; at < 8 * SECTION; at += SECTION) {
+        const reading = made.read(at, SECTION);
+        assert.equal(made.file.held.length, 1);
+        await made.file.releaseAll();
+        await reading;
+      }
+    }
+  });
+});

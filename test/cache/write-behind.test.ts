@@ -1,0 +1,194 @@
+/** Writes are acknowledged early, and nobody can tell except by time. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import type { FsError } from "../../src/base/errors.ts";
+import { silentLog } from "../../src/base/log.ts";
+import { CachedFileSystem } from "../../src/cache/cached.ts";
+import { PARTIAL_REST_MS } from "../../src/cache/write-behind.ts";
+import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { FakeClock } from "../support/fake-clock.ts";
+import { CTX, HeldFile } from "./held-file.ts";
+
+const SECTION = 1024;
+const WRITE = OpenFlag.READ | OpenFlag.WRITE;
+
+function setUp(writeBehindBytesMax = 8 * SECTION) {
+  const file = new HeldFile();
+  const clock = new FakeClock();
+  const lines: string[] = [];
+  const log = { ...silentLog, error: (text: string) => void lines.push(text) };
+  const limits = { sectionBytes: SECTION, writeBehindBytesMax, readAheadBytesMax: 0, kernelReadAheadBytes: 0 };
+  const options = { ...limits, clock, log, lineBytes: () => 0 };
+  return { file, clock, lines, cached: new CachedFileSystem(file, options) };
+}
+
+/** Whether `promise` has settled once everything that is ready has run. */
+async function isSettled(promise: Promise<unknown>): Promise<boolean> {
+  let settled = false;
+  const mark = () => {
+    settled = true;
+  };
+  promise.then(mark, mark);
+  await new Promise((resolve) => setImmediate(resolve));
+  return settled;
+}
+
+const failsWith = (errno: string) => (error: unknown) => (error as FsError).errno === errno;
+
+describe("write-behind", () => {
+  it("acknowledges a buffered write before the server has it, and sends full sections at once", async () => {
+    const { file, cached } = setUp();
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    assert.equal(await cached.write(CTX, handle, 0, Buffer.alloc(2 * SECTION + 10, 1)), 2 * SECTION + 10);
+    assert.deepEqual(
+      file.held.map(({ offsetBytes, lengthBytes }) => [offsetBytes, lengthBytes]),
+      [
+        [0, SECTION],
+        [SECTION, SECTION],
+      ],
+    );
+    assert.equal(cached.figures.dirtyBytes, 2 * SECTION + 10);
+    const flushed = cached.flush(CTX, handle);
+    await file.releaseAll();
+    await flushed;
+    assert.equal(cached.figures.dirtyBytes, 0);
+    assert.ok(file.content.equals(Buffer.alloc(2 * SECTION + 10, 1)));
+  });
+
+  it("lets a part of a section rest, and sends it when nothing follows", async () => {
+    const { file, cached, clock } = setUp();
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    await cached.write(CTX, handle, 0, Buffer.alloc(10));
+    clock.advance(PARTIAL_REST_MS - 1);
+    await cached.write(CTX, handle, 10, Buffer.alloc(10));
+    clock.advance(PARTIAL_REST_MS - 1);
+    assert.equal(file.held.length, 0);
+    clock.advance(1);
+    assert.equal(file.held[0]?.lengthBytes, 20);
+    await file.releaseAll();
+    assert.equal(clock.pendingCount, 0);
+  });
+
+  it("makes writers wait when the window is full, until a section is acknowledged or they are interrupted", async () => {
+    const { file, cached } = setUp(2 * SECTION);
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    await cached.write(CTX, handle, 0, Buffer.alloc(2 * SECTION));
+    const interrupt = new AbortController();
+    const interrupted = cached.write({ ...CTX, signal: interrupt.signal }, handle, 2 * SECTION, Buffer.alloc(SECTION));
+    const waiting = cached.write(CTX, handle, 3 * SECTION, Buffer.alloc(SECTION));
+    assert.equal(await isSettled(waiting), false);
+    interrupt.abort();
+    await assert.rejects(interrupted, { name: "AbortError" });
+    file.held[0]?.go();
+    assert.equal(await waiting, SECTION);
+    assert.ok(cached.figures.dirtyBytes <= 2 * SECTION);
+    await file.releaseAll();
+  });
+
+  for (const op of ["fsync", "flush"] as const) {
+    it(`reports the error of an acknowledged write once, at the next ${op}, and logs it`, async () => {
+      const { file, cached, lines } = setUp();
+      const writer = await cached.open(CTX, file.id, WRITE);
+      const other = await cached.open(CTX, file.id, WRITE);
+      const reader = await cached.open(CTX, file.id, OpenFlag.READ);
+      await cached.write(CTX, writer.handle, 0, Buffer.alloc(SECTION));
+      file.held[0]?.go("ENOSPC");
+      const call = (handle: typeof writer.handle) =>
+        op === "fsync" ? cached.fsync(CTX, handle, true) : cached.flush(CTX, handle);
+      await assert.rejects(call(writer.handle), failsWith("ENOSPC"));
+      await call(writer.handle);
+      await assert.rejects(call(other.handle), failsWith("ENOSPC"));
+      await call(reader.handle);
+      assert.match(lines.join(), /1024 bytes at 0 .* ENOSPC/);
+    });
+  }
+
+  it("reports the error of an acknowledged write at the next write", async () => {
+    const { file, cached } = setUp();
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    await cached.write(CTX, handle, 0, Buffer.alloc(SECTION));
+    file.held[0]?.go("EDQUOT");
+    await new Promise((resolve) => setImmediate(resolve));
+    await assert.rejects(cached.write(CTX, handle, SECTION, Buffer.alloc(1)), failsWith("EDQUOT"));
+    assert.equal(await cached.write(CTX, handle, SECTION, Buffer.alloc(SECTION)), SECTION);
+    await file.releaseAll();
+  });
+
+  it("shows every other request a file that has all acknowledged writes", async () => {
+    const requests = {
+      getattr: (cached: CachedFileSystem, file: HeldFile) => cached.getattr(CTX, file.id),
+      lookup: (cached: CachedFileSystem, file: HeldFile) => cached.lookup(CTX, file.id, "f" as never),
+      truncate: (cached: CachedFileSystem, file: HeldFile) => cached.setattr(CTX, file.id, { sizeBytes: 5 }),
+      rename: (cached: CachedFileSystem, file: HeldFile) =>
+        cached.rename(CTX, file.id, "f" as never, file.id, "g" as never, 0),
+      open: (cached: CachedFileSystem, file: HeldFile) => cached.open(CTX, file.id, OpenFlag.READ),
+      syncfs: (cached: CachedFileSystem) => cached.close(),
+    };
+    for (const [name, request] of Object.entries(requests)) {
+      const { file, cached } = setUp();
+      const { handle } = await cached.open(CTX, file.id, WRITE);
+      await cached.write(CTX, handle, 0, Buffer.alloc(100, 3));
+      const answer = request(cached, file);
+      assert.equal(await isSettled(answer), false, name);
+      await file.releaseAll();
+      await answer;
+      const last = file.log.lastIndexOf("write");
+      assert.ok(last >= 0 && last < file.log.length - 1, `${name} comes after the write`);
+    }
+  });
+
+  it("answers a read that overlaps unsent writes with what was written", async () => {
+    const { file, cached } = setUp();
+    file.content = Buffer.alloc(300, 1);
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    await cached.write(CTX, handle, 100, Buffer.alloc(100, 2));
+    const target = Buffer.alloc(300);
+    const read = cached.read(CTX, handle, 0, target);
+    assert.deepEqual(
+      file.held.map(({ op }) => op),
+      ["write"],
+    );
+    await file.releaseAll();
+    assert.equal(await read, 300);
+    assert.ok(target.equals(file.content));
+    assert.equal(target[150], 2);
+  });
+
+  it("writes through for opens that ask for it, after what is unsent of the node", async () => {
+    for (const flag of [OpenFlag.SYNC, OpenFlag.DSYNC, OpenFlag.DIRECT, OpenFlag.APPEND]) {
+      const { file, cached } = setUp();
+      const buffered = await cached.open(CTX, file.id, WRITE);
+      const through = await cached.open(CTX, file.id, WRITE | flag);
+      await cached.write(CTX, buffered.handle, 0, Buffer.alloc(10, 1));
+      const written = cached.write(CTX, through.handle, 5, Buffer.alloc(10, 2));
+      assert.equal(await isSettled(written), false);
+      assert.equal(file.held.length, 1);
+      file.held[0]?.go();
+      await new Promise((resolve) => setImmediate(resolve));
+      assert.equal(await isSettled(written), false, "acknowledged by the server only");
+      await file.releaseAll();
+      assert.equal(await written, 10);
+      assert.equal(file.content[5], 2);
+    }
+  });
+
+  it("releases an open only when its writes are on the server", async () => {
+    const { file, cached } = setUp();
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    await cached.write(CTX, handle, 0, Buffer.alloc(10));
+    const released = cached.release(CTX, handle);
+    assert.equal(await isSettled(released), false);
+    await file.releaseAll();
+    await released;
+    assert.deepEqual(file.log, ["open", "write", "release"]);
+  });
+
+  it("is off with a window of 0 bytes", async () => {
+    const { file, cached } = setUp(0);
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    const written = cached.write(CTX, handle, 0, Buffer.alloc(10));
+    assert.equal(await isSettled(written), false);
+    await file.releaseAll();
+    assert.equal(await written, 10);
+  });
+});
