@@ -83,7 +83,8 @@ int64_t Disk::Setattr(Call& call) {
     return result;
   }
   if (int error = Become(call); error < 0) return error;
-  if ((slot.valid & (kSetUid | kSetGid)) != 0) {
+  // chown(2) of -1, -1 is not nothing: it clears these bits too, and is for the owner.
+  if ((slot.valid & (kSetUid | kSetGid)) != 0 || slot.valid == kSetKillSuidgid) {
     uid_t uid = (slot.valid & kSetUid) != 0 ? slot.uid : static_cast<uid_t>(-1);
     gid_t gid = (slot.valid & kSetGid) != 0 ? slot.gid : static_cast<gid_t>(-1);
     if (fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0) return -errno;

@@ -265,7 +265,7 @@ class DiskFileSystem implements Disk {
   }
 
   lseek(ctx: RequestContext, handle: HandleId, offsetBytes: number, whence: "data" | "hole"): Promise<number> {
-    const slot = this.#slots.position(this.#slots.onHandle(ctx, handle), SLOT.offset, offsetBytes);
+    const slot = this.#slots.position(this.#slots.onHandle(ctx, handle), SLOT.offset, offsetBytes, "ENXIO");
     if (slot >= 0) this.#slots.u32(slot, SLOT.flags, whence === "data" ? 0 : 1);
     return this.#slots.run("lseek", slot, asCount, undefined, ctx.signal);
   }

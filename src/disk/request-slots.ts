@@ -94,10 +94,11 @@ export class RequestSlots {
     return slot;
   }
 
-  /** An offset or length of a file: 0..2^53. EINVAL otherwise, as the kernel says of a negative one. */
-  position(slot: SlotIndex, field: number, value: number): SlotIndex {
+  /** An offset or length of a file, 0..2^53. EINVAL for a negative one, `beyond` for one no file can have. */
+  position(slot: SlotIndex, field: number, value: number, beyond: ErrnoName = "EFBIG"): SlotIndex {
     if (slot < 0) return slot;
-    if (!(Number.isSafeInteger(value) && value >= 0)) return this.refuse(slot, "EINVAL");
+    if (!(value >= 0 && Number.isInteger(value))) return this.refuse(slot, "EINVAL");
+    if (value > Number.MAX_SAFE_INTEGER) return this.refuse(slot, beyond);
     this.f64(slot, field, value);
     return slot;
   }

@@ -56,11 +56,28 @@ function changeOf(session: Session, body: number, valid: number): AttrChange {
   return change;
 }
 
+/**
+ * The kernel asks for no change when chown(2) names neither owner nor group, and before an fallocate(2) that has to clear set-id bits: it keeps the
+ * bits to itself, because clearing them is the server's work. Who may not do it to the file changes nothing, and fallocate goes on.
+ */
+async function setNothing(session: Session, request: KernelRequest): Promise<void> {
+  const { id } = request.node;
+  session.nodes.changed(request.node);
+  try {
+    sendAttr(session, request, await session.fileSystem.setattr(request, id, { killSuidgid: true }));
+  } catch (error) {
+    if (!(error instanceof FsError && error.errno === "EPERM")) throw error;
+    sendAttr(session, request, await session.fileSystem.getattr(request, id));
+  }
+  session.nodes.changed(request.node);
+}
+
 export const setattr: Handler = async (session, request) => {
   const { body, node } = request;
   const valid = session.u32(body);
   const change = changeOf(session, body, valid);
   const handle = (valid & SetattrValid.FH) !== 0 ? session.files.get(session.u53(body + 8))?.handle : undefined;
+  if (valid === 0) return setNothing(session, request);
   const { sizeBytes } = change;
   if (sizeBytes !== undefined) node.pages?.truncated(sizeBytes);
   session.nodes.changed(node);

@@ -167,7 +167,8 @@ export const fallocate: Handler = async (session, request) => {
 export const lseek: Handler = async (session, request) => {
   const { body } = request;
   const file = session.fileOf(body);
-  const offset = session.size(body + 8, "EOVERFLOW");
+  // A negative offset, or one no file can have, is beyond the end.
+  const offset = session.size(body + 8, "ENXIO");
   const whence = session.u32(body + 16);
   if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw new FsError("EINVAL", "lseek");
   const what = whence === SEEK_DATA ? "data" : "hole";
