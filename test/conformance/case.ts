@@ -15,6 +15,8 @@ import { type DirectoryEntry, type Fd, O, type Posix } from "../support/posix.ts
 export interface CaseContext {
   posix: Posix;
   truth: Posix;
+  /** The stack is a mount of a FUSE file system: what Linux never passes on to one is not expected of it. */
+  isFuse: boolean;
 }
 
 /** Cases by sentence. */

@@ -47,6 +47,7 @@ const CASE_TIMEOUT_MS = 30_000;
 export interface Stack {
   /** The root of the drive, as root, empty. */
   posix: Posix;
+  isFuse?: boolean;
   /** Ends everything that was started, also after a failure. */
   close(): Promise<void>;
 }
@@ -77,7 +78,8 @@ export function conformance(
         test(`${subject}: ${sentence}`, { timeout: CASE_TIMEOUT_MS }, async () => {
           const name = `case-${++count}`;
           await Promise.all([stack.posix.mkdir(name), truth.posix.mkdir(name)]);
-          await body({ posix: stack.posix.below(name), truth: truth.posix.below(name) });
+          const isFuse = stack.isFuse ?? false;
+          await body({ posix: stack.posix.below(name), truth: truth.posix.below(name), isFuse });
         });
       }
     }

@@ -3,9 +3,10 @@
  *
  * Removal never crosses into a mount: what is still mounted below is an error of the test that left it, and is reported.
  */
-import { chmodSync, mkdtempSync, readFileSync, realpathSync, rmSync } from "node:fs";
+import { chmodSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { readMountTable } from "../../src/cli/mount-table.ts";
 
 /** A directory of its own; `remove` may be called more than once. */
 export interface Temp extends AsyncDisposable {
@@ -17,13 +18,7 @@ const live = new Set<string>();
 
 /** Mount points at or below `directory`, deepest first. */
 export function mountsBelow(directory: string): string[] {
-  const table = readFileSync("/proc/self/mountinfo", "latin1");
-  const points = table
-    .split("\n")
-    .map((line) => line.split(" ")[4] ?? "")
-    .map((point) =>
-      point.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8))),
-    );
+  const points = readMountTable().map(({ path }) => path);
   return points
     .filter((point) => point === directory || point.startsWith(`${directory}/`))
     .sort((a, b) => b.length - a.length);

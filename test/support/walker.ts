@@ -15,7 +15,43 @@ import { type FileTable, OpenFileCalls } from "./walker-files.ts";
 
 /** A walker below the root of `fileSystem`, as root. The caller closes `fileSystem`. */
 export function walkerPosix(fileSystem: FileSystem): Posix {
-  return new Walker(fileSystem, new Map(), ROOT, "");
+  return ordered(new Walker(fileSystem, new Map(), ROOT, ""), new Map());
+}
+
+/** The last call of each process: an identity's calls wait for each other, as those of one thread do. */
+type Queues = Map<string, Promise<unknown>>;
+
+function ordered(walker: Walker, queues: Queues): Posix {
+  const { uid, gid, groups = [], process: number = 0 } = walker.identity;
+  const key = `${uid} ${gid} ${groups.join(",")} ${number}`;
+  return new Proxy<Posix>(walker, {
+    get(_target, property) {
+      const value: unknown = Reflect.get(walker, property, walker);
+      if (typeof value !== "function") return value;
+      if (property === "as" || property === "below") {
+        return (arg: never) => ordered(value.call(walker, arg) as Walker, queues);
+      }
+      return (...args: unknown[]) => {
+        const result = (queues.get(key) ?? Promise.resolve()).then(() => retrying(() => value.apply(walker, args)));
+        // The next call waits for the end of this one, whatever it is.
+        queues.set(
+          key,
+          result.catch(() => undefined),
+        );
+        return result;
+      };
+    },
+  });
+}
+
+/** As the kernel does: a call that met a node which was deleted after its name was looked up is made once more. @see retry_estale */
+async function retrying<T>(call: () => Promise<T>): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    if (!(error instanceof FsError && error.errno === "ESTALE")) throw error;
+    return call();
+  }
 }
 
 function openFlagBits(flags: number, caller: Identity): number {
@@ -41,11 +77,11 @@ class Walker extends OpenFileCalls implements Posix {
     this.#base = base;
   }
 
-  as(identity: Identity): Posix {
+  as(identity: Identity): Walker {
     return new Walker(this.fileSystem, this.files, identity, this.#base);
   }
 
-  below(path: string): Posix {
+  below(path: string): Walker {
     return new Walker(this.fileSystem, this.files, this.identity, `${this.#base}${path}/`);
   }
 

@@ -1,0 +1,130 @@
+/**
+ * Programs run by tests: commands that are waited for, and servers that live as long as a test.
+ *
+ * Nothing outlives the test process: what still runs when it exits is killed.
+ */
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { systemClock } from "../../src/base/clock.ts";
+
+const living = new Set<ChildProcess>();
+
+process.on("exit", () => {
+  for (const child of living) child.kill("SIGKILL");
+});
+
+/** How long a server may take to say that it is ready, and to end when it is told to. */
+const READY_MS = 20_000;
+const END_MS = 15_000;
+const COMMAND_MS = 120_000;
+const OUTPUT_BYTES_MAX = 64 << 20;
+
+export interface CommandOptions {
+  cwd?: string;
+  env?: NodeJS.ProcessEnv;
+  input?: string;
+  uid?: number;
+  gid?: number;
+  timeoutMs?: number;
+  /** Exit codes that are not a failure; 0 if absent. */
+  codes?: readonly number[];
+}
+
+/** What a command printed, and its exit code. */
+export interface CommandResult {
+  stdout: string;
+  stderr: string;
+  code: number;
+}
+
+/** Runs a program to its end. Rejects, with everything it printed, if it fails or takes too long. */
+export async function command(
+  program: string,
+  args: readonly string[],
+  options: CommandOptions = {},
+): Promise<CommandResult> {
+  const { input, codes = [0], timeoutMs = COMMAND_MS, ...rest } = options;
+  return new Promise((resolve, reject) => {
+    const settings = { ...rest, timeout: timeoutMs, killSignal: "SIGKILL", maxBuffer: OUTPUT_BYTES_MAX } as const;
+    const child = execFile(program, args, settings, (error, stdout, stderr) => {
+      living.delete(child);
+      const code = error === null ? 0 : error.code;
+      if (typeof code === "number" && codes.includes(code)) return resolve({ stdout, stderr, code });
+      const how = child.signalCode === null ? `code ${code}` : `${child.signalCode} (it may take ${timeoutMs} ms)`;
+      reject(new Error(`${program} ${args.join(" ")}: ${how}\n${stdout.slice(-4000)}\n${stderr.slice(-4000)}`));
+    });
+    living.add(child);
+    child.stdin?.on("error", () => undefined);
+    child.stdin?.end(input ?? "");
+  });
+}
+
+/** Runs a shell script that stops at the first failure. */
+export async function shell(script: string, options: CommandOptions = {}): Promise<CommandResult> {
+  return command("bash", ["-euo", "pipefail", "-c", script], options);
+}
+
+/** A program that runs until it is ended. */
+export interface Service {
+  readonly pid: number;
+  readonly process: ChildProcess;
+  /** The first line on standard output. Rejects if the program ends before, or takes too long. */
+  readonly firstLine: Promise<string>;
+  /** Resolves with the exit code or signal. */
+  readonly exited: Promise<number | NodeJS.Signals | null>;
+  /** All that it printed on standard error so far. */
+  errors(): string;
+  /** Asks it to end and waits; kills it if it does not. */
+  end(signal?: NodeJS.Signals): Promise<number | NodeJS.Signals | null>;
+}
+
+/** Starts a program. The caller awaits `firstLine` or `exited`. */
+export function startService(
+  program: string,
+  args: readonly string[],
+  options: { env?: NodeJS.ProcessEnv; cwd?: string; uid?: number; gid?: number } = {},
+): Service {
+  const child = spawn(program, args, { ...options, stdio: ["ignore", "pipe", "pipe"] });
+  living.add(child);
+  let errors = "";
+  child.stderr.setEncoding("utf8").on("data", (chunk: string) => {
+    errors = (errors + chunk).slice(-100_000);
+  });
+  const exited = once(child, "exit").then(([code, signal]) => {
+    living.delete(child);
+    return (code ?? signal) as number | NodeJS.Signals | null;
+  });
+  const firstLine = new Promise<string>((resolve, reject) => {
+    const fail = (reason: string) => reject(new Error(`${program} ${args.join(" ")}: ${reason}\n${errors}`));
+    const deadline = systemClock.after(READY_MS, () => fail(`not ready within ${READY_MS} ms`), { keepAlive: true });
+    let text = "";
+    child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
+      text += chunk;
+      const end = text.indexOf("\n");
+      if (end < 0) return;
+      deadline.stop();
+      resolve(text.slice(0, end));
+    });
+    child.on("error", (error) => fail(error.message));
+    child.on("close", (code, signal) => {
+      deadline.stop();
+      fail(`ended with ${signal ?? code}`);
+    });
+  });
+  // Whoever does not wait for the line is told of the end by `exited`.
+  firstLine.catch(() => undefined);
+  return {
+    pid: child.pid ?? -1,
+    process: child,
+    firstLine,
+    exited,
+    errors: () => errors,
+    async end(signal = "SIGTERM") {
+      const deadline = systemClock.after(END_MS, () => child.kill("SIGKILL"), { keepAlive: true });
+      child.kill(signal);
+      const how = await exited;
+      deadline.stop();
+      return how;
+    },
+  };
+}

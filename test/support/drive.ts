@@ -1,0 +1,138 @@
+/**
+ * Whole drives for tests: `netdrive serve` and `netdrive mount` as processes of their own, and the certainty that they go away.
+ *
+ * Whatever happens in a test, `close` leaves no mount, no process and no file: a mount that does not end by itself has its connection
+ * aborted and is detached. The test process itself never makes a call into a mount: programs do.
+ */
+import { spawnSync } from "node:child_process";
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { readMountTable } from "../../src/cli/mount-table.ts";
+import { type Service, startService } from "./child.ts";
+import { makeTemp, mountsBelow, type Temp } from "./temp.ts";
+
+const MAIN = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
+
+/** Arguments for Node to run the command. */
+export const netdrive = (...args: string[]): string[] => [MAIN, ...args];
+
+const points = new Set<string>();
+
+process.on("exit", () => {
+  for (const point of points) detach(point);
+});
+
+/** Takes a mount away by force: requests in flight fail, whoever uses it is left with errors. */
+export function detach(point: string): void {
+  for (const { path, deviceMinor } of readMountTable()) {
+    if (path !== point) continue;
+    try {
+      writeFileSync(`/sys/fs/fuse/connections/${deviceMinor}/abort`, "1");
+    } catch {
+      // The connection ended meanwhile.
+    }
+    spawnSync("umount", ["--lazy", point], { stdio: "ignore" });
+  }
+  points.delete(point);
+}
+
+/** A running server of one share. */
+export interface ServedShare {
+  readonly url: string;
+  readonly port: number;
+  readonly service: Service;
+}
+
+/** Starts `netdrive serve` for `directory` on a free port of loopback, with more arguments if wanted. */
+export async function startServe(directory: string, ...args: string[]): Promise<ServedShare> {
+  const all = netdrive("serve", directory, "--listen", "127.0.0.1:0", "--json", ...args);
+  const service = startService(process.execPath, all, { cwd: "/" });
+  try {
+    const { url, port, shares } = JSON.parse(await service.firstLine) as {
+      url?: string;
+      port: number;
+      shares?: { url: string }[];
+    };
+    return { url: url ?? shares?.[0]?.url ?? "", port, service };
+  } catch (error) {
+    await service.end("SIGKILL");
+    throw error;
+  }
+}
+
+/** A running mount. */
+export interface MountedDrive {
+  readonly path: string;
+  readonly service: Service;
+  /** Unmounts and waits for the process. */
+  close(): Promise<void>;
+}
+
+/** Starts `netdrive mount` of `url` at `path` in the foreground and waits until it answers. */
+export async function startMount(url: string, path: string, ...args: string[]): Promise<MountedDrive> {
+  points.add(path);
+  const service = startService(process.execPath, netdrive("mount", url, path, "--foreground", "--json", ...args), {
+    cwd: "/",
+  });
+  const close = async () => {
+    await service.end();
+    detach(path);
+  };
+  try {
+    await service.firstLine;
+    return { path, service, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** A server and a mount of it. */
+export interface Drive extends AsyncDisposable {
+  /** Where it is mounted. */
+  readonly path: string;
+  /** What is served, on the local disk. */
+  readonly directory: string;
+  /** A local folder for the test's own files, removed with the drive. */
+  readonly scratch: string;
+  readonly served: ServedShare;
+  readonly mounted: MountedDrive;
+  /** Ends both, and asserts that nothing is left. */
+  close(): Promise<void>;
+}
+
+/** Serves a new directory and mounts it: as root, for all users, with their own identities. */
+export async function startDrive(options: { serve?: string[]; mount?: string[] } = {}): Promise<Drive> {
+  const temp: Temp = makeTemp("drive");
+  const [directory, path, scratch] = ["served", "mount", "scratch"].map((name) => join(temp.path, name)) as [
+    string,
+    string,
+    string,
+  ];
+  for (const folder of [directory, path, scratch]) mkdirSync(folder);
+  let served: ServedShare | undefined;
+  let mounted: MountedDrive | undefined;
+  const close = async () => {
+    try {
+      await mounted?.close();
+      await served?.service.end();
+      const left = mountsBelow(temp.path);
+      for (const point of left) detach(point);
+      if (left.length > 0) throw new Error(`mounts left behind: ${left.join(", ")}`);
+    } finally {
+      await temp.remove();
+    }
+  };
+  try {
+    served = await startServe(directory, "--squash", "none", ...(options.serve ?? []));
+    mounted = await startMount(served.url, path, "--allow-other", ...(options.mount ?? []));
+    return { path, directory, scratch, served, mounted, close, [Symbol.asyncDispose]: close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Open descriptors of a process; for leak checks. */
+export const descriptorCount = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;
