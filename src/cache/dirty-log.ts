@@ -6,6 +6,7 @@
  * sections; random writes become one section each. Each section owns its memory.
  */
 import assert from "node:assert/strict";
+import type { SectionMemory } from "./section-memory.ts";
 
 /** Consecutive bytes to be written by one request. */
 export interface DirtySection {
@@ -25,16 +26,18 @@ class Section implements DirtySection {
   /** Where it must end: the next section boundary of the file. */
   readonly limitBytes: number;
   readonly sequence: number;
+  readonly #pool: SectionMemory;
   #memory: Buffer;
   lengthBytes = 0;
   acceptedBytes = 0;
   taken = false;
 
-  constructor(offsetBytes: number, sectionBytes: number, firstBytes: number, sequence: number) {
+  constructor(offsetBytes: number, pool: SectionMemory, firstBytes: number, sequence: number) {
     this.offsetBytes = offsetBytes;
     this.sequence = sequence;
-    this.limitBytes = sectionBytes - (offsetBytes % sectionBytes);
-    this.#memory = Buffer.allocUnsafeSlow(Math.min(this.limitBytes, Math.max(FIRST_BYTES, firstBytes)));
+    this.limitBytes = pool.sectionBytes - (offsetBytes % pool.sectionBytes);
+    this.#pool = pool;
+    this.#memory = this.#allocate(Math.min(this.limitBytes, Math.max(FIRST_BYTES, firstBytes)));
   }
 
   get data(): Buffer {
@@ -70,10 +73,19 @@ class Section implements DirtySection {
     return count;
   }
 
+  /** Its memory is free for others. */
+  free(): void {
+    if (this.#memory.length === this.#pool.sectionBytes) this.#pool.give(this.#memory);
+  }
+
   #grow(neededBytes: number): void {
-    const larger = Buffer.allocUnsafeSlow(Math.min(this.limitBytes, Math.max(neededBytes, 4 * this.#memory.length)));
+    const larger = this.#allocate(Math.min(this.limitBytes, Math.max(neededBytes, 4 * this.#memory.length)));
     this.#memory.copy(larger, 0, 0, this.lengthBytes);
     this.#memory = larger;
+  }
+
+  #allocate(bytes: number): Buffer {
+    return this.#pool.suits(bytes) ? this.#pool.take() : Buffer.allocUnsafeSlow(bytes);
   }
 
   overlaps(offsetBytes: number, endBytes: number): boolean {
@@ -82,14 +94,14 @@ class Section implements DirtySection {
 }
 
 export class DirtyLog {
-  readonly #sectionBytes: number;
+  readonly #pool: SectionMemory;
   // INVARIANT: in order of writing; sections that were taken stay until they are settled; only the last one may still grow.
   readonly #sections: Section[] = [];
   #nextSequence = 1;
 
-  /** `sectionBytes`: sections end at multiples of it. */
-  constructor(sectionBytes: number) {
-    this.#sectionBytes = sectionBytes;
+  /** Sections end at multiples of the pool's section size, and take their memory from it. */
+  constructor(pool: SectionMemory) {
+    this.#pool = pool;
   }
 
   get isEmpty(): boolean {
@@ -122,7 +134,7 @@ export class DirtyLog {
       const at = offsetBytes + done;
       let section = this.#sections.at(-1);
       if (section === undefined || !section.takes(at)) {
-        section = new Section(at, this.#sectionBytes, data.length - done, this.#nextSequence++);
+        section = new Section(at, this.#pool, data.length - done, this.#nextSequence++);
         this.#sections.push(section);
       }
       done += section.put(at, data.subarray(done));
@@ -151,11 +163,12 @@ export class DirtyLog {
     return undefined;
   }
 
-  /** A taken section was written or given up. */
+  /** A taken section was written or given up; its bytes are not to be touched any more. */
   settle(section: DirtySection): void {
     const index = this.#sections.indexOf(section as Section);
     assert(index >= 0 && (section as Section).taken, "a taken section is settled once");
     this.#sections.splice(index, 1);
+    (section as Section).free();
   }
 
   #isBlocked(index: number): boolean {

@@ -16,6 +16,9 @@ const LINE_BYTES_MIN = 256 * 1024;
 /** Bytes of the file that were fetched, or are on their way. */
 interface Piece {
   readonly offsetBytes: number;
+  /** Bytes that were asked for. */
+  readonly wantedBytes: number;
+  /** At least that long. */
   readonly memory: Buffer;
   /** Bytes it has; -1 while they are on their way. */
   lengthBytes: number;
@@ -82,7 +85,7 @@ export class OpenReader implements ReadAheadSink {
         end = Math.min(end, this.#nextPieceBytes(at) - offsetBytes);
         parts.push(this.#inner.read(ctx, this.#handle, at, target.subarray(done, end)));
       } else {
-        end = Math.min(end, piece.offsetBytes + piece.memory.length - offsetBytes);
+        end = Math.min(end, piece.offsetBytes + piece.wantedBytes - offsetBytes);
         parts.push(this.#readPiece(ctx, piece, at, target.subarray(done, end)));
       }
       ends.push(end);
@@ -119,7 +122,7 @@ export class OpenReader implements ReadAheadSink {
   drop(offsetBytes: number, lengthBytes: number): void {
     for (const piece of [...this.#pieces]) {
       // A stream that has passed only a part of a piece still wants the rest.
-      const end = piece.offsetBytes + piece.memory.length;
+      const end = piece.offsetBytes + piece.wantedBytes;
       if (end > offsetBytes && end <= offsetBytes + lengthBytes) this.#dropPiece(piece);
     }
   }
@@ -143,6 +146,7 @@ export class OpenReader implements ReadAheadSink {
     if (memory === undefined) return;
     const piece: Piece = {
       offsetBytes,
+      wantedBytes: lengthBytes,
       memory,
       lengthBytes: -1,
       arrivedMs: 0,
@@ -155,7 +159,8 @@ export class OpenReader implements ReadAheadSink {
     };
     const index = this.#pieces.findIndex((other) => other.offsetBytes > offsetBytes);
     this.#pieces.splice(index < 0 ? this.#pieces.length : index, 0, piece);
-    piece.arrival = this.#inner.read({ caller: this.#caller }, this.#handle, offsetBytes, memory).then(
+    const target = memory.length === lengthBytes ? memory : memory.subarray(0, lengthBytes);
+    piece.arrival = this.#inner.read({ caller: this.#caller }, this.#handle, offsetBytes, target).then(
       (bytes) => this.#arrived(piece, bytes),
       // The foreground read that wants these bytes will ask for them itself, and meet the error.
       () => this.#arrived(piece, 0),
@@ -192,7 +197,7 @@ export class OpenReader implements ReadAheadSink {
     const nowMs = this.#options.clock.monotonicMs();
     for (const piece of this.#pieces) {
       if (piece.offsetBytes > offsetBytes) return undefined;
-      if (offsetBytes < piece.offsetBytes + piece.memory.length) return this.#isStale(piece, nowMs) ? undefined : piece;
+      if (offsetBytes < piece.offsetBytes + piece.wantedBytes) return this.#isStale(piece, nowMs) ? undefined : piece;
     }
     return undefined;
   }

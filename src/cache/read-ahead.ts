@@ -10,6 +10,7 @@ import type { Clock } from "../base/clock.ts";
 import type { FileSystem, NodeId, Opened } from "../vfs/file-system.ts";
 import { OpenReader } from "./open-reader.ts";
 import { ReadAheadBudget } from "./read-ahead-policy.ts";
+import { SectionMemory } from "./section-memory.ts";
 
 export interface ReadAheadOptions {
   /** What is fetched by one request, at most and mostly. */
@@ -25,37 +26,31 @@ export interface ReadAheadOptions {
   readonly isDirty: (id: NodeId, offsetBytes: number, lengthBytes: number) => boolean;
 }
 
-/** Memory for pieces, used again: a fresh megabyte costs a page fault for each of its pages. Pieces far smaller than a section get their own. */
+/** Memory for pieces, within the mount's bound. Pieces far smaller than a section get their own. */
 export class PieceMemory {
-  readonly #sectionBytes: number;
+  readonly #sections: SectionMemory;
   readonly #bytesMax: number;
-  readonly #free: Buffer[] = [];
   heldBytes = 0;
 
   constructor(sectionBytes: number, bytesMax: number) {
-    this.#sectionBytes = sectionBytes;
+    this.#sections = new SectionMemory(sectionBytes, Math.floor(bytesMax / sectionBytes));
     this.#bytesMax = bytesMax;
   }
 
-  /** Memory of `bytes`; undefined if the mount holds as much as it may. */
+  /** Memory of at least `bytes`; undefined if the mount holds as much as it may. */
   take(bytes: number): Buffer | undefined {
-    const cost = this.#cost(bytes);
+    const isSection = this.#sections.suits(bytes);
+    const cost = isSection ? this.#sections.sectionBytes : bytes;
     if (this.heldBytes + cost > this.#bytesMax) return undefined;
     this.heldBytes += cost;
-    if (cost < this.#sectionBytes) return Buffer.allocUnsafeSlow(bytes);
-    const memory = this.#free.pop() ?? Buffer.allocUnsafeSlow(this.#sectionBytes);
-    return memory.subarray(0, bytes);
+    return isSection ? this.#sections.take() : Buffer.allocUnsafeSlow(bytes);
   }
 
+  /** `memory` as `take` returned it. */
   give(memory: Buffer): void {
-    const cost = this.#cost(memory.length);
-    this.heldBytes -= cost;
-    if (cost === this.#sectionBytes) this.#free.push(Buffer.from(memory.buffer));
-    if (this.heldBytes === 0) this.#free.length = 0;
-  }
-
-  #cost(bytes: number): number {
-    return bytes > this.#sectionBytes / 4 ? this.#sectionBytes : bytes;
+    this.heldBytes -= memory.length;
+    if (memory.length === this.#sections.sectionBytes) this.#sections.give(memory);
+    if (this.heldBytes === 0) this.#sections.trim();
   }
 }
 

@@ -12,6 +12,7 @@ import type { Log } from "../base/log.ts";
 import { raceSignal } from "../base/signals.ts";
 import type { FileSystem, HandleId, NodeId, RequestContext } from "../vfs/file-system.ts";
 import { DirtyLog, type DirtySection } from "./dirty-log.ts";
+import { SectionMemory } from "./section-memory.ts";
 
 /** How long a part of a section waits for more. Long enough for a program that writes line by line, short for people who watch the other side. */
 export const PARTIAL_REST_MS = 50;
@@ -53,6 +54,7 @@ export interface WriterOpen {
 export class WriteBehind {
   readonly #inner: FileSystem;
   readonly #options: WriteBehindOptions;
+  readonly #memory: SectionMemory;
   readonly #nodes = new Map<NodeId, DirtyNode>();
   /** Opens that can write, by node; they are told of errors. */
   readonly #writers = new Map<NodeId, Set<WriterOpen>>();
@@ -65,6 +67,7 @@ export class WriteBehind {
   constructor(inner: FileSystem, options: WriteBehindOptions) {
     this.#inner = inner;
     this.#options = options;
+    this.#memory = new SectionMemory(options.sectionBytes, Math.ceil(options.bytesMax / options.sectionBytes));
   }
 
   /** Bytes acknowledged and not yet on the server. */
@@ -119,7 +122,7 @@ export class WriteBehind {
     }
     let node = this.#nodes.get(open.id);
     if (node === undefined) {
-      const log = new DirtyLog(this.#options.sectionBytes);
+      const log = new DirtyLog(this.#memory);
       node = { id: open.id, data: log, handle: open.handle, ctx, killSuidgid, drainers: [], rest: undefined };
       this.#nodes.set(open.id, node);
     }
@@ -211,6 +214,7 @@ export class WriteBehind {
     if (node.data.isEmpty) {
       node.rest?.stop();
       this.#nodes.delete(node.id);
+      if (this.#nodes.size === 0) this.#memory.trim();
     }
     for (const drainer of done) drainer.done();
   }

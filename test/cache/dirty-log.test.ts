@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import fc from "fast-check";
 import { DirtyLog, type DirtySection } from "../../src/cache/dirty-log.ts";
+import { SectionMemory } from "../../src/cache/section-memory.ts";
 
 const SECTION = 64;
 
@@ -14,7 +15,7 @@ function takeAll(log: DirtyLog, parts: boolean): DirtySection[] {
 
 describe("the log of unsent writes", () => {
   it("joins a stream of small writes into full sections that end at section boundaries", () => {
-    const log = new DirtyLog(SECTION);
+    const log = new DirtyLog(new SectionMemory(SECTION, 4));
     for (let at = 10; at < 10 + 3 * SECTION; at += 6) log.append(at, Buffer.alloc(6, at));
     const taken = takeAll(log, false);
     assert.deepEqual(
@@ -33,7 +34,7 @@ describe("the log of unsent writes", () => {
   });
 
   it("rewrites what has not left yet, and holds back what overlaps something on its way", () => {
-    const log = new DirtyLog(SECTION);
+    const log = new DirtyLog(new SectionMemory(SECTION, 4));
     log.append(0, Buffer.alloc(8, 1));
     log.append(2, Buffer.alloc(2, 2));
     const first = log.take(true) as DirtySection;
@@ -55,7 +56,7 @@ describe("the log of unsent writes", () => {
     );
     fc.assert(
       fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
-        const log = new DirtyLog(SECTION);
+        const log = new DirtyLog(new SectionMemory(SECTION, 4));
         const model = Buffer.alloc(512);
         const server = Buffer.alloc(512);
         const onTheWay: DirtySection[] = [];
