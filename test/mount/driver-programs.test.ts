@@ -3,11 +3,11 @@
  */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { type Mounted, mountMemory } from "../fuse/mounted.ts";
+import { type Mounted, mountStack } from "./mounted.ts";
 
 let mounted: Mounted;
 before(async () => {
-  mounted = await mountMemory({ allowOther: true });
+  mounted = await mountStack({ mountOptions: { allowOther: true } });
 });
 after(async () => {
   const end = await mounted.end();

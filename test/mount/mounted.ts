@@ -1,5 +1,5 @@
 /**
- * A MemoryFs mounted by a process of its own, for tests of the driver with real programs.
+ * A file system mounted by a process of its own, for tests of the driver with real programs.
  *
  * Whatever happens, `end` leaves no mount and no process: a mount that does not go when its process is asked to is aborted and detached.
  */
@@ -11,12 +11,12 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { systemClock } from "../../src/base/clock.ts";
-import type { FuseMountOptions } from "../../src/fuse/mount.ts";
 import type { SessionCounters } from "../../src/fuse/session.ts";
 import { findMount } from "../../src/sys/fuse-mount.ts";
 import { makeTemp } from "../support/temp.ts";
+import type { StackOptions } from "./serve-stack.ts";
 
-const SERVER = fileURLToPath(new URL("serve-memory.js", import.meta.url));
+const SERVER = fileURLToPath(new URL("serve-stack.js", import.meta.url));
 const PROGRAM_MS_MAX = 60_000;
 const END_MS_MAX = 20_000;
 
@@ -48,11 +48,12 @@ export async function run(program: string, args: string[], options: { uid?: numb
   return stdout;
 }
 
-export async function mountMemory(settings: Partial<FuseMountOptions> = {}): Promise<Mounted> {
+/** Mounts what `stack` says, by default a MemoryFs. */
+export async function mountStack(stack: StackOptions = {}): Promise<Mounted> {
   const temp = makeTemp("fuse");
   const path = join(temp.path, "mnt");
   mkdirSync(path);
-  const server = spawn(process.execPath, ["--enable-source-maps", SERVER, path, JSON.stringify(settings)], {
+  const server = spawn(process.execPath, ["--enable-source-maps", SERVER, path, JSON.stringify(stack)], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   const lines = createInterface({ input: server.stdout });
