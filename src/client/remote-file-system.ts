@@ -81,8 +81,11 @@ function checkId(op: string, id: NodeId): void {
   if (id.length === 0 || id.length > NODE_ID_BYTES_MAX) throw new FsError("ESTALE", op);
 }
 
+/** EINVAL for a negative offset or length; one that no file can have, and the wire cannot say, is what the kernel calls it. */
 function checkOffset(op: string, ...offsets: number[]): void {
-  if (!offsets.every((offset) => Number.isSafeInteger(offset) && offset >= 0)) throw new FsError("EINVAL", op);
+  if (!offsets.every((offset) => offset >= 0 && Number.isInteger(offset))) throw new FsError("EINVAL", op);
+  if (offsets.every((offset) => offset <= Number.MAX_SAFE_INTEGER)) return;
+  throw new FsError(op === "lseek" ? "ENXIO" : "EFBIG", op);
 }
 
 export class RemoteFileSystem implements FileSystem {
