@@ -141,28 +141,49 @@ const nodeIds: FieldCodec<readonly NodeId[]> = {
   print: (value) => `[${value.map((id) => nodeId.print(id)).join(" ")}]`,
 };
 
+const { isSafeInteger } = Number;
+
+/** Whether sizes and times are exact numbers. */
+function isExact(value: Attr): boolean {
+  return (
+    isSafeInteger(value.sizeBytes) &&
+    isSafeInteger(value.blocks) &&
+    isSafeInteger(value.atimeSec) &&
+    isSafeInteger(value.mtimeSec) &&
+    isSafeInteger(value.ctimeSec) &&
+    isSafeInteger(value.btimeSec)
+  );
+}
+
+/** The nearest exact attributes. */
 function clamped(value: Attr): Attr {
-  const max = Number.MAX_SAFE_INTEGER;
-  return { ...value, sizeBytes: Math.min(value.sizeBytes, max), blocks: Math.min(value.blocks, max) };
+  const clamp = (number: number) => Math.max(Math.min(number, Number.MAX_SAFE_INTEGER), Number.MIN_SAFE_INTEGER);
+  return {
+    ...value,
+    sizeBytes: clamp(value.sizeBytes),
+    blocks: clamp(value.blocks),
+    atimeSec: clamp(value.atimeSec),
+    mtimeSec: clamp(value.mtimeSec),
+    ctimeSec: clamp(value.ctimeSec),
+    btimeSec: clamp(value.btimeSec),
+  };
 }
 
 const attr: FieldCodec<Attr> = {
   bytesMax: ATTR_BYTES,
   layout: `the ${ATTR_BYTES} bytes of "Attributes"`,
   write(writer, value) {
-    // A sparse file may claim 8 EiB; it must not look like a violation to the peer.
-    const exact = value.sizeBytes <= Number.MAX_SAFE_INTEGER && value.blocks <= Number.MAX_SAFE_INTEGER;
-    encodeAttr(writer.view, writer.offset, exact ? value : clamped(value));
+    // A sparse file may claim 8 EiB, a disk may keep any time; neither must look like a violation to the peer.
+    encodeAttr(writer.view, writer.offset, isExact(value) ? value : clamped(value));
     writer.offset += ATTR_BYTES;
   },
   read(reader) {
     const start = reader.take(ATTR_BYTES);
     const value = decodeAttr(reader.view, start);
-    // Times count nanoseconds below a second; sizes and block counts are not negative and exact.
-    const { atimeNsec, mtimeNsec, ctimeNsec, btimeNsec, sizeBytes, blocks } = value;
-    if (Math.max(atimeNsec, mtimeNsec, ctimeNsec, btimeNsec) >= 1e9) throw malformed("a second has 10^9 nanoseconds");
-    if (sizeBytes < 0 || blocks < 0 || !Number.isSafeInteger(sizeBytes) || !Number.isSafeInteger(blocks)) {
-      throw malformed("size beyond 2^53");
+    if (!isExact(value) || value.sizeBytes < 0 || value.blocks < 0) throw malformed("size or time beyond 2^53");
+    const { atimeNsec, mtimeNsec, ctimeNsec, btimeNsec } = value;
+    if (atimeNsec >= 1e9 || mtimeNsec >= 1e9 || ctimeNsec >= 1e9 || btimeNsec >= 1e9) {
+      throw malformed("a second has 10^9 nanoseconds");
     }
     if (reader.view.getUint32(start + 100, true) !== 0) throw malformed("reserved bytes are not 0");
     return value;
