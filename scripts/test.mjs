@@ -3,6 +3,7 @@
  * Runs the built tests: every dist/test/**.test.js, or those whose source path holds one of the PATTERNs.
  *
  *     node scripts/test.mjs [PATTERN...]
+ *     NETDRIVE_TEST_UNDER="valgrind -q" node scripts/test.mjs [PATTERN...]     each file as a child of that command
  *
  * Each file runs in a process and a temp folder of its own; those that mount or load the machine one at a time, the
  * others two. What a file leaves behind - a mount, a process, a temp file - is a failed test of it, and is removed.
@@ -23,6 +24,8 @@ const SERIAL_FOLDERS = new Set(["bench", "faults", "mount", "programs"]);
 const PARALLEL_FILES = 2;
 const FILE_TIMEOUT_MS = 240_000;
 const SERIAL_FILE_TIMEOUT_MS = 900_000;
+/** A program that watches the tests makes them slow. */
+const SLOWED_TIMEOUT_MS = 1_800_000;
 const OUTPUT_CHARS_MAX = 64 << 10;
 
 const isSerial = (path) => SERIAL_FOLDERS.has(path.split("/")[1]);
@@ -43,7 +46,9 @@ function collect(patterns) {
 /** Starts a test file and returns what it reported, what it printed and how it ended. Never rejects. */
 async function execute(path, env) {
   const file = join(root, "dist", path.replace(/\.ts$/, ".js"));
-  const child = spawn(process.execPath, ["--enable-source-maps", `--test-reporter=${reporter}`, file], {
+  const under = (process.env.NETDRIVE_TEST_UNDER ?? "").split(" ").filter(Boolean);
+  const command = [...under, process.execPath, "--enable-source-maps", `--test-reporter=${reporter}`, file];
+  const child = spawn(command[0], command.slice(1), {
     cwd: root,
     env,
     stdio: ["ignore", "pipe", "pipe", "pipe"],
@@ -60,7 +65,8 @@ async function execute(path, env) {
     });
     child.stdio[3].on("close", resolve);
   });
-  const timeoutMs = isSerial(path) ? SERIAL_FILE_TIMEOUT_MS : FILE_TIMEOUT_MS;
+  const usualMs = isSerial(path) ? SERIAL_FILE_TIMEOUT_MS : FILE_TIMEOUT_MS;
+  const timeoutMs = under.length > 0 ? SLOWED_TIMEOUT_MS : usualMs;
   const timer = setTimeout(() => {
     seen.end = `did not end within ${timeoutMs / 1000} s: a test hangs, or something keeps the process alive`;
     kill(child.pid);

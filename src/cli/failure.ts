@@ -58,7 +58,12 @@ export function explain(thrown: unknown): { exit: Exit; text: string } {
     if (known !== undefined) return known;
     return { exit: Exit.UNREACHABLE, text: `what answers is no netdrive server, or a broken one: ${line(thrown)}` };
   }
-  if (thrown instanceof ConnectionError) return { exit: Exit.UNREACHABLE, text: line(thrown) };
+  if (thrown instanceof ConnectionError) {
+    // The server said why it closed.
+    if (thrown.cause instanceof ProtocolError && byCloseCode[thrown.cause.closeCode]) return explain(thrown.cause);
+    const advice = "check host and port, and that 'netdrive serve' runs there";
+    return { exit: Exit.UNREACHABLE, text: `${line(thrown)}; ${advice}` };
+  }
   if (thrown instanceof FsError) {
     const isDenied = thrown.errno === "EPERM" || thrown.errno === "EACCES";
     return { exit: isDenied ? Exit.SYSTEM : Exit.FAILED, text: line(thrown) };

@@ -37,7 +37,7 @@ function listMounts(): ListedMount[] {
         state: isAlive(record.daemon) ? "mounted" : "dead",
         pid: record.daemon.pid,
         since: new Date(record.sinceMs).toISOString(),
-        log: record.log ?? null,
+        log: record.log,
       };
     });
 }

@@ -21,8 +21,8 @@ export interface MountRecord {
   daemon: ProcessIdentity;
   /** Milliseconds since 1970. */
   sinceMs: number;
-  /** Where the daemon logs; undefined in the foreground. */
-  log: string | undefined;
+  /** Where the daemon logs; null in the foreground. */
+  log: string | null;
 }
 
 /** The folder of records and logs: $NETDRIVE_RUNTIME, else /run/netdrive for root, else the user's own. */

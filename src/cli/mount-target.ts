@@ -1,7 +1,7 @@
 /**
  * Whether a drive can be mounted at a path by this user on this system: everything that can be known before trying.
  */
-import { access, constants, lstat, readdir, readFile } from "node:fs/promises";
+import { access, constants, lstat, open, readdir, readFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { printable } from "../base/log.ts";
 import { Exit, failure } from "./failure.ts";
@@ -61,15 +61,16 @@ export async function checkSystem(target: string, options: Pick<MountOptions, "a
   }
 }
 
+/** Opened for a moment: in a container it may be there and forbidden. */
 async function checkDevice(): Promise<void> {
   try {
-    await access(DEVICE, constants.R_OK | constants.W_OK);
+    await (await open(DEVICE, "r+")).close();
   } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== "ENOENT") {
-      throw failure(Exit.SYSTEM, `this user may not use ${DEVICE}; ask for read and write permission on it`);
-    }
+    const { code } = cause as NodeJS.ErrnoException;
+    const isMissing = code === "ENOENT" || code === "ENODEV" || code === "ENXIO";
+    const what = isMissing ? `there is no ${DEVICE}` : `this user may not open ${DEVICE} (${code})`;
     const advice = "load the module with 'modprobe fuse', or start the container with --device /dev/fuse";
-    throw failure(Exit.SYSTEM, `there is no ${DEVICE}; ${advice}`);
+    throw failure(Exit.SYSTEM, `${what}; ${isMissing ? advice : "it should have mode 0666"}`);
   }
 }
 

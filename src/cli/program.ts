@@ -7,7 +7,10 @@ import { Command, CommanderError, Option } from "commander";
 import { LOG_LEVELS } from "../base/log.ts";
 import { Exit, explain, failure } from "./failure.ts";
 import { addList } from "./list.ts";
+import { addMount } from "./mount.ts";
+import { addServe } from "./serve.ts";
 import { addUmount } from "./umount.ts";
+import { addUp } from "./up.ts";
 
 const EXAMPLES = `
 Examples:
@@ -36,7 +39,8 @@ function createProgram(): Command {
       throw failure(Exit.USAGE, word === undefined ? "no command given" : `unknown command '${word}'`);
     })
     .allowExcessArguments();
-  for (const add of [addUmount, addList]) add(program);
+  for (const add of [addServe, addMount, addUmount, addUp, addList]) add(program);
+  for (const command of program.commands) command.allowExcessArguments(false);
   return program;
 }
 

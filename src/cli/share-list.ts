@@ -4,9 +4,9 @@
 import { realpath, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { printable } from "../base/log.ts";
+import { isShareName } from "../client/url.ts";
+import { SHARE_NAME_BYTES_MAX } from "../wire/limits.ts";
 import { Exit, failure } from "./failure.ts";
-
-const NAME_BYTES_MAX = 255;
 
 /**
  * Pairs directories with names: the one given at the same place, else the directory's own.
@@ -53,8 +53,7 @@ async function checkDirectory(directory: string): Promise<string> {
 }
 
 function checkName(name: string): void {
-  const isGood = Buffer.byteLength(name) <= NAME_BYTES_MAX && !/[/\p{Cc}]/u.test(name) && name !== "." && name !== "..";
-  if (isGood) return;
-  const rule = `a share's name has 1 to ${NAME_BYTES_MAX} bytes, no '/' and no control character`;
+  if (isShareName(name)) return;
+  const rule = `a share's name has 1 to ${SHARE_NAME_BYTES_MAX} bytes, no '/' and no control character`;
   throw failure(Exit.USAGE, `'${printable(name)}' cannot name a share: ${rule}`);
 }

@@ -1,13 +1,16 @@
 /**
- * Taking a drive off its mount point, by programs that have the right to and never by a call of this process into the mount.
+ * Taking a drive off its mount point.
  *
- * Works whether the server answers, the daemon lives, or neither: nothing here looks inside the mount.
+ * Works whether the server answers, the daemon lives, or neither: nothing here looks inside the mount. The system call runs
+ * on a thread of its own, so also the process that serves the mount may unmount it.
  */
-import { execFile } from "node:child_process";
-import { realpath, writeFile } from "node:fs/promises";
+import { realpath } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { Clock } from "../base/clock.ts";
+import { FsError } from "../base/errors.ts";
 import { printable } from "../base/log.ts";
+import { raceSignal } from "../base/signals.ts";
+import { abortConnection, unmountPath } from "../sys/fuse-mount.ts";
 import { Exit, failure } from "./failure.ts";
 import { findRecord, removeRecord } from "./mount-registry.ts";
 import { MOUNT_TYPE, type MountEntry, mountAt } from "./mount-table.ts";
@@ -24,15 +27,24 @@ export interface UnmountOptions {
 /** How long a daemon may take to end after its mount is gone. */
 const DAEMON_END_MS = 10_000;
 const LOOK_EVERY_MS = 20;
+/** How long `takeDown` waits for those who use the mount. */
+const BUSY_MS = 5_000;
+const BUSY_LOOK_EVERY_MS = 200;
+const USERS_SHOWN_MAX = 5;
 
-/** `path` as the kernel's list has it, also if a dead mount is there. */
+/** `path` as the kernel's list has it, also if a dead mount is there. @throws CommanderError PATH. */
 export async function canonicalPath(path: string): Promise<string> {
+  const parent = async () => join(await realpath(dirname(path)), basename(path));
   try {
-    return await realpath(path);
+    return await realpath(path).catch((cause: NodeJS.ErrnoException) => {
+      if (cause.code === "ENOENT") throw cause;
+      return parent();
+    });
   } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "ENOENT")
-      throw failure(Exit.PATH, `'${printable(path)}' does not exist`);
-    return join(await realpath(dirname(path)), basename(path));
+    if ((cause as NodeJS.ErrnoException).code === "ENOENT") {
+      throw failure(Exit.PATH, `'${printable(path)}' does not exist; make it with mkdir, or check its spelling`);
+    }
+    throw failure(Exit.PATH, `'${printable(path)}' cannot be used: ${printable((cause as Error).message)}`);
   }
 }
 
@@ -40,21 +52,20 @@ export async function canonicalPath(path: string): Promise<string> {
  * Unmounts the drive at `path` and waits until its daemon has ended.
  *
  * @returns a remark for the user, if there is one.
- * @throws CommanderError PATH: not a netdrive mount, or in use (says by whom).
+ * @throws CommanderError PATH: no netdrive mount, or in use (says by whom); SYSTEM: not this user's.
  */
 export async function unmountDrive(path: string, options: UnmountOptions): Promise<string | undefined> {
   const canonical = await canonicalPath(path);
+  const shown = printable(path);
   const entry = mountAt(canonical);
-  if (entry === undefined) throw failure(Exit.PATH, `nothing is mounted at '${printable(path)}'; see 'netdrive list'`);
+  if (entry === undefined) throw failure(Exit.PATH, `nothing is mounted at '${shown}'; see 'netdrive list'`);
   if (entry.type !== MOUNT_TYPE) {
-    throw failure(Exit.PATH, `'${printable(path)}' is a mount of ${entry.type}, not of netdrive; use umount(8)`);
+    throw failure(Exit.PATH, `'${shown}' is a mount of ${entry.type}, not of netdrive; use umount(8)`);
   }
   const daemon = findRecord(canonical)?.daemon;
-  if (options.force === true) await abortConnection(entry);
-  const remark = await detach(canonical, {
-    lazy: options.lazy === true,
-    isServed: daemon !== undefined && isAlive(daemon),
-  });
+  const isServed = daemon !== undefined && isAlive(daemon);
+  if (options.force === true) await giveUp(entry);
+  const remark = await detach(entry, { shown, lazy: options.lazy === true, isServed });
   if (daemon !== undefined) {
     // A lazily detached mount lives on until its last user is gone, and so does its daemon.
     if (options.lazy !== true) await waitForEnd(daemon, options.clock);
@@ -63,56 +74,87 @@ export async function unmountDrive(path: string, options: UnmountOptions): Promi
   return remark;
 }
 
-async function detach(path: string, options: { lazy: boolean; isServed: boolean }): Promise<string | undefined> {
-  const result = await runUnmount(path, options.lazy);
-  if (result === "done") return undefined;
-  if (result !== "busy") throw failure(Exit.SYSTEM, `'${printable(path)}' cannot be unmounted: ${printable(result)}`);
-  const users = usersOf(path).slice(0, 5).join(", ") || "a process that cannot be seen";
-  if (options.isServed) {
-    const advice = `end them, or detach it all the same with 'netdrive umount --lazy'`;
-    throw failure(Exit.PATH, `'${printable(path)}' is in use by ${users}; ${advice}`);
-  }
-  const second = await runUnmount(path, true);
-  if (second !== "done") throw failure(Exit.SYSTEM, `'${printable(path)}' cannot be unmounted: ${printable(second)}`);
-  return `the daemon is gone and ${users} still used '${printable(path)}': it was detached`;
-}
-
-/** Runs the program that may unmount; the one line it says if it fails for another reason than use. */
-export async function runUnmount(path: string, lazy: boolean): Promise<"done" | "busy" | string> {
-  const isRoot = process.getuid?.() === 0;
-  const program = isRoot ? "umount" : "fusermount3";
-  // No helper and no look at the path: a dead mount answers to neither.
-  const args = isRoot ? ["-i", "-c", ...(lazy ? ["-l"] : [])] : ["-u", "-q", ...(lazy ? ["-z"] : [])];
-  return new Promise((resolve) => {
-    const environment = { ...process.env, LC_ALL: "C" };
-    execFile(program, [...args, "--", path], { env: environment, cwd: "/" }, (error, _, errors) => {
-      if (error === null || mountAt(path)?.type !== MOUNT_TYPE) resolve("done");
-      else if (/busy/i.test(errors)) resolve("busy");
-      else resolve(errors.trim().split("\n").at(-1) || error.message);
-    });
-  });
-}
-
 /** Makes the kernel fail every request of the mount, those in flight included. */
-async function abortConnection({ deviceMinor }: MountEntry): Promise<void> {
+async function giveUp({ path, type, source, deviceMinor }: MountEntry): Promise<void> {
+  await abortConnection({ path, type, source, deviceMajor: 0, deviceMinor });
+}
+
+async function detach(
+  { path }: MountEntry,
+  options: { shown: string; lazy: boolean; isServed: boolean },
+): Promise<string | undefined> {
+  const { shown } = options;
   try {
-    await writeFile(`/sys/fs/fuse/connections/${deviceMinor}/abort`, "1");
+    if (!(await tryUnmount(path, options.lazy))) {
+      const users = namesOfUsers(path);
+      if (options.isServed) {
+        const advice = "end them, or detach it all the same with 'netdrive umount --lazy'";
+        throw failure(Exit.PATH, `'${shown}' is in use by ${users}; ${advice}`);
+      }
+      await tryUnmount(path, true);
+      return `nobody served '${shown}' any more and it was in use by ${users}: it was detached`;
+    }
   } catch (cause) {
-    throw failure(Exit.SYSTEM, `the kernel does not let this user give up the requests: ${(cause as Error).message}`);
+    if (!(cause instanceof FsError)) throw cause;
+    throw failure(Exit.SYSTEM, `'${shown}' cannot be unmounted by this user: ${printable(cause.message)}`);
   }
+  return undefined;
+}
+
+/** Unmounts; false if it is in use. A mount that is gone already is unmounted. @throws FsError */
+async function tryUnmount(path: string, lazy: boolean): Promise<boolean> {
+  try {
+    await unmountPath(path, { detach: lazy });
+  } catch (cause) {
+    if (mountAt(path)?.type !== MOUNT_TYPE) return true;
+    if (cause instanceof FsError && cause.errno === "EBUSY") return false;
+    throw cause;
+  }
+  return true;
+}
+
+function namesOfUsers(path: string): string {
+  const users = usersOf(path);
+  if (users.length === 0) return "a process that cannot be seen";
+  const more = users.length > USERS_SHOWN_MAX ? ` and ${users.length - USERS_SHOWN_MAX} more` : "";
+  return `${users.slice(0, USERS_SHOWN_MAX).join(", ")}${more}`;
 }
 
 /** Waits for the daemon; one that does not end by itself is told to, then made to. */
 async function waitForEnd(daemon: ProcessIdentity, clock: Clock): Promise<void> {
   for (const signal of ["SIGTERM", "SIGKILL"] as const) {
     const deadlineMs = clock.monotonicMs() + DAEMON_END_MS;
-    while (isAlive(daemon)) {
-      if (clock.monotonicMs() >= deadlineMs) {
-        process.kill(daemon.pid, signal);
-        break;
-      }
+    while (clock.monotonicMs() < deadlineMs) {
+      if (!isAlive(daemon)) return;
       await pause(clock, LOOK_EVERY_MS);
     }
+    process.kill(daemon.pid, signal);
+  }
+}
+
+/**
+ * Unmounts because whoever keeps the mount ends: says who uses it, waits a little for them, then detaches it all the same.
+ *
+ * Never rejects: what fails is said.
+ */
+export async function takeDown(
+  path: string,
+  options: { clock: Clock; stopNow: AbortSignal; say: (text: string) => void },
+): Promise<void> {
+  const { clock, stopNow, say } = options;
+  const deadlineMs = clock.monotonicMs() + BUSY_MS;
+  try {
+    for (let isFirst = true; mountAt(path)?.type === MOUNT_TYPE; isFirst = false) {
+      const isLast = stopNow.aborted || clock.monotonicMs() >= deadlineMs;
+      if (await tryUnmount(path, isLast)) {
+        if (isLast) say(`'${printable(path)}' was detached while it was in use`);
+        return;
+      }
+      if (isFirst) say(`'${printable(path)}' is in use by ${namesOfUsers(path)}; waiting ${BUSY_MS / 1000} s for them`);
+      await raceSignal(pause(clock, BUSY_LOOK_EVERY_MS), stopNow).catch(() => {});
+    }
+  } catch (cause) {
+    say(`'${printable(path)}' cannot be unmounted: ${printable((cause as Error).message)}`);
   }
 }
 

@@ -57,9 +57,10 @@ type State =
 /** Closing codes for which trying again may help. */
 const RETRYABLE: ReadonlySet<number> = new Set([CloseCode.BUSY, CloseCode.SHUTDOWN]);
 
-/** The error that a server's goodbye means for what was asked of it. */
+/** The error that a server's goodbye means for what was asked of it; its cause has the code. */
 export function goodbyeError(peer: string, code: number, reason: string): ConnectionError {
-  return new ConnectionError(`${peer} closed the connection: ${reason}`, { retryable: RETRYABLE.has(code) });
+  const cause = new ProtocolError(code as CloseCode, reason);
+  return new ConnectionError(`${peer} closed the connection: ${reason}`, { retryable: RETRYABLE.has(code), cause });
 }
 
 /**

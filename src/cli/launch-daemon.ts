@@ -1,0 +1,90 @@
+/**
+ * Starts a mount daemon and waits for its report: the other side of mount-daemon.ts.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, openSync, readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
+import { fileURLToPath } from "node:url";
+import { Exit, failure } from "./failure.ts";
+import { DAEMON_COMMAND, type DaemonReport, type DaemonRequest } from "./mount-daemon.ts";
+import { makeRuntimeFolder } from "./mount-registry.ts";
+
+export interface Daemon {
+  pid: number;
+  /** Where the drive comes from, without token. */
+  url: string;
+  readOnly: boolean;
+  /** Resolves when the process has ended. */
+  ended: Promise<void>;
+  /** Tells a tied daemon to end, whoever still uses the mount. */
+  end(): void;
+  /** Lets it go on alone; it no longer keeps this process alive. */
+  release(): void;
+}
+
+/**
+ * Starts the daemon and returns when the mount answers.
+ *
+ * If `stop` aborts before, the daemon gives up and leaves no mount.
+ *
+ * @throws CommanderError with the daemon's own reason.
+ */
+export async function launchDaemon(request: DaemonRequest, stop: AbortSignal): Promise<Daemon> {
+  makeRuntimeFolder();
+  const log = openSync(request.logFile, "a", 0o600);
+  const main = fileURLToPath(new URL("main.js", import.meta.url));
+  const child = spawn(process.execPath, [...process.execArgv, main, DAEMON_COMMAND], {
+    // A session of its own: Ctrl-C of a terminal is for the command, not for the drive.
+    detached: true,
+    cwd: "/",
+    stdio: ["pipe", "ignore", log, "pipe"],
+  });
+  closeSync(log);
+  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  const end = () => child.stdin?.end();
+  stop.addEventListener("abort", end);
+  // A daemon that dies early closes its end; its exit says so.
+  child.stdin?.on("error", () => {});
+  child.stdin?.write(`${JSON.stringify(request)}\n`);
+  try {
+    const report = await readReport(child, request.logFile);
+    if (!report.isReady) throw failure(report.exit, report.text);
+    return { ...report, ended, end, release: () => letGo(child) };
+  } catch (thrown) {
+    await ended;
+    throw thrown;
+  } finally {
+    stop.removeEventListener("abort", end);
+  }
+}
+
+function readReport(child: ChildProcess, logFile: string): Promise<DaemonReport> {
+  return new Promise((resolve, reject) => {
+    child.once("error", (cause) => reject(failure(Exit.FAILED, `the daemon does not start: ${cause.message}`)));
+    // After "exit", so that a report on its way is read first.
+    const onClose = (code: number | null, signal: NodeJS.Signals | null) => {
+      const how = `the daemon ended with ${signal ?? code} before it was ready`;
+      reject(failure(Exit.FAILED, `${how}: ${lastLine(logFile) || "it said nothing"}`));
+    };
+    child.once("close", onClose);
+    createInterface({ input: child.stdio[3] as Readable }).once("line", (line) => {
+      child.off("close", onClose);
+      resolve(JSON.parse(line) as DaemonReport);
+    });
+  });
+}
+
+function lastLine(file: string): string {
+  try {
+    return readFileSync(file, "utf8").trimEnd().split("\n").at(-1) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+function letGo(child: ChildProcess): void {
+  child.stdin?.destroy();
+  (child.stdio[3] as Readable).destroy();
+  child.unref();
+}

@@ -1,0 +1,77 @@
+/**
+ * The process that serves one mount to the kernel, when it is not the one the user started.
+ *
+ * It is told what to do on standard input, one line of JSON, so that the token is in no argument list, and reports once on
+ * descriptor 3: ready, or the failure. Until it is ready, and as long as `isTied` is set, the end of standard input means
+ * that whoever started it is gone: then it leaves no mount behind either.
+ */
+import { writeSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { systemClock } from "../base/clock.ts";
+import { createLog, type LogLevel } from "../base/log.ts";
+import { linkSignals } from "../base/signals.ts";
+import { Exit, explain } from "./failure.ts";
+import { openLogFile } from "./log-file.ts";
+import { type DriveRequest, keepDrive } from "./mount-drive.ts";
+import { catchStopSignals } from "./stop-signals.ts";
+
+/** What the starter writes. */
+export interface DaemonRequest extends DriveRequest {
+  logFile: string;
+  logLevel: LogLevel;
+  /** The daemon ends when its starter does. */
+  isTied: boolean;
+}
+
+/** What the daemon writes, once. */
+export type DaemonReport =
+  | { isReady: true; pid: number; url: string; readOnly: boolean }
+  | { isReady: false; exit: Exit; text: string };
+
+export const REPORT_DESCRIPTOR = 3;
+/** Names the daemon's entry on the command line; not for users. */
+export const DAEMON_COMMAND = "mount-daemon";
+
+const report = (text: DaemonReport) => void writeSync(REPORT_DESCRIPTOR, `${JSON.stringify(text)}\n`);
+
+/** Runs as the daemon until the mount is gone. */
+export async function runMountDaemon(): Promise<void> {
+  const clock = systemClock;
+  const signals = catchStopSignals(clock);
+  const starter = new AbortController();
+  const input = createInterface({ input: process.stdin });
+  const request = await new Promise<DaemonRequest | undefined>((resolve) => {
+    input.once("line", (line) => resolve(JSON.parse(line) as DaemonRequest));
+    input.once("close", () => {
+      resolve(undefined);
+      starter.abort();
+    });
+  });
+  if (request === undefined) return;
+  process.title = `netdrive mount ${request.path}`;
+  const logFile = openLogFile(request.logFile);
+  const log = createLog({ level: request.logLevel, clock, sink: logFile.write });
+  let isReady = false;
+  try {
+    const isEnded = await keepDrive(request, {
+      log,
+      clock,
+      stop: linkSignals(signals.stop, starter.signal).signal,
+      stopNow: signals.stopNow,
+      onReady(mounted) {
+        isReady = true;
+        report({ isReady: true, pid: process.pid, ...mounted });
+        if (!request.isTied) input.removeAllListeners("close").close();
+      },
+    });
+    logFile.remove();
+    if (!isEnded) process.exit(Exit.OK);
+  } catch (thrown) {
+    log.error("the mount failed", thrown);
+    if (!isReady) report({ isReady: false, ...explain(thrown) });
+    process.exitCode = 1;
+  } finally {
+    signals.release();
+    process.stdin.destroy();
+  }
+}

@@ -1,0 +1,83 @@
+/**
+ * `netdrive mount URL PATH`
+ */
+import type { Command } from "commander";
+import { systemClock } from "../base/clock.ts";
+import { createLog, type LogLevel, printable } from "../base/log.ts";
+import { readDriveUrl } from "./drive-url.ts";
+import { Exit } from "./failure.ts";
+import { launchDaemon } from "./launch-daemon.ts";
+import { DAEMON_COMMAND, runMountDaemon } from "./mount-daemon.ts";
+import { type DriveRequest, keepDrive } from "./mount-drive.ts";
+import { MOUNT_OPTIONS_HELP, parseMountOptions } from "./mount-options.ts";
+import { logFileOf } from "./mount-registry.ts";
+import { checkSystem, checkTarget } from "./mount-target.ts";
+import { catchStopSignals } from "./stop-signals.ts";
+
+const EXAMPLES = `
+Options of -o: ${MOUNT_OPTIONS_HELP.join(", ")}.
+Returns when the mount answers; the drive is then served in the background until 'netdrive umount'.
+
+Examples:
+  netdrive mount netdrive://TOKEN@HOST:7378/photos ./drive
+  NETDRIVE_TOKEN=$(cat secret) netdrive mount netdrive://HOST:7378/photos ./drive
+  netdrive mount URL ./drive -o ro,attr_timeout=10`;
+
+interface MountCommandOptions {
+  option: string[];
+  foreground?: boolean;
+  readOnly?: boolean;
+  allowOther?: boolean;
+  json?: boolean;
+  logLevel?: LogLevel;
+}
+
+export function addMount(program: Command): void {
+  program
+    .command("mount")
+    .description("Mount a share as a drive.")
+    .argument("<url>", "what 'netdrive serve' printed; the token may come from NETDRIVE_TOKEN instead")
+    .argument("<path>", "an empty directory")
+    .option("-o, --option <opt,opt=value>", "mount options, as mount(8) takes them", collect, [])
+    .option("--foreground", "serve the drive from this process, until Ctrl-C or umount")
+    .option("--read-only", "the same as -o ro")
+    .option("--allow-other", "the same as -o allow_other: other users may use it")
+    .option("--json", "print one JSON object when it is mounted: path, url, readOnly, pid, log")
+    .addHelpText("after", EXAMPLES)
+    .action(async (url: string, path: string, _options, command: Command) => {
+      await mount(url, path, command.optsWithGlobals<MountCommandOptions>());
+    });
+  program.command(DAEMON_COMMAND, { hidden: true }).action(runMountDaemon);
+}
+
+const collect = (value: string, before: string[]) => [...before, value];
+
+async function mount(urlText: string, path: string, given: MountCommandOptions): Promise<void> {
+  process.title = `netdrive mount ${path}`;
+  const url = readDriveUrl(urlText);
+  const options = parseMountOptions(given.option);
+  if (given.readOnly === true) options.readOnly = true;
+  if (given.allowOther === true) options.allowOther = true;
+  const target = await checkTarget(path, options);
+  await checkSystem(target, options);
+  const request: DriveRequest = { url, path: target, options, logFile: null };
+  const announce = (drive: { url: string; readOnly: boolean; pid: number; log: string | null }) => {
+    const text = given.json === true ? JSON.stringify({ path: target, ...drive }) : `${drive.url} is at ${target}`;
+    process.stdout.write(`${given.json === true ? text : printable(text)}\n`);
+  };
+  const clock = systemClock;
+  const signals = catchStopSignals(clock);
+  if (given.foreground === true) {
+    const log = createLog({ level: given.logLevel ?? "warn", clock });
+    const onReady = (drive: { url: string; readOnly: boolean }) => announce({ ...drive, pid: process.pid, log: null });
+    const isEnded = await keepDrive(request, { log, clock, ...signals, onReady });
+    if (!isEnded) process.exit(Exit.OK);
+  } else {
+    const logFile = logFileOf(target);
+    const daemonRequest = { ...request, logFile, logLevel: given.logLevel ?? "info", isTied: false } as const;
+    const daemon = await launchDaemon(daemonRequest, signals.stop);
+    daemon.release();
+    announce({ url: daemon.url, readOnly: daemon.readOnly, pid: daemon.pid, log: logFile });
+  }
+  signals.release();
+}

@@ -1,0 +1,92 @@
+/**
+ * `netdrive serve DIR...`
+ */
+import { type Command, Option } from "commander";
+import { systemClock } from "../base/clock.ts";
+import { createLog, type LogLevel } from "../base/log.ts";
+import type { Squash } from "../server/squash.ts";
+import { Exit } from "./failure.ts";
+import { DEFAULT_LISTEN, parseListenAddress } from "./listen-address.ts";
+import { checkExposure, chooseSquash, type ServedShare, serveShares } from "./serve-shares.ts";
+import { listShares } from "./share-list.ts";
+import { aborted, catchStopSignals } from "./stop-signals.ts";
+import { chooseToken } from "./token.ts";
+
+const EXAMPLES = `
+Prints the URL of each share when it is ready. Whoever has a URL has the files: without the token in it nobody gets in.
+
+Examples:
+  netdrive serve ~/photos ~/music
+  netdrive serve --name films --read-only /srv/films
+  NETDRIVE_TOKEN=$(cat secret) netdrive serve --listen 192.168.1.5:7378 /srv/files`;
+
+interface ServeOptions {
+  name: string[];
+  listen: string;
+  token?: string;
+  state?: string;
+  readOnly?: boolean;
+  squash?: Squash;
+  json?: boolean;
+  logLevel?: LogLevel;
+}
+
+export function addServe(program: Command): void {
+  program
+    .command("serve")
+    .description("Serve directories, each as a share.")
+    .argument("<dir...>", "directories to serve")
+    .option("--name <name>", "name of a share, in the order of the DIRs (default: the directory's)", collect, [])
+    .option("--listen <host:port>", "where to listen; port 0: the system picks one", DEFAULT_LISTEN)
+    .option("--token <token>", "the secret that lets clients in (or NETDRIVE_TOKEN; default: a new one each start)")
+    .option("--state <dir>", "directory of the server's own: keeps the token from one start to the next")
+    .option("--read-only", "clients may change nothing")
+    .addOption(
+      new Option(
+        "--squash <who>",
+        "whose identity is not the client's: root, all or none (as root: root, else all)",
+      ).choices(["root", "all", "none"]),
+    )
+    .option("--json", "print one JSON object: url, urls, host, port, pid, shares")
+    .addHelpText("after", EXAMPLES)
+    .action(async (directories: string[], _options, command: Command) => {
+      await serve(directories, command.optsWithGlobals<ServeOptions>());
+    });
+}
+
+const collect = (value: string, before: string[]) => [...before, value];
+
+async function serve(directories: string[], options: ServeOptions): Promise<void> {
+  const clock = systemClock;
+  const log = createLog({ level: options.logLevel ?? "warn", clock });
+  // The argument list, token included, is for everybody here to read; the title replaces it.
+  process.title = `netdrive serve ${directories.join(" ")}`;
+  const listen = parseListenAddress(options.listen);
+  const token = chooseToken({ option: options.token, stateFolder: options.state });
+  const squash = chooseSquash(options.squash);
+  const shares = await listShares(directories, options.name);
+  const warning = checkExposure(listen, token);
+  const signals = catchStopSignals(clock);
+  const readOnly = options.readOnly === true;
+  const service = await serveShares({ shares, listen, token, readOnly, squash, log, clock });
+  if (warning !== undefined) process.stderr.write(`netdrive: ${warning}\n`);
+  announce(service.shares, { ...options, host: service.server.address.host, port: service.server.address.port });
+  signals.stopNow.addEventListener("abort", () => process.exit(Exit.FAILED));
+  await aborted(signals.stop);
+  await service.close();
+  signals.release();
+}
+
+function announce(shares: ServedShare[], options: { json?: boolean; readOnly?: boolean; host: string; port: number }) {
+  const urls = shares.map(({ url }) => url);
+  const { host, port, readOnly = false } = options;
+  const object = {
+    url: urls[0],
+    urls,
+    host,
+    port,
+    pid: process.pid,
+    shares: shares.map((share) => ({ ...share, readOnly })),
+  };
+  process.stdout.write(options.json === true ? `${JSON.stringify(object)}\n` : `${urls.join("\n")}\n`);
+}

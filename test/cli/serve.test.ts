@@ -1,0 +1,104 @@
+/** `netdrive serve`: what it prints, who gets in, how it ends. */
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { command, startService } from "../support/child.ts";
+import { netdrive, startServe } from "../support/drive.ts";
+import { makeTemp } from "../support/temp.ts";
+
+const temp = makeTemp("serve");
+const at = (path: string) => join(temp.path, path);
+before(() => {
+  for (const folder of ["photos", "a b", "mount"]) mkdirSync(at(folder));
+});
+after(() => temp.remove());
+
+interface Announced {
+  url: string;
+  urls: string[];
+  host: string;
+  port: number;
+  pid: number;
+  shares: { name: string; directory: string; url: string; readOnly: boolean }[];
+}
+
+test("it prints one URL a share and nothing else, and SIGTERM ends it cleanly", async (t) => {
+  const args = netdrive("serve", at("photos"), at("a b"), "--listen", "127.0.0.1:0");
+  const service = startService(process.execPath, args);
+  t.after(() => service.end("SIGKILL"));
+  let printed = "";
+  service.process.stdout?.on("data", (chunk: string) => {
+    printed += chunk;
+  });
+  await service.firstLine;
+  assert.equal(await service.end("SIGTERM"), 0);
+  assert.match(
+    printed,
+    /^netdrive:\/\/[\w-]{24}@127\.0\.0\.1:\d+\/photos\nnetdrive:\/\/[\w-]{24}@127\.0\.0\.1:\d+\/a%20b\n$/,
+  );
+  assert.equal(service.errors(), "");
+});
+
+test("--json prints one object, and SIGINT ends it as well", async (t) => {
+  const args = netdrive("serve", at("photos"), "--name", "x", "--read-only", "--listen", "localhost:0", "--json");
+  const service = startService(process.execPath, args);
+  t.after(() => service.end("SIGKILL"));
+  const line = JSON.parse(await service.firstLine) as Announced;
+  assert.equal(line.pid, service.pid);
+  assert.ok(line.port > 0 && line.url.endsWith(`:${line.port}/x`) && line.urls[0] === line.url);
+  assert.deepEqual(line.shares, [{ name: "x", directory: at("photos"), url: line.url, readOnly: true }]);
+  assert.equal(await service.end("SIGINT"), 0);
+});
+
+test("the token is the one given, and is not in the argument list others can read", async (t) => {
+  const { url, service } = await startServe(at("photos"), "--token", "correct-horse-battery");
+  t.after(() => service.end("SIGKILL"));
+  assert.match(url, /^netdrive:\/\/correct-horse-battery@/);
+  assert.ok(!readFileSync(`/proc/${service.pid}/cmdline`, "utf8").includes("correct-horse"));
+  await service.end();
+});
+
+test("--state keeps the token over a restart", async () => {
+  const first = await startServe(at("photos"), "--state", at("state"));
+  await first.service.end();
+  const second = await startServe(at("photos"), "--state", at("state"));
+  await second.service.end();
+  const token = (url: string) => url.split("@")[0];
+  assert.equal(token(second.url), token(first.url));
+});
+
+test("a port in use is said", async (t) => {
+  const { port, service } = await startServe(at("photos"));
+  t.after(() => service.end("SIGKILL"));
+  const args = netdrive("serve", at("photos"), "--listen", `127.0.0.1:${port}`);
+  const { stderr } = await command(process.execPath, args, { codes: [7] });
+  assert.match(
+    stderr,
+    /^netdrive: 127\.0\.0\.1:\d+ is in use by another program; take another port with --listen .*\n$/,
+  );
+  await service.end();
+});
+
+test("listening beyond loopback warns that nothing is encrypted", async (t) => {
+  const args = ["serve", at("photos"), "--listen", "0.0.0.0:0", "--token", "a-token-long-enough"];
+  const service = startService(process.execPath, netdrive(...args));
+  t.after(() => service.end("SIGKILL"));
+  assert.match(await service.firstLine, /^netdrive:\/\/a-token-long-enough@[^:]+:\d+\/photos$/);
+  assert.match(service.errors(), /^netdrive: .*not encrypted yet.*\n$/);
+  await service.end();
+});
+
+test("a wrong token and an unknown share are refused with one line each", async (t) => {
+  const { url, service } = await startServe(at("photos"));
+  t.after(() => service.end("SIGKILL"));
+  const wrongToken = url.replace(/\/\/[^@]+@/, "//not-the-token-it-has@");
+  const refused = await command(process.execPath, netdrive("mount", wrongToken, at("mount")), { codes: [4] });
+  assert.match(refused.stderr, /^netdrive: the server refuses the token; .*\n$/);
+  const unknown = await command(process.execPath, netdrive("mount", url.replace("photos", "films"), at("mount")), {
+    codes: [4],
+  });
+  assert.match(unknown.stderr, /^netdrive: the server has no share of this name; .*\n$/);
+  assert.ok(!readFileSync("/proc/self/mountinfo", "utf8").includes(at("mount")));
+  await service.end();
+});
