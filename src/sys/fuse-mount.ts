@@ -183,7 +183,7 @@ function helperFailure(output: string, path: string): FsError {
 /** Unmounts. @throws FsError EBUSY in use; EINVAL not mounted; EPERM. */
 export async function unmountPath(path: string, options?: { detach?: boolean }): Promise<void> {
   if (!isRoot()) {
-    await runHelper(["-u", "-q", ...(options?.detach === true ? ["-z"] : []), "--", path], path);
+    await runHelper(["-u", ...(options?.detach === true ? ["-z"] : []), "--", path], path);
     return;
   }
   const result = await loadAddon<Native>().fuseUnmount(
