@@ -67,7 +67,7 @@ export class BandwidthEstimate {
   #roundTripAtMs = 0;
   #startupRate = 0;
   #startupRoundsWithout = 0;
-  #probeSinceMs = Number.POSITIVE_INFINITY;
+  #probeSinceMs = 0;
   /** When the first answer of this round came, and the bytes of the later ones. */
   #trainSinceMs = 0;
   #trainBytes = 0;
@@ -88,6 +88,11 @@ export class BandwidthEstimate {
   /** Bytes that should be on their way at most. */
   get windowBytes(): number {
     return this.#windowBytes;
+  }
+
+  /** Smallest recent round trip; 0 before the first answer. */
+  get roundTripMs(): number {
+    return Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : 0;
   }
 
   get figures(): LineFigures {
@@ -118,7 +123,6 @@ export class BandwidthEstimate {
     this.#roundTripMs = Number.POSITIVE_INFINITY;
     this.#startupRate = 0;
     this.#startupRoundsWithout = 0;
-    this.#probeSinceMs = Number.POSITIVE_INFINITY;
   }
 
   /**
@@ -142,8 +146,8 @@ export class BandwidthEstimate {
     this.#firstSentMsAtSend[stamp] = this.#firstSentMs;
   }
 
-  /** The request was answered. `inFlightBytes` are those still on their way without it. */
-  answered(stamp: number, inFlightBytes: number, nowMs: number): void {
+  /** The request was answered. */
+  answered(stamp: number, nowMs: number): void {
     const bytes = this.#sentBytes[stamp] ?? 0;
     const sentMs = this.#sentMs[stamp] ?? 0;
     const deliveredAtSend = this.#deliveredAtSend[stamp] ?? 0;
@@ -166,7 +170,7 @@ export class BandwidthEstimate {
       if (busy) this.#grow(bytes);
       if (roundEnds && busy) this.#leaveStartupIfFull();
     }
-    this.#stepProbe(inFlightBytes, nowMs);
+    this.#beginProbeIfDue(nowMs);
     this.#applyWindow();
   }
 
@@ -189,7 +193,8 @@ export class BandwidthEstimate {
   }
 
   #sampleRoundTrip(roundTripMs: number, sentMs: number, nowMs: number): void {
-    const clean = this.#phase === "probe" && sentMs >= this.#probeSinceMs;
+    // What was sent in the probe found half the product on its way at most, which is no queue.
+    const clean = this.#phase === "probe" && sentMs > this.#probeSinceMs;
     if (roundTripMs <= this.#roundTripMs || clean) {
       this.#roundTripMs = Math.max(roundTripMs, INTERVAL_MS_MIN);
       this.#roundTripAtMs = nowMs;
@@ -223,15 +228,12 @@ export class BandwidthEstimate {
     }
   }
 
-  #stepProbe(inFlightBytes: number, nowMs: number): void {
-    if (this.#phase === "steady" && nowMs - this.#roundTripAtMs > ROUND_TRIP_AGE_MS) {
+  #beginProbeIfDue(nowMs: number): void {
+    // Where the bounds leave nothing to adapt, nothing is worth a probe.
+    const adapts = this.#windowBytesMin < this.#windowBytesMax;
+    if (this.#phase === "steady" && adapts && nowMs - this.#roundTripAtMs > ROUND_TRIP_AGE_MS) {
       this.#phase = "probe";
-      this.#probeSinceMs = Number.POSITIVE_INFINITY;
-    }
-    // What is sent from here on waits behind no more than half the product, which is no queue.
-    if (this.#phase === "probe" && this.#probeSinceMs === Number.POSITIVE_INFINITY) {
-      if (inFlightBytes <= Math.max(this.#windowBytesMin, this.#productBytes() * PROBE_GAIN))
-        this.#probeSinceMs = nowMs;
+      this.#probeSinceMs = nowMs;
     }
   }
 

@@ -9,6 +9,9 @@
  * line up again after each section share the window evenly. Nobody passes a waiter of the same or a higher priority, also
  * not where a smaller request would still fit: that would starve the large one.
  *
+ * A request that hangs in the server keeps its credit, but does not hold up the line: when a request sent well after it is answered, it
+ * counts no longer as on its way; and when nothing is answered for long, one request more is let go, to find that out.
+ *
  * Queue: the line of waiters is bounded by `waitersMax`; beyond it `wait` refuses, and the caller fails its request (ENOBUFS).
  */
 import assert from "node:assert/strict";
@@ -22,6 +25,12 @@ export const CreditPriority = { FOREGROUND: 0, WRITE_BEHIND: 1, READ_AHEAD: 2 } 
 export type CreditPriority = (typeof CreditPriority)[keyof typeof CreditPriority];
 const PRIORITIES = 3;
 const RESERVE_SHARE = 8;
+
+/** A request is overtaken when one sent so much later is answered. Channels and disks reorder by less. */
+const OVERTAKEN_MS = 100;
+/** Nothing was answered for this long and for so many round trips: the window may be full of requests that hang. */
+const STALL_MS_MIN = 1000;
+const STALL_ROUND_TRIPS = 8;
 
 const FREE = 0;
 const HELD = 1;
@@ -66,6 +75,14 @@ export class CreditWindow {
   readonly #creditsMax: number;
   readonly #state: Uint8Array;
   readonly #bytes: Float64Array;
+  readonly #sentMs: Float64Array;
+  /** Whether the bytes of a held credit still count as on their way. */
+  readonly #onLine: Uint8Array;
+  /** Those credits in the order of sending: neighbours, -1 at the ends. */
+  readonly #later: Int16Array;
+  readonly #earlier: Int16Array;
+  #oldest = -1;
+  #latest = -1;
   /** Stack of free credits, the top at #freeCount - 1. */
   readonly #free: Uint16Array;
   readonly #heads: (CreditWaiter | undefined)[] = new Array(PRIORITIES).fill(undefined);
@@ -74,8 +91,11 @@ export class CreditWindow {
   #freeCount: number;
   #creditsLimit: number;
   #bytesLimit: number;
-  // INVARIANT: the bytes of all held credits.
+  // INVARIANT: the bytes of all held credits, and of those that are not overtaken.
   #inFlightBytes = 0;
+  #lineBytes = 0;
+  /** When a credit was last taken or its request answered. */
+  #progressMs = 0;
   // INVARIANT: at most waitersMax; while any waits and no call is under way, the first in line has no room.
   #waiters = 0;
   #pumping = false;
@@ -97,6 +117,10 @@ export class CreditWindow {
     this.#creditsMax = creditsMax;
     this.#state = new Uint8Array(creditsMax);
     this.#bytes = new Float64Array(creditsMax);
+    this.#sentMs = new Float64Array(creditsMax);
+    this.#onLine = new Uint8Array(creditsMax);
+    this.#later = new Int16Array(creditsMax).fill(-1);
+    this.#earlier = new Int16Array(creditsMax).fill(-1);
     this.#free = new Uint16Array(creditsMax);
     this.#freeCount = creditsMax;
     this.#creditsLimit = Math.min(options.credits, creditsMax);
@@ -145,10 +169,11 @@ export class CreditWindow {
    * @returns the credit, to be given back once by `release` or `abandon`; -1 if there is none or others are first.
    */
   tryAcquire(bytes: number, priority: CreditPriority, nowMs: number): number {
+    if (this.#waiters > 0) this.#pump(nowMs);
     for (let ahead = 0; ahead <= priority; ahead++) {
       if (this.#heads[ahead] !== undefined) return this.#refuse(nowMs);
     }
-    if (!this.#hasRoom(bytes, priority)) return this.#refuse(nowMs);
+    if (!this.#hasRoom(bytes, priority, nowMs)) return this.#refuse(nowMs);
     return this.#take(bytes, nowMs);
   }
 
@@ -182,15 +207,23 @@ export class CreditWindow {
 
   /** The request was answered (well or badly): its credit is free, and the answer's time counts for the estimate. */
   release(credit: number, nowMs: number): void {
-    const fresh = this.#state[credit] === HELD;
+    // An overtaken one says how long it hung, nothing of the line.
+    const counts = this.#state[credit] === HELD && this.#onLine[credit] === 1;
     this.#give(credit);
-    if (fresh) this.#estimate.answered(credit, this.#inFlightBytes, nowMs);
+    this.#overtake((this.#sentMs[credit] ?? 0) - OVERTAKEN_MS);
+    this.#progressMs = nowMs;
+    if (counts) this.#estimate.answered(credit, nowMs);
     this.#pump(nowMs);
   }
 
   /** The request will have no answer (withdrawn, timed out, its connection died): its credit is free, nothing is learnt. */
   abandon(credit: number, nowMs: number): void {
     this.#give(credit);
+    this.#pump(nowMs);
+  }
+
+  /** Time passes: to be called about once a second while requests are outstanding, so that waiters get on when all others hang. */
+  tick(nowMs: number): void {
     this.#pump(nowMs);
   }
 
@@ -215,22 +248,32 @@ export class CreditWindow {
     return -1;
   }
 
-  #hasRoom(bytes: number, priority: CreditPriority): boolean {
+  #hasRoom(bytes: number, priority: CreditPriority, nowMs: number): boolean {
     const { held } = this;
     if (held === 0) return this.#creditsLimit > 0;
-    const window = this.#estimate.windowBytes;
     const background = priority !== CreditPriority.FOREGROUND;
     const creditsReserve = background ? Math.floor(this.#creditsLimit / RESERVE_SHARE) : 0;
-    const bytesReserve = background ? window / RESERVE_SHARE : 0;
-    return held < this.#creditsLimit - creditsReserve && this.#inFlightBytes + bytes <= window - bytesReserve;
+    if (held >= this.#creditsLimit - creditsReserve) return false;
+    if (this.#inFlightBytes + bytes > this.#bytesLimit) return false;
+    const window = this.#estimate.windowBytes;
+    const reserve = background ? window / RESERVE_SHARE : 0;
+    return this.#lineBytes + bytes <= window - reserve || this.#isStalled(nowMs);
+  }
+
+  #isStalled(nowMs: number): boolean {
+    const silentMs = nowMs - this.#progressMs;
+    return silentMs >= STALL_MS_MIN && silentMs >= STALL_ROUND_TRIPS * this.#estimate.roundTripMs;
   }
 
   #take(bytes: number, nowMs: number): number {
     const credit = this.#free[--this.#freeCount] ?? 0;
     this.#state[credit] = HELD;
     this.#bytes[credit] = bytes;
-    this.#estimate.sent(credit, bytes, this.#inFlightBytes, nowMs);
+    this.#estimate.sent(credit, bytes, this.#lineBytes, nowMs);
     this.#inFlightBytes += bytes;
+    this.#sentMs[credit] = nowMs;
+    this.#progressMs = nowMs;
+    this.#enterLine(credit);
     return credit;
   }
 
@@ -238,7 +281,34 @@ export class CreditWindow {
     assert(this.#state[credit] === HELD || this.#state[credit] === HELD_STALE, "a credit is given back once");
     this.#state[credit] = FREE;
     this.#inFlightBytes -= this.#bytes[credit] ?? 0;
+    if (this.#onLine[credit] === 1) this.#leaveLine(credit);
     this.#free[this.#freeCount++] = credit;
+  }
+
+  #enterLine(credit: number): void {
+    this.#lineBytes += this.#bytes[credit] ?? 0;
+    this.#onLine[credit] = 1;
+    this.#earlier[credit] = this.#latest;
+    this.#later[credit] = -1;
+    if (this.#latest === -1) this.#oldest = credit;
+    else this.#later[this.#latest] = credit;
+    this.#latest = credit;
+  }
+
+  #leaveLine(credit: number): void {
+    this.#lineBytes -= this.#bytes[credit] ?? 0;
+    this.#onLine[credit] = 0;
+    const earlier = this.#earlier[credit] ?? -1;
+    const later = this.#later[credit] ?? -1;
+    if (earlier === -1) this.#oldest = later;
+    else this.#later[earlier] = later;
+    if (later === -1) this.#latest = earlier;
+    else this.#earlier[later] = earlier;
+  }
+
+  /** What was sent before `sentMs` and is not answered hangs somewhere behind the line. */
+  #overtake(sentMs: number): void {
+    while (this.#oldest !== -1 && (this.#sentMs[this.#oldest] ?? 0) < sentMs) this.#leaveLine(this.#oldest);
   }
 
   #remove(waiter: CreditWaiter): void {
@@ -264,7 +334,7 @@ export class CreditWindow {
     this.#pumping = true;
     try {
       for (let waiter = this.#first(); waiter !== undefined; waiter = this.#first()) {
-        if (!this.#hasRoom(waiter.bytes, waiter.priority)) {
+        if (!this.#hasRoom(waiter.bytes, waiter.priority, nowMs)) {
           this.#estimate.full(nowMs);
           return;
         }
@@ -281,11 +351,28 @@ export class CreditWindow {
     const free = new Set(this.#free.subarray(0, this.#freeCount));
     assert.equal(free.size, this.#freeCount, "no credit is free twice");
     let bytes = 0;
+    let lineBytes = 0;
     for (let credit = 0; credit < this.#creditsMax; credit++) {
       assert.equal(this.#state[credit] === FREE, free.has(credit), "a credit is free or held");
-      if (this.#state[credit] !== FREE) bytes += this.#bytes[credit] ?? 0;
+      if (this.#state[credit] === FREE) continue;
+      bytes += this.#bytes[credit] ?? 0;
+      if (this.#onLine[credit] === 1) lineBytes += this.#bytes[credit] ?? 0;
     }
     assert.equal(this.#inFlightBytes, bytes, "bytes of all held credits");
+    assert.equal(this.#lineBytes, lineBytes, "bytes of those on their way");
+    let onLine = 0;
+    let sentMs = Number.NEGATIVE_INFINITY;
+    for (let credit = this.#oldest; credit !== -1; credit = this.#later[credit] ?? -1) {
+      const inOrder = (this.#sentMs[credit] ?? 0) >= sentMs;
+      assert(this.#state[credit] !== FREE && this.#onLine[credit] === 1 && inOrder, "the line is in order");
+      sentMs = this.#sentMs[credit] ?? 0;
+      onLine++;
+    }
+    assert.equal(
+      this.#onLine.reduce((sum, each) => sum + each, 0),
+      onLine,
+      "who is on the line is in its order",
+    );
     let waiters = 0;
     for (let priority = 0; priority < PRIORITIES; priority++) {
       let previous: CreditWaiter | undefined;
@@ -300,7 +387,9 @@ export class CreditWindow {
     assert(waiters <= this.#waitersMax, "the line is bounded");
     const first = this.#first();
     if (first !== undefined && !this.#pumping) {
-      assert(!this.#hasRoom(first.bytes, first.priority), "nobody waits while there is room");
+      // At the time of the last progress, that is without a stall.
+      const room = this.#hasRoom(first.bytes, first.priority, this.#progressMs);
+      assert(!room, "nobody waits while there is room");
     }
     this.#estimate.checkInvariants();
   }

@@ -294,12 +294,15 @@ function saturate(
   });
   waiter.bytes = options.sectionBytes;
   window.wait(waiter, line.nowMs);
-  while (line.step()) {
+  while (line.step() || waiter.waiting) {
     if (line.nowMs >= options.untilMs) window.cancel(waiter, line.nowMs);
     options.answered?.();
+    if (!line.isIdle || !waiter.waiting) continue;
+    // Nothing comes any more: all there is is the driver's clock.
+    line.nowMs += 250;
+    window.tick(line.nowMs);
   }
   window.checkInvariants();
-  assert.equal(window.held, 0);
   return answeredBytes;
 }
 
@@ -324,6 +327,7 @@ for (const [roundTripMs, megabitPerSecond, sectionKib] of [
         if (line.nowMs > 5_000) largest = Math.max(largest, window.windowBytes);
       },
     });
+    assert.equal(window.held, 0);
     const share = bytes / (line.nowMs * bytesPerMs);
     t.diagnostic(`line used ${share.toFixed(4)}, largest window ${(largest / product).toFixed(2)} products`);
     assert(share > 0.95, `line used ${share}`);
@@ -364,6 +368,97 @@ test("a longer round trip is believed within half a minute, and the line is full
   const from = line.nowMs;
   const share = run(line.nowMs + 10_000) / ((line.nowMs - from) * 125_000);
   assert(share > 0.95, `${share}`);
+});
+
+for (const [name, roundTripMs, bytesMin] of [
+  ["a short line", 0.1, 2 * MIB],
+  ["a long line", 50, 2 * MIB],
+  ["a window that does not adapt", 0.1, 64 * MIB],
+] as const) {
+  test(`requests that hang in the server for a minute do not hold up the others: ${name}`, () => {
+    const line = new SimulatedLine({ roundTripMs, bytesPerMs: 125_000 });
+    const window = new CreditWindow({ credits: 256, bytes: 64 * MIB, bytesMin, waitersMax: 4 });
+    const hanging: number[] = [];
+    let answeredBytes = 0;
+    // One hangs every five seconds, also just before, in and after the times at which the round trip is measured anew.
+    for (let untilMs = 5_000; untilMs <= 60_000; untilMs += 4_999) {
+      const credit = window.tryAcquire(65_536, FOREGROUND, line.nowMs);
+      assert(credit >= 0);
+      hanging.push(credit);
+      const before = line.nowMs;
+      const bytes = saturate(line, window, { sectionBytes: 512 * 1024, untilMs });
+      answeredBytes += bytes;
+      if (bytesMin === 64 * MIB) assert.equal(window.windowBytes, 64 * MIB);
+      assert(bytes > 0.6 * (line.nowMs - before) * 125_000, `${bytes / (line.nowMs - before)} bytes per ms`);
+    }
+    assert(answeredBytes > 0.85 * line.nowMs * 125_000);
+    for (const credit of hanging) window.release(credit, line.nowMs);
+    window.checkInvariants();
+    assert.equal(window.held, 0);
+  });
+}
+
+test("when all that is on its way hangs, one request more goes each second, and the first answer frees the line", () => {
+  const window = small({ credits: 16, bytes: 2000, bytesMin: 1000 });
+  const hanging = Array.from({ length: 10 }, () => window.tryAcquire(100, FOREGROUND, 0));
+  const served: number[] = [];
+  const waiters = Array.from({ length: 4 }, () => new CreditWaiter(FOREGROUND, (credit) => served.push(credit)));
+  for (const waiter of waiters) {
+    waiter.bytes = 100;
+    window.wait(waiter, 1);
+  }
+  const counts = [999, 1000, 1500, 1999, 2000].map((nowMs) => {
+    window.tick(nowMs);
+    window.checkInvariants();
+    return served.length;
+  });
+  assert.deepEqual(counts, [0, 1, 1, 1, 2]);
+  window.release(served[0] as number, 2001);
+  window.checkInvariants();
+  assert.equal(served.length, 4, "the ten are known to hang, so all others go");
+  assert.equal(window.inFlightBytes, 1300, "what hangs still counts for the server");
+  for (const credit of [...hanging, ...served.slice(1)]) window.release(credit, 3000);
+  window.checkInvariants();
+});
+
+test("a new request notices that the line has stood still, and lets the first waiter go before it", () => {
+  const window = small({ credits: 16, bytes: 2000 });
+  window.tryAcquire(1000, FOREGROUND, 0);
+  let served = 0;
+  const waiter = new CreditWaiter(FOREGROUND, () => served++);
+  waiter.bytes = 500;
+  window.wait(waiter, 1);
+  assert.equal(window.tryAcquire(10, FOREGROUND, 999), -1);
+  assert.equal(served, 0);
+  assert.equal(window.tryAcquire(10, FOREGROUND, 1000), -1);
+  assert.equal(served, 1);
+});
+
+test("an answer that came long after its successors' teaches nothing", () => {
+  const window = new CreditWindow({ credits: 16, bytes: 1e9, bytesMin: 1e4, waitersMax: 1, creditsMax: 16 });
+  const hanging = window.tryAcquire(1e8, FOREGROUND, 0);
+  let nowMs = 1000;
+  const exchange = () => {
+    const credit = window.tryAcquire(1000, FOREGROUND, nowMs);
+    nowMs += 10;
+    window.release(credit, nowMs);
+  };
+  for (let turn = 0; turn < 20; turn++) exchange();
+  assert.equal(window.figures.bytesPerSecond, 100_000);
+  window.release(hanging, nowMs - 5);
+  exchange();
+  assert.equal(window.figures.bytesPerSecond, 100_000);
+});
+
+test("requests that hang never make more than the server granted", () => {
+  const window = small({ credits: 5, bytes: 1000, bytesMin: 300 });
+  let most = 0;
+  for (let nowMs = 0; nowMs < 100_000; nowMs += 1000) {
+    window.tryAcquire(300, FOREGROUND, nowMs);
+    window.checkInvariants();
+    most = Math.max(most, window.inFlightBytes);
+  }
+  assert.equal(most, 900);
 });
 
 test("few small requests do not shrink the window that was learnt", () => {

@@ -21,6 +21,11 @@ export class SimulatedLine {
     this.#answers.push({ atMs: this.#freeAtMs + this.roundTripMs, answer });
   }
 
+  /** Whether nothing is on its way. */
+  get isIdle(): boolean {
+    return this.#answers.length === 0;
+  }
+
   /** Moves the time to the next answer and gives it. @returns false if nothing is on its way. */
   step(): boolean {
     const next = this.#answers.shift();
