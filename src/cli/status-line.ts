@@ -44,13 +44,13 @@ export function showStatus(
   };
 }
 
-/** What happened between two readings, `seconds` apart. */
+/** What happened between two readings, `seconds` apart: what the server sends is read by the drive. */
 export function formatStatus(before: ServedCounters, now: ServedCounters, seconds: number): string {
   const perSecond = (count: number) => (seconds > 0 ? count / seconds : 0);
   const requests = Math.round(perSecond(now.requests - before.requests));
-  const out = formatBytes(perSecond(now.sentBytes - before.sentBytes));
-  const back = formatBytes(perSecond(now.receivedBytes - before.receivedBytes));
-  return `${requests} requests/s, to the drive ${out}/s, from it ${back}/s, ${now.requests} requests in all`;
+  const read = formatBytes(perSecond(now.sentBytes - before.sentBytes));
+  const written = formatBytes(perSecond(now.receivedBytes - before.receivedBytes));
+  return `${requests} requests/s, read ${read}/s, written ${written}/s, ${now.requests} requests so far`;
 }
 
 function formatBytes(bytes: number): string {
