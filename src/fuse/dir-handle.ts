@@ -6,7 +6,6 @@
  * attributes and nodes must not be, or a file just removed or written would come back in its old state: then an entry is given
  * without them, and the kernel looks it up when it needs it.
  */
-import { CloseCode, ProtocolError } from "../base/errors.ts";
 import { type Dirent, decodeDirents } from "../vfs/dirent-page.ts";
 import type { HandleId, NodeId } from "../vfs/file-system.ts";
 import { DIRENT_BYTES, DIRENTPLUS_BYTES, ENTRY_OUT_BYTES } from "./abi.ts";
@@ -21,8 +20,9 @@ export const PAGE_BYTES_MAX = 64 * 1024;
 interface Page {
   /** Where the kernel goes on. */
   cookie: bigint;
-  next: Dirent | undefined;
-  rest: Iterator<Dirent>;
+  readonly dirents: readonly Dirent[];
+  /** The first of `dirents` the kernel has not got yet. */
+  next: number;
   /** `nodes.now` when it was asked for. */
   fetchedAt: number;
 }
@@ -43,7 +43,7 @@ export class DirHandle {
     let page = this.#page;
     this.#page = undefined;
     let fresh = false;
-    if (page === undefined || page.cookie !== cookie || page.next === undefined) {
+    if (page === undefined || page.cookie !== cookie || page.next === page.dirents.length) {
       this.#drop(session, page);
       page = await this.#fetch(session, request, cookie, plus);
       fresh = true;
@@ -52,15 +52,17 @@ export class DirHandle {
     const end = at + Math.min(bytesMax, session.device.dataBytesMax);
     const entered: number[] = [];
     let here = at;
-    while (page.next !== undefined) {
-      const after = this.#put(session, here, end, page, plus, fresh, entered);
-      if (after < 0) break;
-      here = after;
-      page.cookie = page.next.cookie;
-      page.next = nextOf(page.rest);
+    for (let dirent = page.dirents[page.next]; dirent !== undefined; dirent = page.dirents[page.next]) {
+      const bytes = direntBytes(dirent.name.length, plus);
+      if (here + bytes > end) break;
+      if (plus) entered.push(this.#putEntry(session, here, dirent, page, fresh));
+      this.#putDirent(session, plus ? here + ENTRY_OUT_BYTES : here, here + bytes, dirent);
+      here += bytes;
+      page.cookie = dirent.cookie;
+      page.next++;
     }
-    if (!session.send(request, here - at)) for (const nodeid of entered) session.forget(nodeid, 1);
-    if (page.next !== undefined) this.#page = page;
+    if (!session.send(request, here - at)) for (const nodeid of entered) if (nodeid !== 0) session.forget(nodeid, 1);
+    if (page.next < page.dirents.length) this.#page = page;
   }
 
   release(session: Session): void {
@@ -71,46 +73,29 @@ export class DirHandle {
   async #fetch(session: Session, request: KernelRequest, cookie: bigint, plus: boolean): Promise<Page> {
     const fetchedAt = session.nodes.now;
     const bytes = await session.fileSystem.readdir(request, this.handle, cookie, PAGE_BYTES_MAX, plus);
-    const rest = decodeDirents(bytes);
-    return { cookie, next: nextOf(rest), rest, fetchedAt };
+    return { cookie, dirents: [...decodeDirents(bytes)], next: 0, fetchedAt };
   }
 
-  /** Writes one entry at `at`; returns where the next one goes, or -1 if it does not fit. */
-  #put(
-    session: Session,
-    at: number,
-    end: number,
-    page: Page,
-    plus: boolean,
-    fresh: boolean,
-    entered: number[],
-  ): number {
-    const { view, device } = session;
-    const dirent = page.next as Dirent;
-    const head = plus ? DIRENTPLUS_BYTES : DIRENT_BYTES;
-    const bytes = (head + dirent.name.length + 7) & ~7;
-    if (at + bytes > end) return -1;
-    let here = at;
-    if (plus) {
-      const { entry } = dirent;
-      if (entry !== undefined && (fresh || this.#isCurrent(session, page, entry.id, entry.attr.nlink))) {
-        const row = session.nodes.enter(entry.id);
-        entered.push(row.nodeid);
-        session.putEntry(at, row, entry.attr);
-      } else {
-        device.pool.fill(0, at, at + ENTRY_OUT_BYTES);
-      }
-      here += ENTRY_OUT_BYTES;
+  /** Writes the node and attributes of an entry, or zeros: "not known". Returns the node number, or 0. */
+  #putEntry(session: Session, at: number, { entry }: Dirent, page: Page, fresh: boolean): number {
+    if (entry === undefined || !(fresh || this.#isCurrent(session, page, entry.id, entry.attr.nlink))) {
+      session.device.pool.fill(0, at, at + ENTRY_OUT_BYTES);
+      return 0;
     }
-    view.setUint32(here, dirent.inoLow, true);
-    view.setUint32(here + 4, dirent.inoHigh, true);
-    view.setBigUint64(here + 8, dirent.cookie, true);
-    view.setUint32(here + 16, dirent.name.length, true);
-    view.setUint32(here + 20, dirent.type, true);
-    here += DIRENT_BYTES;
-    here += device.pool.write(dirent.name, here, "latin1");
-    device.pool.fill(0, here, at + bytes);
-    return at + bytes;
+    const row = session.nodes.enter(entry.id);
+    session.putEntry(at, row, entry.attr);
+    return row.nodeid;
+  }
+
+  #putDirent(session: Session, at: number, end: number, dirent: Dirent): void {
+    const { view, device } = session;
+    view.setUint32(at, dirent.inoLow, true);
+    view.setUint32(at + 4, dirent.inoHigh, true);
+    view.setBigUint64(at + 8, dirent.cookie, true);
+    view.setUint32(at + 16, dirent.name.length, true);
+    view.setUint32(at + 20, dirent.type, true);
+    const nameEnd = at + DIRENT_BYTES + device.pool.write(dirent.name, at + DIRENT_BYTES, "latin1");
+    device.pool.fill(0, nameEnd, end);
   }
 
   #isCurrent(session: Session, page: Page, id: NodeId, nlink: number): boolean {
@@ -125,16 +110,14 @@ export class DirHandle {
   #drop(session: Session, page: Page | undefined): void {
     if (page === undefined) return;
     const unused: NodeId[] = [];
-    for (let dirent = page.next; dirent !== undefined; dirent = nextOf(page.rest)) {
+    for (const dirent of page.dirents.slice(page.next)) {
       if (dirent.entry !== undefined && session.nodes.find(dirent.entry.id) === undefined) unused.push(dirent.entry.id);
     }
     if (unused.length > 0) session.fileSystem.forget(unused);
   }
 }
 
-function nextOf(rest: Iterator<Dirent>): Dirent | undefined {
-  const { value, done } = rest.next();
-  if (done === true) return undefined;
-  if (value === undefined) throw new ProtocolError(CloseCode.MALFORMED, "directory page");
-  return value;
+/** What an entry takes in a reply. */
+function direntBytes(nameBytes: number, plus: boolean): number {
+  return ((plus ? DIRENTPLUS_BYTES : DIRENT_BYTES) + nameBytes + 7) & ~7;
 }

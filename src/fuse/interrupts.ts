@@ -17,8 +17,6 @@ export class Interrupts {
   readonly #clock: Clock;
   readonly #readStatus: StatusReader;
   readonly #status = Buffer.allocUnsafe(STATUS_BYTES);
-  /** Bounded by the requests in flight. */
-  readonly #waiting = new Set<KernelRequest>();
 
   constructor(clock: Clock, readStatus: StatusReader) {
     this.#clock = clock;
@@ -26,18 +24,8 @@ export class Interrupts {
   }
 
   request(request: KernelRequest): void {
-    if (this.#isDying(request.caller.pid)) {
-      request.abort();
-      return;
-    }
-    this.#waiting.add(request);
-    this.#clock.after(INTERRUPT_GRACE_MS, () => {
-      if (this.#waiting.delete(request) && !request.replied) request.abort();
-    });
-  }
-
-  stop(): void {
-    this.#waiting.clear();
+    if (this.#isDying(request.caller.pid)) request.abort();
+    else request.grace ??= this.#clock.after(INTERRUPT_GRACE_MS, () => request.abort());
   }
 
   /** A thread we cannot see is believed to be. */

@@ -16,6 +16,8 @@ export interface NodeRow {
   lookups: number;
   /** When this mount last changed the node or, for a directory, its names: a value of `NodeTable.tick`. */
   changedAt: number;
+  /** Until then (monotonic ms) we know that it has no file capabilities: this mount has just made it. */
+  bareUntilMs: number;
   /** What is known of the kernel's pages of this node, once it was opened. */
   pages: PageState | undefined;
 }
@@ -33,7 +35,14 @@ export class NodeTable {
   #changedBeforeForgotten = 0;
 
   constructor(rootId: NodeId) {
-    this.root = { nodeid: ROOT_NODE, id: rootId, lookups: Number.POSITIVE_INFINITY, changedAt: 0, pages: undefined };
+    this.root = {
+      nodeid: ROOT_NODE,
+      id: rootId,
+      lookups: Number.POSITIVE_INFINITY,
+      changedAt: 0,
+      bareUntilMs: 0,
+      pages: undefined,
+    };
     this.#byNumber.set(ROOT_NODE, this.root);
     this.#byId.set(rootId, this.root);
   }
@@ -60,7 +69,7 @@ export class NodeTable {
   enter(id: NodeId): NodeRow {
     let row = this.#byId.get(id);
     if (row === undefined) {
-      row = { nodeid: this.#next++, id, lookups: 0, changedAt: 0, pages: undefined };
+      row = { nodeid: this.#next++, id, lookups: 0, changedAt: 0, bareUntilMs: 0, pages: undefined };
       this.#byNumber.set(row.nodeid, row);
       this.#byId.set(id, row);
       this.#forgotten.delete(id);

@@ -4,6 +4,7 @@
  * Bodies are read straight from the pool, before the handler gives way for the first time: afterwards the slot may hold another
  * request, unless the handler has claimed it.
  */
+import type { Timer } from "../base/clock.ts";
 import type { Caller, RequestContext } from "../vfs/file-system.ts";
 import type { OpcodeRow } from "./abi.ts";
 import type { NodeRow } from "./node-table.ts";
@@ -20,7 +21,11 @@ export class KernelRequest implements RequestContext {
   readonly end: number;
   /** The handler keeps the slot until its reply. */
   claimed = false;
+  /** It was claimed at some time: it is given back by the reply, or was. */
+  keptSlot = false;
   replied = false;
+  /** Aborts it, if it was interrupted and is not answered before. */
+  grace: Timer | undefined;
   #aborted = false;
   #controller: AbortController | undefined;
 

@@ -105,9 +105,18 @@ function sendValue(session: Session, request: KernelRequest, value: Buffer, room
   }
 }
 
+/** What the kernel asks before the first write to a file, whether it has to be taken away. */
+const CAPABILITIES = "security.capability";
+
 export const getxattr: Handler = async (session, request) => {
   const room = session.u32(request.body);
   const name = session.name(request, request.body + 8);
+  const { bareUntilMs } = request.node;
+  if (bareUntilMs > 0 && name === CAPABILITIES && session.clock.monotonicMs() < bareUntilMs) {
+    // A round trip less for every file made and written.
+    session.sendErrno(request, "ENODATA");
+    return;
+  }
   const value = await session.fileSystem.getxattr(request, request.node.id, name);
   sendValue(session, request, value, room);
 };
@@ -127,6 +136,7 @@ export const setxattr: Handler = async (session, request) => {
   const valueAt = nameAt + name.length + 1;
   if (bytes > XATTR_BYTES_MAX || request.end - valueAt !== bytes) throw session.malformed(request);
   const value = Buffer.from(session.device.pool.subarray(valueAt, request.end));
+  node.bareUntilMs = 0;
   await session.fileSystem.setxattr(request, node.id, name, value, flags);
   session.nodes.changed(node);
   session.send(request, 0);

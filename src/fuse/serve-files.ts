@@ -53,7 +53,7 @@ export const read: Handler = async (session, request) => {
     session.send(request, 0);
     return;
   }
-  if (session.claimSlot(request, bytes)) {
+  if (session.room.claim(request, bytes)) {
     const start = session.device.dataOffset(request.slot);
     const target = session.device.pool.subarray(start, start + bytes);
     const got = await session.fileSystem.read(request, file.handle, offset, target);
@@ -61,13 +61,13 @@ export const read: Handler = async (session, request) => {
     session.sendSlot(request, got);
     return;
   }
-  const target = session.takeHeap(bytes);
+  const target = session.room.take(bytes);
   try {
     const got = await session.fileSystem.read(request, file.handle, offset, target);
     session.bytesRead += got;
     session.sendBuffer(request, target.subarray(0, got));
   } finally {
-    session.freeHeap(bytes);
+    session.room.free(bytes);
   }
 };
 
@@ -81,9 +81,9 @@ export const write: Handler = async (session, request) => {
   if (request.end - start !== bytes) throw session.malformed(request);
   if (offset + bytes > Number.MAX_SAFE_INTEGER) throw new FsError("EFBIG", "write beyond 2^53");
   let data = session.device.pool.subarray(start, request.end);
-  const inSlot = session.claimSlot(request, bytes);
+  const inSlot = session.room.claim(request, bytes);
   if (!inSlot) {
-    const copy = session.takeHeap(bytes);
+    const copy = session.room.take(bytes);
     data.copy(copy);
     data = copy;
   }
@@ -96,7 +96,7 @@ export const write: Handler = async (session, request) => {
     written = await session.fileSystem.write(request, handle, offset, data, options);
   } finally {
     session.writeEnds(file.node, offset, written, file.isAppending && !isPage);
-    if (!inSlot) session.freeHeap(bytes);
+    if (!inSlot) session.room.free(bytes);
   }
   session.bytesWritten += written;
   sendCount(session, request, written);

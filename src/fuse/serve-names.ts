@@ -130,6 +130,7 @@ function sendCreated(
   const { entry, opened } = made;
   // The row must live while the handle does: it has a reference of its own until the kernel has one.
   const row = session.nodes.enter(entry.id);
+  if (row.lookups === 1) row.bareUntilMs = session.clock.monotonicMs() + session.attrTimeoutMs;
   session.nodes.changed(row);
   row.pages ??= new PageState();
   const keep = row.pages.opened(opened.attr);

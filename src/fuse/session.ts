@@ -4,7 +4,7 @@
  * Here are the loop, what is in flight, interrupts and the end. What an opcode means is in the handlers (serve-*.ts); how bytes get in
  * and out is the device's (sys/fuse-device.ts, or a fake one in tests). Nothing here ever touches the mounted path.
  */
-import type { Clock } from "../base/clock.ts";
+import type { Clock, Timer } from "../base/clock.ts";
 import { type ErrnoName, errnoNumber } from "../base/errno.ts";
 import { FsError, toErrno } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -26,6 +26,7 @@ import {
   UNKNOWN_ROW,
 } from "./abi.ts";
 import { Callers, type StatusReader } from "./callers.ts";
+import { DataRoom } from "./data-room.ts";
 import type { DirHandle } from "./dir-handle.ts";
 import { putEntry, type Validity, validityOf } from "./encode.ts";
 import type { FileHandle } from "./file-handle.ts";
@@ -37,12 +38,8 @@ import { KernelRequest } from "./request.ts";
 const TWO_32 = 2 ** 32;
 /** Requests in flight beyond which no more are read: the rest waits in the kernel, where a kill ends it. */
 export const IN_FLIGHT_MAX = 8192;
-/** Slots that data may not hold, so that everything else always gets through. */
-const SLOTS_RESERVED = 4;
 /** Forgotten nodes are passed on together. */
 const FORGET_DELAY_MS = 50;
-/** Data of requests beyond the slots, in memory of its own. */
-const HEAP_BYTES_MAX = 64 * 1024 * 1024;
 
 export interface SessionOptions {
   device: FuseDevice;
@@ -81,7 +78,9 @@ export class Session {
   readonly nodes: NodeTable;
   readonly log: Log;
   readonly device: FuseDevice;
+  readonly room: DataRoom;
   readonly view: DataView;
+  readonly attrTimeoutMs: number;
   readonly attrValid: Validity;
   readonly entryValid: Validity;
   readonly negativeValid: Validity | undefined;
@@ -97,7 +96,7 @@ export class Session {
   /** When this mount last changed how many names a node has, in the order of `nodes.now`. */
   linksChangedAt = 0;
 
-  readonly #clock: Clock;
+  readonly clock: Clock;
   readonly #handlers: readonly (Handler | undefined)[];
   readonly #callers: Callers;
   readonly #interrupts: Interrupts;
@@ -105,11 +104,9 @@ export class Session {
   readonly #inFlight = new Map<number, KernelRequest>();
   /** Slots of requests beyond IN_FLIGHT_MAX, not yet given back. */
   readonly #withheld: number[] = [];
-  #slotsHeld = 0;
-  #heapBytes = 0;
   #requests = 0;
   #errors = 0;
-  #forgetPending = false;
+  #forgetTimer: Timer | undefined;
   #ended = false;
   readonly #onInit: (error?: Error) => void;
   readonly #onEnd: (errno: number) => void;
@@ -119,16 +116,18 @@ export class Session {
   constructor(options: SessionOptions, handlers: readonly (Handler | undefined)[]) {
     const { device, clock, readStatus } = options;
     this.device = device;
+    this.room = new DataRoom(device);
     this.fileSystem = options.fileSystem;
     this.log = options.log;
     this.nodes = new NodeTable(options.rootId);
     this.generation = options.generation;
     this.view = new DataView(device.pool.buffer, device.pool.byteOffset, device.pool.length);
     this.scratch = device.dataOffset(device.slotCount);
+    this.attrTimeoutMs = options.attrTimeoutMs;
     this.attrValid = validityOf(options.attrTimeoutMs);
     this.entryValid = validityOf(options.entryTimeoutMs);
     this.negativeValid = options.negativeTimeoutMs > 0 ? validityOf(options.negativeTimeoutMs) : undefined;
-    this.#clock = clock;
+    this.clock = clock;
     this.#handlers = handlers;
     this.#callers = new Callers(clock, options.forwardGroups ? readStatus : undefined);
     this.#interrupts = new Interrupts(clock, readStatus);
@@ -153,7 +152,15 @@ export class Session {
 
   start(): void {
     this.device.start(
-      (slot, bytes) => this.#onRequest(slot, bytes),
+      (slot, bytes) => {
+        try {
+          return this.#onRequest(slot, bytes);
+        } catch (cause) {
+          // A bug; what the kernel waits for is lost, everything else goes on.
+          this.log.error("a request was not served", cause);
+          return true;
+        }
+      },
       (errno) => this.#finish(errno),
     );
   }
@@ -227,7 +234,7 @@ export class Session {
     this.#putHeader(this.scratch - OUT_HEADER_BYTES, request, bytes, 0);
     return this.#sent(
       request,
-      this.device.reply(this.scratch - OUT_HEADER_BYTES, bytes + OUT_HEADER_BYTES, this.#slotOf(request)),
+      this.device.reply(this.scratch - OUT_HEADER_BYTES, bytes + OUT_HEADER_BYTES, this.room.unclaim(request)),
     );
   }
 
@@ -235,7 +242,7 @@ export class Session {
   sendSlot(request: KernelRequest, bytes: number): boolean {
     const start = this.device.dataOffset(request.slot) - OUT_HEADER_BYTES;
     this.#putHeader(start, request, bytes, 0);
-    return this.#sent(request, this.device.reply(start, bytes + OUT_HEADER_BYTES, this.#slotOf(request)));
+    return this.#sent(request, this.device.reply(start, bytes + OUT_HEADER_BYTES, this.room.unclaim(request)));
   }
 
   sendBuffer(request: KernelRequest, payload: Buffer): boolean {
@@ -247,7 +254,7 @@ export class Session {
   sendErrno(request: KernelRequest, errno: ErrnoName): void {
     const start = this.scratch - OUT_HEADER_BYTES;
     this.#putHeader(start, request, 0, errnoNumber(errno));
-    this.#sent(request, this.device.reply(start, OUT_HEADER_BYTES, this.#slotOf(request)));
+    this.#sent(request, this.device.reply(start, OUT_HEADER_BYTES, this.room.unclaim(request)));
   }
 
   /** Sends an entry, followed by `extraBytes` that are already in place behind it; it counts as looked up only if it arrives. */
@@ -274,17 +281,9 @@ export class Session {
     request.replied = true;
   }
 
-  /** The slot to give back with the reply. */
-  #slotOf(request: KernelRequest): number {
-    if (!request.claimed) return -1;
-    request.claimed = false;
-    this.#slotsHeld--;
-    return request.slot;
-  }
-
   #sent(request: KernelRequest, refusal: number): boolean {
     this.#inFlight.delete(request.unique);
-    if (request.claimed) this.releaseSlot(request);
+    request.grace?.stop();
     const withheld = this.#withheld;
     while (withheld.length > 0 && this.#inFlight.size < IN_FLIGHT_MAX) this.device.returnSlot(withheld.pop() as number);
     if (refusal === 0) return true;
@@ -296,46 +295,20 @@ export class Session {
     return false;
   }
 
-  // Slots and memory of data.
-
-  /** Whether the request may keep its slot for its data; if not, it gets memory of its own. */
-  claimSlot(request: KernelRequest, bytes: number): boolean {
-    const plenty = this.#slotsHeld < this.device.slotCount - SLOTS_RESERVED;
-    if (!plenty && this.#heapBytes + bytes <= HEAP_BYTES_MAX) return false;
-    request.claimed = true;
-    this.#slotsHeld++;
-    return true;
-  }
-
-  releaseSlot(request: KernelRequest): void {
-    const slot = this.#slotOf(request);
-    if (slot >= 0) this.device.returnSlot(slot);
-  }
-
-  /** Memory for data beyond the slots; give it back by `freeHeap`. */
-  takeHeap(bytes: number): Buffer {
-    this.#heapBytes += bytes;
-    return Buffer.allocUnsafe(bytes);
-  }
-
-  freeHeap(bytes: number): void {
-    this.#heapBytes -= bytes;
-  }
-
   // Nodes.
 
   /** The kernel, or a reply that did not arrive, gives back references of a node. */
   forget(nodeid: number, count: number): void {
     if (!this.nodes.forget(nodeid, count)) this.log.warn(`the kernel forgot node ${nodeid} more often than it knew it`);
     if (this.nodes.forgottenCount >= FORGET_BATCH_MAX) this.#flushForgotten();
-    else if (!this.#forgetPending && this.nodes.forgottenCount > 0) {
-      this.#forgetPending = true;
-      this.#clock.after(FORGET_DELAY_MS, () => this.#flushForgotten());
+    else if (this.#forgetTimer === undefined && this.nodes.forgottenCount > 0) {
+      this.#forgetTimer = this.clock.after(FORGET_DELAY_MS, () => this.#flushForgotten());
     }
   }
 
   #flushForgotten(): void {
-    this.#forgetPending = false;
+    this.#forgetTimer?.stop();
+    this.#forgetTimer = undefined;
     const ids = this.nodes.takeForgotten();
     if (ids.length > 0 && !this.#ended) this.fileSystem.forget(ids);
   }
@@ -394,7 +367,7 @@ export class Session {
     if (handler === undefined) this.sendErrno(request, "ENOSYS");
     else if (node === undefined) this.sendErrno(request, "ESTALE");
     else this.#serve(handler, request);
-    if (request.claimed) return false;
+    if (request.keptSlot) return false;
     if (this.#inFlight.size < IN_FLIGHT_MAX) return true;
     this.#withheld.push(slot);
     return false;
@@ -478,9 +451,12 @@ export class Session {
   /** The connection is gone: nothing can be answered any more, everything the kernel held is let go. */
   #finish(errno: number): void {
     this.#ended = true;
-    this.#interrupts.stop();
+    this.#forgetTimer?.stop();
     this.#onInit(new FsError("ENOTCONN", "the connection to the kernel ended before it was set up"));
-    for (const request of [...this.#inFlight.values()]) request.abort();
+    for (const request of [...this.#inFlight.values()]) {
+      request.grace?.stop();
+      request.abort();
+    }
     const nobody = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
     const drop = (handle: HandleId, what: "release" | "releasedir") => {
       // The FileSystem itself says when it cannot; there is nobody left to tell.

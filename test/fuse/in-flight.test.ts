@@ -1,0 +1,254 @@
+/**
+ * Requests while they are served: interrupts, slots, references, and replies that do not arrive.
+ */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { ERRNO } from "../../src/base/errno.ts";
+import { FsError } from "../../src/base/errors.ts";
+import { Opcode } from "../../src/fuse/abi.ts";
+import { INTERRUPT_GRACE_MS } from "../../src/fuse/interrupts.ts";
+import type { FileSystem, RequestContext } from "../../src/vfs/file-system.ts";
+import { FakeClock } from "../support/fake-clock.ts";
+import { hex, requestBytes } from "./fake-device.ts";
+import { startSession } from "./fixture.ts";
+import { recordingFs } from "./recording-fs.ts";
+
+const DYING = "Name:\tx\nGroups:\t\nSigPnd:\t0000000000000100\nShdPnd:\t0\nSigBlk:\t0\nSigIgn:\t0\nSigCgt:\t0\n";
+const ALIVE = "Name:\tx\nGroups:\t\nSigPnd:\t0000000000010000\nShdPnd:\t0\nSigBlk:\t0\nSigIgn:\t0\nSigCgt:\t0\n";
+const FH = hex("33000000 00000000");
+
+/** A file system whose `method` waits until the test lets it go. */
+function waiting(method: string) {
+  const { fileSystem, calls } = recordingFs();
+  const held: {
+    ctx: RequestContext;
+    args: unknown[];
+    resolve: (value: unknown) => void;
+    reject: (error: unknown) => void;
+  }[] = [];
+  const slow = new Proxy(fileSystem, {
+    get: (target, name) =>
+      name === method
+        ? (ctx: RequestContext, ...args: unknown[]) =>
+            new Promise((resolve, reject) => {
+              held.push({ ctx, args, resolve, reject });
+              ctx.signal?.addEventListener("abort", () => reject(ctx.signal?.reason));
+            })
+        : Reflect.get(target, name),
+  }) as FileSystem;
+  return { fileSystem: slow, calls, held };
+}
+
+const interruptOf = (unique: number) => {
+  const body = Buffer.alloc(8);
+  body.writeBigUInt64LE(BigInt(unique));
+  return requestBytes(Opcode.INTERRUPT, body, { unique: unique + 1, node: 0 });
+};
+
+test("an interrupt aborts the request of a dying thread at once, and its answer is EINTR", async () => {
+  const { fileSystem } = waiting("statfs");
+  const { device } = await startSession(fileSystem, { status: DYING });
+  const answer = device.ask(requestBytes(Opcode.STATFS, Buffer.alloc(0), { unique: 1000 }));
+  device.inject(interruptOf(1000));
+  assert.equal((await answer).errno, ERRNO.EINTR);
+  assert.equal(device.replies.length, 1, "the interrupt itself is not answered");
+});
+
+test("for a signal that kills nobody the request gets a moment, and then is aborted", async () => {
+  const clock = new FakeClock();
+  const { fileSystem, held } = waiting("statfs");
+  const { device } = await startSession(fileSystem, { status: ALIVE, clock });
+  const answer = device.ask(requestBytes(Opcode.STATFS, Buffer.alloc(0), { unique: 1000 }));
+  device.inject(interruptOf(1000));
+  device.inject(interruptOf(1000));
+  clock.advance(INTERRUPT_GRACE_MS - 1);
+  assert.equal(held[0]?.ctx.signal?.aborted, false);
+  clock.advance(1);
+  assert.equal((await answer).errno, ERRNO.EINTR);
+  assert.equal(clock.pendingCount, 0);
+});
+
+test("a request that is answered in that moment is answered as usual, once, and nothing is left of the interrupt", async () => {
+  const clock = new FakeClock();
+  const { fileSystem, held } = waiting("getattr");
+  const { device, session } = await startSession(fileSystem, { status: ALIVE, clock });
+  const answer = device.ask(requestBytes(Opcode.GETATTR, Buffer.alloc(16), { unique: 1000 }));
+  device.inject(interruptOf(1000));
+  held[0]?.reject(new FsError("EACCES", "getattr"));
+  assert.equal((await answer).errno, ERRNO.EACCES);
+  assert.equal(clock.pendingCount, 0);
+  assert.deepEqual([device.replies.length, session.counters().inFlight], [1, 0]);
+});
+
+test("a thread that cannot be looked at counts as dying", async () => {
+  const { fileSystem } = waiting("statfs");
+  const { device } = await startSession(fileSystem);
+  const answer = device.ask(requestBytes(Opcode.STATFS, Buffer.alloc(0), { unique: 1000, pid: 0 }));
+  device.inject(interruptOf(1000));
+  assert.equal((await answer).errno, ERRNO.EINTR);
+});
+
+test("an interrupt whose request is not here yet is asked for again", async () => {
+  const { fileSystem } = recordingFs();
+  const { device } = await startSession(fileSystem);
+  device.inject(interruptOf(1000));
+  assert.deepEqual(
+    device.replies.map(({ unique, errno }) => [unique, errno]),
+    [[1001, ERRNO.EAGAIN]],
+  );
+});
+
+test("a signal asked for after the abort is aborted already", async () => {
+  const { fileSystem, held } = waiting("getattr");
+  const plain = new Proxy(fileSystem, {
+    get: (target, name) =>
+      name === "statfs"
+        ? (ctx: RequestContext) => new Promise(() => held.push({ ctx } as never))
+        : Reflect.get(target, name),
+  });
+  const { device } = await startSession(plain, { status: DYING });
+  device.inject(requestBytes(Opcode.STATFS, Buffer.alloc(0), { unique: 1000 }));
+  device.inject(interruptOf(1000));
+  assert.equal(held[0]?.ctx.signal?.aborted, true);
+});
+
+async function withOpenFile(fileSystem: FileSystem, slots?: number) {
+  const fixture = await startSession(fileSystem, slots === undefined ? {} : { slots });
+  await fixture.device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
+  await fixture.device.ask(requestBytes(Opcode.OPEN, hex("02800000 00000000"), { node: 2 }));
+  return fixture;
+}
+
+const writeBody = (data: Buffer) => {
+  const size = Buffer.alloc(4);
+  size.writeUInt32LE(data.length);
+  return Buffer.concat([FH, Buffer.alloc(8), size, Buffer.alloc(20), data]);
+};
+const readBody = (bytes: number) => {
+  const size = Buffer.alloc(4);
+  size.writeUInt32LE(bytes);
+  return Buffer.concat([FH, Buffer.alloc(8), size, Buffer.alloc(20)]);
+};
+
+test("the slot of a write stays with it until the write has settled, without a copy", async () => {
+  const { fileSystem, held } = waiting("write");
+  const { device } = await withOpenFile(fileSystem);
+  const answer = device.ask(requestBytes(Opcode.WRITE, writeBody(Buffer.from("precious")), { node: 2 }));
+  assert.equal(device.freeSlots, device.slotCount - 1);
+  const data = held[0]?.args[2] as Buffer;
+  assert.equal(data.buffer, device.pool.buffer);
+  for (let i = 0; i < 20; i++) await device.ask(requestBytes(Opcode.STATFS, Buffer.alloc(0)));
+  assert.equal(data.toString(), "precious");
+  held[0]?.resolve(8);
+  assert.equal((await answer).body.readUInt32LE(0), 8);
+  assert.equal(device.freeSlots, device.slotCount);
+});
+
+test("a failed write gives its slot back, too", async () => {
+  const { fileSystem, held } = waiting("write");
+  const { device } = await withOpenFile(fileSystem);
+  const answer = device.ask(requestBytes(Opcode.WRITE, writeBody(Buffer.from("x")), { node: 2 }));
+  held[0]?.reject(new FsError("ENOSPC", "write"));
+  assert.equal((await answer).errno, ERRNO.ENOSPC);
+  assert.equal(device.freeSlots, device.slotCount);
+});
+
+test("however many writes and reads wait, slots remain for everything else, and no data is mixed up", async () => {
+  const { fileSystem, held } = waiting("write");
+  const reads: { target: Buffer; resolve: (bytes: number) => void }[] = [];
+  const both = new Proxy(fileSystem, {
+    get: (target, name) =>
+      name === "read"
+        ? (_ctx: unknown, _handle: unknown, _at: unknown, into: Buffer) =>
+            new Promise((resolve) => reads.push({ target: into, resolve }))
+        : Reflect.get(target, name),
+  });
+  const { device, session } = await withOpenFile(both);
+  const writes = Array.from({ length: 20 }, (_, i) =>
+    device.ask(requestBytes(Opcode.WRITE, writeBody(Buffer.from(`write ${i}`)), { node: 2 })),
+  );
+  const answers = Array.from({ length: 20 }, () => device.ask(requestBytes(Opcode.READ, readBody(100), { node: 2 })));
+  assert.ok(device.freeSlots >= 4);
+  assert.equal((await device.ask(requestBytes(Opcode.STATFS, Buffer.alloc(0)))).errno, 0);
+  for (const [i, { args }] of held.entries()) assert.equal((args[2] as Buffer).toString(), `write ${i}`);
+  for (const [i, { target, resolve }] of reads.entries()) resolve(target.write(`read ${i}`));
+  for (const { resolve } of held) resolve(7);
+  for (const [i, reply] of (await Promise.all(answers)).entries()) assert.equal(reply.body.toString(), `read ${i}`);
+  await Promise.all(writes);
+  assert.equal(device.freeSlots, device.slotCount);
+  assert.equal(session.room.heapBytes, 0);
+});
+
+test("a read for more than a reply can hold is refused", async () => {
+  const { fileSystem } = recordingFs();
+  const { device } = await withOpenFile(fileSystem);
+  const body = readBody(device.dataBytesMax + 1);
+  assert.equal((await device.ask(requestBytes(Opcode.READ, body, { node: 2 }))).errno, ERRNO.EIO);
+});
+
+test("an entry whose reply does not arrive is not counted, and an open is released again", async () => {
+  const { fileSystem, calls } = recordingFs();
+  const { device, session } = await startSession(fileSystem);
+  device.refuse = ERRNO.ENOENT;
+  for (const [opcode, body] of [
+    [Opcode.LOOKUP, "7800"],
+    [Opcode.MKDIR, "e8010000 12000000 7800"],
+    [Opcode.CREATE, "c2800000 a0810000 12000000 00000000 7800"],
+    [Opcode.TMPFILE, "02804100 80810000 12000000 00000000 2f00"],
+    [Opcode.OPENDIR, "00800000 00000000"],
+  ] as const) {
+    device.inject(requestBytes(opcode, hex(body)));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert.equal(session.nodes.size, 1);
+  assert.equal(session.counters().opens, 0);
+  assert.equal(calls.filter(([method]) => method === "release").length, 2);
+  assert.equal(calls.filter(([method]) => method === "releasedir").length, 1);
+  session.nodes.checkInvariants();
+});
+
+test("a reply the kernel cannot read is logged, one that nobody waits for is not", async () => {
+  const { fileSystem } = recordingFs();
+  const { device, lines } = await startSession(fileSystem);
+  for (const refusal of [ERRNO.ENOENT, ERRNO.EINVAL]) {
+    device.refuse = refusal;
+    device.inject(requestBytes(Opcode.STATFS, Buffer.alloc(0)));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert.equal(lines.length, 1);
+  assert.match(lines[0] ?? "", /STATFS.*22/);
+});
+
+test("forgotten nodes are passed on together, after a moment or when they are many", async () => {
+  const clock = new FakeClock();
+  const { fileSystem, calls } = recordingFs();
+  const { device, session } = await startSession(fileSystem, { clock });
+  await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
+  await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
+  calls.length = 0;
+  device.inject(requestBytes(Opcode.FORGET, hex("01000000 00000000"), { node: 2 }));
+  clock.advance(1000);
+  assert.deepEqual(calls, []);
+  device.inject(requestBytes(Opcode.BATCH_FORGET, hex("01000000 00000000 02000000 00000000 01000000 00000000")));
+  assert.equal(session.nodes.size, 1);
+  clock.advance(1000);
+  assert.deepEqual(calls, [["forget", ["node-x"]]]);
+  assert.equal(clock.pendingCount, 0);
+});
+
+test("a file just made is known to have no capabilities, until one is set or time passes", async () => {
+  const clock = new FakeClock();
+  const { fileSystem, calls } = recordingFs();
+  const { device } = await startSession(fileSystem, { clock });
+  const getcap = requestBytes(Opcode.GETXATTR, Buffer.concat([Buffer.alloc(8), Buffer.from("security.capability\0")]), {
+    node: 2,
+  });
+  const create = hex("c2800000 a0810000 12000000 00000000 7800");
+  await device.ask(requestBytes(Opcode.CREATE, create));
+  calls.length = 0;
+  assert.equal((await device.ask(getcap)).errno, ERRNO.ENODATA);
+  assert.deepEqual(calls, []);
+  clock.advance(1500);
+  await device.ask(getcap);
+  assert.equal(calls.length, 1, "after the attribute timeout it is asked for");
+});

@@ -1,0 +1,236 @@
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { ERRNO } from "../../src/base/errno.ts";
+import { FsError } from "../../src/base/errors.ts";
+import { FUSE_MINOR, OPCODE_ROWS, Opcode } from "../../src/fuse/abi.ts";
+import type { FileSystem, NodeId } from "../../src/vfs/file-system.ts";
+import { hex, requestBytes } from "./fake-device.ts";
+import { type Fixture, startSession } from "./fixture.ts";
+import {
+  ATTR_REQUESTS,
+  DIR_REQUESTS,
+  FILE_REQUESTS,
+  INIT_BODY,
+  type KernelRequestCase,
+  NAME_REQUESTS,
+} from "./kernel-requests.ts";
+import { type Call, recordingFs } from "./recording-fs.ts";
+
+const ALL = [...NAME_REQUESTS, ...FILE_REQUESTS, ...ATTR_REQUESTS, ...DIR_REQUESTS];
+
+/** A session that was initialized, in which node 2 is known and open as file and directory 0x33. */
+async function prepared(): Promise<Fixture & { calls: Call[] }> {
+  const { fileSystem, calls } = recordingFs();
+  const fixture = await startSession(fileSystem);
+  await fixture.device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
+  await fixture.device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
+  await fixture.device.ask(requestBytes(Opcode.OPEN, hex("02800000 00000000"), { node: 2 }));
+  await fixture.device.ask(requestBytes(Opcode.OPENDIR, hex("00800000 00000000"), { node: 2 }));
+  calls.length = 0;
+  fixture.device.replies.length = 0;
+  return { ...fixture, calls };
+}
+
+async function serve(each: KernelRequestCase) {
+  const fixture = await prepared();
+  const bytes = requestBytes(Opcode[each.name], hex(each.body), { node: each.node ?? 2 });
+  if (each.reply !== undefined || each.errno !== undefined) await fixture.device.ask(bytes);
+  else fixture.device.inject(bytes);
+  return fixture;
+}
+
+describe("requests of Linux 6.18 become calls, and results become replies", () => {
+  for (const each of ALL) {
+    test(`${each.name}${each.label === undefined ? "" : ` ${each.label}`}`, async () => {
+      const { device, calls, lines } = await serve(each);
+      assert.deepEqual(calls, each.calls);
+      const [reply] = device.replies;
+      assert.equal(reply?.errno, each.errno ?? (each.reply === undefined ? undefined : 0));
+      assert.equal(
+        reply?.body.toString("hex"),
+        each.reply === undefined ? each.errno && "" : hex(each.reply).toString("hex"),
+      );
+      assert.equal(device.freeSlots, device.slotCount, "the slot is free again");
+      assert.deepEqual(lines, []);
+    });
+  }
+
+  test("every opcode of the table is among them, but for those that are tested apart", () => {
+    const shown = new Set<string>(ALL.map(({ name }) => name));
+    const missing = OPCODE_ROWS.map(({ name }) => name).filter((name) => !shown.has(name));
+    assert.deepEqual(missing, ["INIT", "INTERRUPT"]);
+  });
+});
+
+test("a request whose body is cut at any byte fails with EIO and calls nothing", async () => {
+  for (const each of ALL) {
+    const body = hex(each.body);
+    for (let bytes = 0; bytes < body.length; bytes++) {
+      const { device, session, calls, lines } = await prepared();
+      const request = requestBytes(Opcode[each.name], body.subarray(0, bytes), { node: each.node ?? 2 });
+      const isAnswered = each.reply !== undefined || each.errno !== undefined;
+      if (isAnswered) assert.equal((await device.ask(request)).errno, ERRNO.EIO, `${each.name} of ${bytes} bytes`);
+      else device.inject(request);
+      assert.deepEqual(calls, []);
+      assert.ok(isAnswered || lines.length === 1, `${each.name} of ${bytes} bytes is logged`);
+      assert.equal(session.counters().inFlight, 0);
+      assert.equal(device.freeSlots, device.slotCount);
+    }
+  }
+});
+
+test("what is no request at all is logged and dropped", async () => {
+  const { device, lines } = await prepared();
+  device.inject(Buffer.alloc(20));
+  const wrongLength = requestBytes(Opcode.STATFS, Buffer.alloc(0));
+  wrongLength.writeUInt32LE(1000, 0);
+  device.inject(wrongLength);
+  const wrongExtensions = requestBytes(Opcode.STATFS, Buffer.alloc(0));
+  wrongExtensions.writeUInt16LE(9, 36);
+  device.inject(wrongExtensions);
+  assert.equal(lines.length, 3);
+  assert.deepEqual(device.replies, []);
+  assert.equal(device.freeSlots, device.slotCount);
+});
+
+test("extensions behind the body are no part of it", async () => {
+  const { device, calls } = await prepared();
+  const request = requestBytes(Opcode.MKDIR, Buffer.concat([hex("e8010000 12000000 64697200"), Buffer.alloc(8, 0xee)]));
+  request.writeUInt16LE(1, 36);
+  await device.ask(request);
+  assert.deepEqual(calls, [["mkdir", "root", "dir", { mode: 0o750, umask: 0o22 }]]);
+});
+
+test("an unknown opcode is ENOSYS, an unknown node ESTALE, an unknown handle EBADF", async () => {
+  const { device } = await prepared();
+  assert.equal((await device.ask(requestBytes(4000, Buffer.alloc(8)))).errno, ERRNO.ENOSYS);
+  assert.equal((await device.ask(requestBytes(Opcode.SETLK, Buffer.alloc(64)))).errno, ERRNO.ENOSYS);
+  assert.equal((await device.ask(requestBytes(Opcode.GETATTR, Buffer.alloc(16), { node: 99 }))).errno, ERRNO.ESTALE);
+  assert.equal((await device.ask(requestBytes(Opcode.FSYNC, Buffer.alloc(16)))).errno, ERRNO.EBADF);
+  assert.equal((await device.ask(requestBytes(Opcode.FSYNCDIR, Buffer.alloc(16)))).errno, ERRNO.EBADF);
+  const beyond = Buffer.alloc(8, 0xff);
+  assert.equal((await device.ask(requestBytes(Opcode.FSYNC, Buffer.concat([beyond, beyond])))).errno, ERRNO.EBADF);
+});
+
+test("offsets a double cannot hold are refused: EFBIG for a write, the end for a read, ENXIO for a hole", async () => {
+  const { device, calls } = await prepared();
+  const fh = hex("33000000 00000000");
+  const far = hex("00000000 00002000  2^53");
+  const rest = Buffer.alloc(24);
+  assert.equal((await device.ask(requestBytes(Opcode.WRITE, Buffer.concat([fh, far, rest])))).errno, ERRNO.EFBIG);
+  const read = await device.ask(requestBytes(Opcode.READ, Buffer.concat([fh, far, rest])));
+  assert.deepEqual([read.errno, read.body.length], [0, 0]);
+  const lseek = Buffer.concat([fh, far, hex("03000000 00000000")]);
+  assert.equal((await device.ask(requestBytes(Opcode.LSEEK, lseek))).errno, ERRNO.ENXIO);
+  assert.equal(
+    (await device.ask(requestBytes(Opcode.FALLOCATE, Buffer.concat([fh, far, rest.subarray(8)])))).errno,
+    ERRNO.EFBIG,
+  );
+  assert.deepEqual(calls, []);
+});
+
+test("what the FileSystem throws is the answer; what nobody expected is EIO and one line with its stack", async () => {
+  const { fileSystem } = recordingFs();
+  let thrown: unknown = new FsError("EDQUOT", "mkdir");
+  const failing = new Proxy(fileSystem, {
+    get: (target, method) => (method === "mkdir" ? () => Promise.reject(thrown) : Reflect.get(target, method)),
+  });
+  const { device, lines } = await startSession(failing);
+  const mkdir = () => device.ask(requestBytes(Opcode.MKDIR, hex("e8010000 12000000 64697200")));
+  assert.equal((await mkdir()).errno, ERRNO.EDQUOT);
+  assert.deepEqual(lines, []);
+  thrown = new TypeError("a bug");
+  assert.equal((await mkdir()).errno, ERRNO.EIO);
+  assert.equal(lines.length, 1);
+  assert.match(lines[0] ?? "", /MKDIR.*TypeError: a bug.*session\.test/);
+});
+
+test("INIT is answered with what we can do of what the kernel offers", async () => {
+  const { fileSystem } = recordingFs();
+  const { device, session } = await startSession(fileSystem);
+  const { errno, body } = await device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
+  assert.equal(errno, 0);
+  const expected = hex(`
+    07000000 2d000000  major minor
+    00000200  max_readahead
+    69e0e470  flags
+    04000300 00000100  max_background congestion_threshold max_write
+    01000000  time_gran
+    10000000  max_pages map_alignment
+    ${"00".repeat(32)}`);
+  assert.equal(body.toString("hex"), expected.toString("hex"));
+  await session.initialized;
+});
+
+test("a kernel with a newer major version is asked to come down, one that is too old is refused", async () => {
+  const { fileSystem } = recordingFs();
+  const newer = await startSession(fileSystem);
+  const init = hex(INIT_BODY);
+  init.writeUInt32LE(8, 0);
+  const first = await newer.device.ask(requestBytes(Opcode.INIT, init, { node: 0 }));
+  assert.deepEqual([first.body.readUInt32LE(0), first.body.readUInt32LE(4)], [7, FUSE_MINOR]);
+  await newer.device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
+  await newer.session.initialized;
+  const older = await startSession(fileSystem);
+  init.writeUInt32LE(7, 0);
+  init.writeUInt32LE(30, 4);
+  assert.equal((await older.device.ask(requestBytes(Opcode.INIT, init, { node: 0 }))).errno, ERRNO.EPROTO);
+  await assert.rejects(older.session.initialized, /7\.30.*7\.31/);
+});
+
+test("names that are not there are believed missing only if the mount says so", async () => {
+  const { fileSystem } = recordingFs();
+  const empty = new Proxy(fileSystem, {
+    get: (target, method) =>
+      method === "lookup" ? () => Promise.reject(new FsError("ENOENT", "lookup")) : Reflect.get(target, method),
+  });
+  const lookup = requestBytes(Opcode.LOOKUP, Buffer.from("x\0"));
+  const plain = await startSession(empty);
+  assert.equal((await plain.device.ask(lookup)).errno, ERRNO.ENOENT);
+  const believing = await startSession(empty, { negativeTimeoutMs: 3500 });
+  const { errno, body } = await believing.device.ask(lookup);
+  assert.deepEqual([errno, body.readBigUInt64LE(0), body.readUInt32LE(16), body.readUInt32LE(32)], [0, 0n, 3, 5e8]);
+});
+
+test("at the end everything in flight is aborted and everything open is released", async () => {
+  const { fileSystem, calls } = recordingFs();
+  let signal: AbortSignal | undefined;
+  const slow: FileSystem = new Proxy(fileSystem, {
+    get: (target, method) =>
+      method === "statfs"
+        ? (ctx: { signal?: AbortSignal }) => {
+            signal = ctx.signal;
+            return new Promise(() => {});
+          }
+        : Reflect.get(target, method),
+  });
+  const { device, session } = await startSession(slow);
+  await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
+  await device.ask(requestBytes(Opcode.OPEN, hex("02800000 00000000"), { node: 2 }));
+  await device.ask(requestBytes(Opcode.OPENDIR, hex("00800000 00000000"), { node: 2 }));
+  device.inject(requestBytes(Opcode.STATFS, Buffer.alloc(0)));
+  calls.length = 0;
+  device.refuse = ERRNO.ENODEV;
+  device.end(ERRNO.ENODEV);
+  assert.equal(await session.ended, ERRNO.ENODEV);
+  assert.equal(signal?.aborted, true);
+  assert.deepEqual(calls, [
+    ["release", 0x33],
+    ["releasedir", 0x33],
+  ]);
+  assert.equal(session.counters().opens, 0);
+});
+
+test("a root that is looked up below itself is still one node", async () => {
+  const { fileSystem } = recordingFs();
+  const looping = new Proxy(fileSystem, {
+    get: (target, method) =>
+      method === "lookup"
+        ? async () => ({ ...(await target.root({} as never)), id: "root" as NodeId })
+        : Reflect.get(target, method),
+  });
+  const { device, session } = await startSession(looping);
+  const { body } = await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
+  assert.equal(body.readUInt32LE(0), 1);
+  session.nodes.checkInvariants();
+});
