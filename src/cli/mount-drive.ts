@@ -15,7 +15,7 @@ import type { MountOptions } from "./mount-options.ts";
 import { removeRecord, writeRecord } from "./mount-registry.ts";
 import { identify } from "./process-table.ts";
 import { aborted } from "./stop-signals.ts";
-import { pause, takeDown } from "./unmount.ts";
+import { takeDown } from "./unmount.ts";
 
 const DETACHED_END_MS = 1000;
 
@@ -86,15 +86,21 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
 const interrupted = () => failure(Exit.FAILED, "interrupted; nothing is mounted");
 
 /** Ends what is left of the mount; whether it has. */
-async function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<boolean> {
-  const ended = mount.unmount().then(
-    () => true,
-    (cause: unknown) => {
-      log.error("the mount did not end well", cause);
-      return false;
-    },
-  );
-  return Promise.race([ended, pause(clock, DETACHED_END_MS).then(() => false)]);
+function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<boolean> {
+  return new Promise((resolve) => {
+    const timer = clock.after(DETACHED_END_MS, () => resolve(false), { keepAlive: true });
+    const settle = (isEnded: boolean) => {
+      timer.stop();
+      resolve(isEnded);
+    };
+    mount.unmount().then(
+      () => settle(true),
+      (cause: unknown) => {
+        log.error("the mount did not end well", cause);
+        settle(false);
+      },
+    );
+  });
 }
 
 function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clock, onReady }: KeepOptions): void {
