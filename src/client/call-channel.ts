@@ -6,10 +6,12 @@
  *
  * INVARIANT: a slot is in use from the sending of a call until its reply has come, whether or not anybody still wants it.
  */
+
 import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Clock } from "../base/clock.ts";
 import { errnoName } from "../base/errno.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
+import type { CancelSignal } from "../base/signals.ts";
 import { type CreditFigures, CreditPriority, CreditWaiter, CreditWindow } from "../sections/credit-window.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { type BodyCodec, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
@@ -315,7 +317,7 @@ export class CallChannel implements ChannelReceiver {
   }
 
   /** @returns false if the signal has aborted already; the call has failed then. */
-  #watch(call: Call, signal: AbortSignal): boolean {
+  #watch(call: Call, signal: CancelSignal): boolean {
     const interrupted = () => new FsError("EINTR", call.message.name);
     if (signal.aborted) {
       call.failed(interrupted());

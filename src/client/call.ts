@@ -5,6 +5,7 @@
  * borrowed (target, payload) is the caller's again when it settles.
  */
 import type { FsError } from "../base/errors.ts";
+import type { CancelSignal } from "../base/signals.ts";
 import type { CreditWaiter } from "../sections/credit-window.ts";
 import type { BodyCodec, Message } from "../wire/codec.ts";
 import type { CallName } from "../wire/messages.ts";
@@ -26,7 +27,7 @@ export interface CallParts {
   readonly target?: Buffer | undefined;
   /** The most payload the reply may have; only with messages whose reply has one. */
   readonly replyBytesMax?: number;
-  readonly signal?: AbortSignal | undefined;
+  readonly signal?: CancelSignal | undefined;
 }
 
 export abstract class Call {
@@ -36,7 +37,7 @@ export abstract class Call {
   readonly section: number;
   readonly payload: Buffer | undefined;
   readonly replyBytesMax: number;
-  readonly signal: AbortSignal | undefined;
+  readonly signal: CancelSignal | undefined;
   /** Where the reply's payload goes; undefined also when it was taken back. */
   target: Buffer | undefined;
   /** The handle as sent, which the reply must bring back. */

@@ -4,8 +4,10 @@
  * Sections leave as credits allow, without waiting for answers; answers come in any order and land by position. The first error stops the sending and
  * takes back what is under way. The promise settles only when nothing touches the caller's buffer any more.
  */
+
 import { type ErrnoName, isErrnoName } from "../base/errno.ts";
 import { FsError, toErrno } from "../base/errors.ts";
+import type { CancelSignal } from "../base/signals.ts";
 import type { SectionPlan } from "../sections/section-plan.ts";
 import { Transfer } from "../sections/transfer.ts";
 import { Call, type CallParts, type Fields } from "./call.ts";
@@ -24,7 +26,7 @@ export interface RunParts {
   readonly bytes: (reply: Fields, payload: Buffer) => number;
   /** Send a section only when the one before has been answered. */
   readonly isOrdered: boolean;
-  readonly signal: AbortSignal | undefined;
+  readonly signal: CancelSignal | undefined;
   readonly nowMs: () => number;
 }
 

@@ -10,6 +10,7 @@
  * (EINVAL, ENAMETOOLONG); it may come from a hostile peer. Buffers passed in belong to the caller again when the promise settles.
  */
 import type { Name } from "../base/name.ts";
+import type { CancelSignal } from "../base/signals.ts";
 import type { Attr, TimeSpec } from "./attr.ts";
 
 /**
@@ -36,7 +37,7 @@ export interface Caller {
 /** Travels with every request. `signal` aborts when the caller no longer wants the answer; the request then fails with EINTR. */
 export interface RequestContext {
   readonly caller: Caller;
-  readonly signal?: AbortSignal | undefined;
+  readonly signal?: CancelSignal | undefined;
 }
 
 /** How a file is opened: bits of our own, because the O_* numbers differ between architectures. They cross the wire: append only. */
