@@ -117,7 +117,7 @@ async function mountRemote(
   keep: KeepOptions,
 ): Promise<FuseMount> {
   const { share, fileSystem } = remote;
-  const { attrTimeoutMs, entryTimeoutMs } = options;
+  const { attrTimeoutMs, entryTimeoutMs, ...flags } = options;
   // Where the server trusts the ids it is told, the kernel can check permissions itself, by the same rules.
   const isTrusted = share.squash === "none";
   if (keep.stop.aborted) throw interrupted();
@@ -129,9 +129,8 @@ async function mountRemote(
       log: keep.log.room("fuse"),
       clock: keep.clock,
       mountOptions: {
+        ...flags,
         readOnly: share.readOnly,
-        allowOther: options.allowOther,
-        nonEmpty: options.nonEmpty,
         defaultPermissions: isTrusted,
         forwardGroups: isTrusted,
         ...(attrTimeoutMs === undefined ? {} : { attrTimeoutMs }),

@@ -12,6 +12,12 @@ export interface MountOptions {
   allowOther: boolean;
   /** Mount over a directory that is not empty. */
   nonEmpty: boolean;
+  /** Whether set-user-id bits and device files of the drive count; for root only. */
+  suid: boolean;
+  dev: boolean;
+  /** Whether programs on the drive may be run. */
+  exec: boolean;
+  atime: boolean;
   /** How long the kernel may answer attributes by itself, milliseconds; undefined: the default. */
   attrTimeoutMs: number | undefined;
   /** The same for names. */
@@ -22,7 +28,7 @@ const TIMEOUT_SECONDS_MAX = 86_400;
 
 /** Options of mount(8), fstab(5) and systemd that mean nothing to a file system, or what netdrive does anyway. */
 const IGNORED = new Set(
-  "defaults auto noauto user nouser users nofail _netdev nosuid nodev async exec default_permissions".split(" "),
+  "defaults auto noauto user nouser users nofail _netdev async relatime default_permissions".split(" "),
 );
 
 const FLAGS = new Map<string, Partial<MountOptions>>([
@@ -30,6 +36,14 @@ const FLAGS = new Map<string, Partial<MountOptions>>([
   ["rw", { readOnly: false }],
   ["allow_other", { allowOther: true }],
   ["nonempty", { nonEmpty: true }],
+  ["suid", { suid: true }],
+  ["nosuid", { suid: false }],
+  ["dev", { dev: true }],
+  ["nodev", { dev: false }],
+  ["exec", { exec: true }],
+  ["noexec", { exec: false }],
+  ["atime", { atime: true }],
+  ["noatime", { atime: false }],
 ]);
 
 const TIMEOUTS = new Map<string, "attrTimeoutMs" | "entryTimeoutMs">([
@@ -50,6 +64,10 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
     readOnly: false,
     allowOther: false,
     nonEmpty: false,
+    suid: false,
+    dev: false,
+    exec: true,
+    atime: true,
     attrTimeoutMs: undefined,
     entryTimeoutMs: undefined,
   };

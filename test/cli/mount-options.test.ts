@@ -7,6 +7,10 @@ const DEFAULTS = {
   readOnly: false,
   allowOther: false,
   nonEmpty: false,
+  suid: false,
+  dev: false,
+  exec: true,
+  atime: true,
   attrTimeoutMs: undefined,
   entryTimeoutMs: undefined,
 };
@@ -14,6 +18,7 @@ const DEFAULTS = {
 test("options are read from every -o, the later winning", () => {
   assert.deepEqual(parseMountOptions([]), DEFAULTS);
   assert.deepEqual(parseMountOptions(["ro,allow_other", "nonempty,attr_timeout=1.5,entry_timeout=0"]), {
+    ...DEFAULTS,
     readOnly: true,
     allowOther: true,
     nonEmpty: true,
@@ -21,18 +26,20 @@ test("options are read from every -o, the later winning", () => {
     entryTimeoutMs: 0,
   });
   assert.equal(parseMountOptions(["ro", "rw"]).readOnly, false);
+  const { suid, dev, exec, atime } = parseMountOptions(["suid,dev,noexec,noatime"]);
+  assert.deepEqual({ suid, dev, exec, atime }, { suid: true, dev: true, exec: false, atime: false });
   assert.equal(parseMountOptions(["attr_timeout=5,attr_timeout=7"]).attrTimeoutMs, 7000);
 });
 
 test("options that only fstab and mount(8) act on are taken", () => {
   assert.deepEqual(
-    parseMountOptions(["defaults,_netdev,nofail,noauto,user,x-systemd.automount,nosuid,nodev"]),
+    parseMountOptions(["defaults,_netdev,nofail,noauto,user,x-systemd.automount,nosuid,nodev,exec"]),
     DEFAULTS,
   );
 });
 
 test("a misspelt option is an error that lists what there is", () => {
-  for (const option of ["r0", "ro=1", "allow-other", "constructor", "__proto__", "attr_timeoutt=1", "noexec"]) {
+  for (const option of ["r0", "ro=1", "allow-other", "constructor", "__proto__", "attr_timeoutt=1", "nosuidd"]) {
     assert.throws(() => parseMountOptions([option]), { exitCode: 2, message: /is no option.*allow_other/ }, option);
   }
 });
