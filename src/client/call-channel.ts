@@ -238,8 +238,17 @@ export class CallChannel implements ChannelReceiver {
   }
 
   #succeed(call: Call, fields: Fields, payload: Buffer, handle: number): void {
-    if (!call.isAbandoned) call.answered(fields, payload, handle);
-    else if (call.message.row.handle === "made") this.#onOrphan(handle);
+    if (call.isAbandoned) {
+      if (call.message.row.handle === "made") this.#onOrphan(handle);
+      return;
+    }
+    try {
+      call.answered(fields, payload, handle);
+    } catch (error) {
+      // Its slot is free already, so the end of the channel would not find it.
+      call.failed(error as Error);
+      throw error;
+    }
   }
 
   /** The call a reply is for. @throws ProtocolError there is none, or the reply does not fit it. */
