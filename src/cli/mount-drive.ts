@@ -1,12 +1,13 @@
 /**
- * mount = fuse(remote), for whoever mounts: connects, mounts, and keeps the drive until it is unmounted or told to stop.
+ * mount = fuse(cached(remote)), for whoever mounts: connects, mounts, and keeps the drive until it is unmounted or told to stop.
  *
  * The process that runs this serves the mount and so must never use it itself.
  */
 import type { Clock } from "../base/clock.ts";
 import { FsError } from "../base/errors.ts";
 import { type Log, printable } from "../base/log.ts";
-import { connectRemote, type Remote } from "../client/remote.ts";
+import { CachedFileSystem } from "../cache/cached.ts";
+import { connectRemote, type Remote, type RemoteShare } from "../client/remote.ts";
 import { parseDriveUrl } from "../client/url.ts";
 import { type FuseMount, mountFuse } from "../fuse/mount.ts";
 import { withoutToken } from "./drive-url.ts";
@@ -18,6 +19,9 @@ import { aborted } from "./stop-signals.ts";
 import { takeDown } from "./unmount.ts";
 
 const DETACHED_END_MS = 1000;
+/** Defaults of `-o write_behind` and `-o read_ahead`: what a line of 1 Gbit/s and 150 ms holds, with room. */
+const WRITE_BEHIND_BYTES = 32 * 1024 * 1024;
+const READ_AHEAD_BYTES = 64 * 1024 * 1024;
 
 /** Plain data: it travels to the daemon as JSON. */
 export interface DriveRequest {
@@ -61,14 +65,18 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   const remote = await connectRemote({
     url: parseDriveUrl(request.url),
     readOnly: options.readOnly,
+    isPipelined: options.pipeline,
     log: keep.log,
     clock: keep.clock,
     signal: keep.stop,
   }).catch((cause: unknown) => {
     throw keep.stop.aborted ? interrupted() : cause;
   });
+  let kernelReadAheadBytes = 0;
+  const drive = cachedDrive(remote, options, keep, () => kernelReadAheadBytes);
   try {
-    const mount = await mountRemote(remote, request, keep);
+    const mount = await mountDrive(drive, remote.share, request, keep);
+    kernelReadAheadBytes = mount.readAheadBytes;
     announce(remote, request, keep);
     // Settles at the latest when the remote is closed below, and never rejects.
     void remote.closed.then((cause) => {
@@ -79,7 +87,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     return await end(mount, keep);
   } finally {
     removeRecord(path, process.pid);
-    await remote.close();
+    await drive.close();
   }
 }
 
@@ -111,13 +119,32 @@ function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clo
   onReady({ url: shownUrl, readOnly });
 }
 
-async function mountRemote(
+/** The remote with read-ahead and write-behind. */
+function cachedDrive(
   remote: Remote,
+  options: MountOptions,
+  { log, clock }: KeepOptions,
+  kernelReadAheadBytes: () => number,
+): CachedFileSystem {
+  const { pipeline, sync } = options;
+  return new CachedFileSystem(remote.fileSystem, {
+    sectionBytes: remote.share.sectionBytes,
+    writeBehindBytesMax: pipeline && !sync ? (options.writeBehindBytes ?? WRITE_BEHIND_BYTES) : 0,
+    readAheadBytesMax: pipeline ? (options.readAheadBytes ?? READ_AHEAD_BYTES) : 0,
+    kernelReadAheadBytes,
+    lineBytes: remote.lineBytes,
+    clock,
+    log: log.room("cache"),
+  });
+}
+
+async function mountDrive(
+  fileSystem: CachedFileSystem,
+  share: RemoteShare,
   { url, path, options }: DriveRequest,
   keep: KeepOptions,
 ): Promise<FuseMount> {
-  const { share, fileSystem } = remote;
-  const { attrTimeoutMs, entryTimeoutMs, ...flags } = options;
+  const { attrTimeoutMs, entryTimeoutMs, allowOther, nonEmpty, suid, dev, exec, atime } = options;
   // Where the server trusts the ids it is told, the kernel can check permissions itself, by the same rules.
   const isTrusted = share.squash === "none";
   if (keep.stop.aborted) throw interrupted();
@@ -129,7 +156,7 @@ async function mountRemote(
       log: keep.log.room("fuse"),
       clock: keep.clock,
       mountOptions: {
-        ...flags,
+        ...{ allowOther, nonEmpty, suid, dev, exec, atime },
         readOnly: share.readOnly,
         defaultPermissions: isTrusted,
         forwardGroups: isTrusted,

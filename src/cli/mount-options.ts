@@ -22,6 +22,14 @@ export interface MountOptions {
   attrTimeoutMs: number | undefined;
   /** The same for names. */
   entryTimeoutMs: number | undefined;
+  /** Every write is on the server's disk side before it is acknowledged, as if all files were opened with O_SYNC. */
+  sync: boolean;
+  /** False: one section at a time, for comparison; nothing is read ahead or written behind either. */
+  pipeline: boolean;
+  /** The most that may be acknowledged and not yet on the server, bytes; undefined: the default. */
+  writeBehindBytes: number | undefined;
+  /** The most that may be read ahead, bytes; undefined: the default. */
+  readAheadBytes: number | undefined;
 }
 
 const TIMEOUT_SECONDS_MAX = 86_400;
@@ -44,6 +52,9 @@ const FLAGS = new Map<string, Partial<MountOptions>>([
   ["noexec", { exec: false }],
   ["atime", { atime: true }],
   ["noatime", { atime: false }],
+  ["sync", { sync: true }],
+  ["pipeline=off", { pipeline: false }],
+  ["pipeline=on", { pipeline: true }],
 ]);
 
 const TIMEOUTS = new Map<string, "attrTimeoutMs" | "entryTimeoutMs">([
@@ -51,8 +62,18 @@ const TIMEOUTS = new Map<string, "attrTimeoutMs" | "entryTimeoutMs">([
   ["entry_timeout", "entryTimeoutMs"],
 ]);
 
+const SIZES = new Map<string, "writeBehindBytes" | "readAheadBytes">([
+  ["write_behind", "writeBehindBytes"],
+  ["read_ahead", "readAheadBytes"],
+]);
+const SIZE_BYTES_MAX = 2 ** 30;
+
 /** Every option that means something, for the help text. */
-export const MOUNT_OPTIONS_HELP = [...FLAGS.keys(), ...[...TIMEOUTS.keys()].map((name) => `${name}=SECONDS`)];
+export const MOUNT_OPTIONS_HELP = [
+  ...FLAGS.keys(),
+  ...[...TIMEOUTS.keys()].map((name) => `${name}=SECONDS`),
+  ...[...SIZES.keys()].map((name) => `${name}=SIZE`),
+];
 
 /**
  * Reads the values of all `-o` together; a later option wins.
@@ -70,14 +91,21 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
     atime: true,
     attrTimeoutMs: undefined,
     entryTimeoutMs: undefined,
+    sync: false,
+    pipeline: true,
+    writeBehindBytes: undefined,
+    readAheadBytes: undefined,
   };
   for (const option of texts.flatMap((text) => text.split(","))) {
     const [name = "", value] = option.split(/=(.*)/s, 2);
     const timeout = TIMEOUTS.get(name);
+    const size = SIZES.get(name);
     if (timeout !== undefined) {
       options[timeout] = parseSeconds(name, value);
-    } else if (value === undefined && FLAGS.has(name)) {
-      Object.assign(options, FLAGS.get(name));
+    } else if (size !== undefined) {
+      options[size] = parseSize(name, value);
+    } else if (FLAGS.has(option)) {
+      Object.assign(options, FLAGS.get(option));
     } else if (option !== "" && !IGNORED.has(option) && !name.startsWith("x-") && !name.startsWith("comment")) {
       const known = MOUNT_OPTIONS_HELP.join(", ");
       throw failure(Exit.USAGE, `-o ${option} is no option of netdrive; there are ${known}`);
@@ -92,4 +120,15 @@ function parseSeconds(name: string, value: string | undefined): number {
     throw failure(Exit.USAGE, `-o ${name} needs seconds from 0 to ${TIMEOUT_SECONDS_MAX}; write it as ${name}=1.5`);
   }
   return Math.round(seconds * 1000);
+}
+
+/** A number of bytes with an optional k, m or g for powers of 1024. */
+function parseSize(name: string, value: string | undefined): number {
+  const [, digits, unit = ""] = /^(\d{1,12})([kmg]?)$/i.exec(value ?? "") ?? [];
+  const size =
+    digits === undefined ? Number.NaN : Number(digits) * 1024 ** ["", "k", "m", "g"].indexOf(unit.toLowerCase());
+  if (!(size <= SIZE_BYTES_MAX)) {
+    throw failure(Exit.USAGE, `-o ${name} needs a size up to 1g; write it as ${name}=32m, or ${name}=0 for none`);
+  }
+  return size;
 }

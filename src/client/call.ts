@@ -7,6 +7,7 @@
 import type { FsError } from "../base/errors.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import type { CreditWaiter } from "../sections/credit-window.ts";
+import { RequestPriority } from "../vfs/file-system.ts";
 import type { BodyCodec, Message } from "../wire/codec.ts";
 import type { CallName } from "../wire/messages.ts";
 import type { RemoteOpen } from "./remote-open.ts";
@@ -28,6 +29,7 @@ export interface CallParts {
   /** The most payload the reply may have; only with messages whose reply has one. */
   readonly replyBytesMax?: number;
   readonly signal?: CancelSignal | undefined;
+  readonly priority?: RequestPriority | undefined;
 }
 
 export abstract class Call {
@@ -38,6 +40,7 @@ export abstract class Call {
   readonly payload: Buffer | undefined;
   readonly replyBytesMax: number;
   readonly signal: CancelSignal | undefined;
+  readonly priority: RequestPriority;
   /** Where the reply's payload goes; undefined also when it was taken back. */
   target: Buffer | undefined;
   /** The handle as sent, which the reply must bring back. */
@@ -62,6 +65,7 @@ export abstract class Call {
     this.target = parts.target;
     this.replyBytesMax = parts.replyBytesMax ?? 0;
     this.signal = parts.signal;
+    this.priority = parts.priority ?? RequestPriority.FOREGROUND;
   }
 
   get codec(): BodyCodec {

@@ -10,6 +10,7 @@ import { FsError, toErrno } from "../base/errors.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import type { SectionPlan } from "../sections/section-plan.ts";
 import { Transfer } from "../sections/transfer.ts";
+import type { RequestPriority } from "../vfs/file-system.ts";
 import { Call, type CallParts, type Fields } from "./call.ts";
 import type { CallChannel } from "./call-channel.ts";
 
@@ -27,6 +28,7 @@ export interface RunParts {
   /** Send a section only when the one before has been answered. */
   readonly isOrdered: boolean;
   readonly signal: CancelSignal | undefined;
+  readonly priority: RequestPriority | undefined;
   readonly nowMs: () => number;
 }
 
@@ -138,7 +140,10 @@ class SectionRun {
     while (this.#waiting === undefined && !(this.#parts.isOrdered && this.#calls.size > 0)) {
       const index = this.#transfer.nextToSend();
       if (index < 0) break;
-      const call = new SectionCall({ ...this.#parts.section(index), section: index }, this);
+      const call = new SectionCall(
+        { ...this.#parts.section(index), section: index, priority: this.#parts.priority },
+        this,
+      );
       this.#calls.add(call);
       this.#waiting = call;
       this.#channel.begin(call);

@@ -13,6 +13,10 @@ const DEFAULTS = {
   atime: true,
   attrTimeoutMs: undefined,
   entryTimeoutMs: undefined,
+  sync: false,
+  pipeline: true,
+  writeBehindBytes: undefined,
+  readAheadBytes: undefined,
 };
 
 test("options are read from every -o, the later winning", () => {
@@ -42,6 +46,22 @@ test("a misspelt option is an error that lists what there is", () => {
   for (const option of ["r0", "ro=1", "allow-other", "constructor", "__proto__", "attr_timeoutt=1", "nosuidd"]) {
     assert.throws(() => parseMountOptions([option]), { exitCode: 2, message: /is no option.*allow_other/ }, option);
   }
+});
+
+test("how data travels is chosen by options", () => {
+  assert.deepEqual(parseMountOptions(["sync,pipeline=off,write_behind=0,read_ahead=16m"]), {
+    ...DEFAULTS,
+    sync: true,
+    pipeline: false,
+    writeBehindBytes: 0,
+    readAheadBytes: 16 * 2 ** 20,
+  });
+  assert.equal(parseMountOptions(["write_behind=512K"]).writeBehindBytes, 2 ** 19);
+  assert.equal(parseMountOptions(["read_ahead=4096"]).readAheadBytes, 4096);
+  for (const value of ["", "=", "=x", "=-1", "=1e9", "=2g", "=1mb", "=1.5m"]) {
+    assert.throws(() => parseMountOptions([`write_behind${value}`]), { exitCode: 2, message: /needs a size/ }, value);
+  }
+  assert.throws(() => parseMountOptions(["pipeline=perhaps"]), { exitCode: 2, message: /is no option/ });
 });
 
 test("a timeout is seconds within bounds", () => {
