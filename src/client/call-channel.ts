@@ -6,13 +6,11 @@
  *
  * INVARIANT: a slot is in use from the sending of a call until its reply has come, whether or not anybody still wants it.
  */
-
 import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Clock } from "../base/clock.ts";
 import { errnoName } from "../base/errno.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
-import type { CancelSignal } from "../base/signals.ts";
-import { type CreditFigures, CreditWaiter, CreditWindow } from "../sections/credit-window.ts";
+import { type CreditFigures, CreditPriority, CreditWaiter, CreditWindow } from "../sections/credit-window.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { type BodyCodec, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
@@ -70,7 +68,6 @@ export class CallChannel implements ChannelReceiver {
     clock: Clock;
     onClosed: (error: Error | undefined) => void;
     onOrphan: (handle: number) => void;
-    isPipelined: boolean;
   }) {
     this.#channel = parts.channel;
     this.agreement = parts.agreement;
@@ -89,8 +86,7 @@ export class CallChannel implements ChannelReceiver {
       waitersMax: WAITERS_MAX,
     });
     this.#data = new CreditWindow({
-      // For comparison: one section at a time, and nothing else until it has been answered.
-      credits: parts.isPipelined ? dataSlots : 1,
+      credits: dataSlots,
       creditsMax: dataSlots,
       bytes,
       bytesMin: Math.min(bytes, SECTIONS_MIN * sectionBytes),
@@ -107,12 +103,6 @@ export class CallChannel implements ChannelReceiver {
   get figures(): CallChannelFigures {
     const { receivedBytes, sentBytes } = this.#channel;
     return { isOpen: this.isOpen, calls: this.#plain.figures, sections: this.#data.figures, receivedBytes, sentBytes };
-  }
-
-  /** What fills the line, bytes: its bandwidth times its round trip, as measured with sections. */
-  get lineBytes(): number {
-    const { bytesPerSecond, roundTripMs } = this.#data.line;
-    return (bytesPerSecond * roundTripMs) / 1000;
   }
 
   /** Calls and awaits the result. @throws FsError, ConnectionError, ProtocolError. */
@@ -132,7 +122,7 @@ export class CallChannel implements ChannelReceiver {
     const window = isData ? this.#data : this.#plain;
     const bytes = isData ? call.windowBytes : PLAIN_BYTES;
     const nowMs = this.#clock.monotonicMs();
-    const credit = window.tryAcquire(bytes, call.priority, nowMs);
+    const credit = window.tryAcquire(bytes, CreditPriority.FOREGROUND, nowMs);
     if (credit >= 0) this.#send(call, credit);
     else this.#wait(call, window, bytes, nowMs);
   }
@@ -246,17 +236,8 @@ export class CallChannel implements ChannelReceiver {
   }
 
   #succeed(call: Call, fields: Fields, payload: Buffer, handle: number): void {
-    if (call.isAbandoned) {
-      if (call.message.row.handle === "made") this.#onOrphan(handle);
-      return;
-    }
-    try {
-      call.answered(fields, payload, handle);
-    } catch (error) {
-      // Its slot is free already, so the end of the channel would not find it.
-      call.failed(error as Error);
-      throw error;
-    }
+    if (!call.isAbandoned) call.answered(fields, payload, handle);
+    else if (call.message.row.handle === "made") this.#onOrphan(handle);
   }
 
   /** The call a reply is for. @throws ProtocolError there is none, or the reply does not fit it. */
@@ -287,7 +268,7 @@ export class CallChannel implements ChannelReceiver {
   }
 
   #wait(call: Call, window: CreditWindow, bytes: number, nowMs: number): void {
-    const waiter = new CreditWaiter(call.priority, (credit) => {
+    const waiter = new CreditWaiter(CreditPriority.FOREGROUND, (credit) => {
       this.#waiting.delete(call);
       this.#send(call, credit);
     });
@@ -334,7 +315,7 @@ export class CallChannel implements ChannelReceiver {
   }
 
   /** @returns false if the signal has aborted already; the call has failed then. */
-  #watch(call: Call, signal: CancelSignal): boolean {
+  #watch(call: Call, signal: AbortSignal): boolean {
     const interrupted = () => new FsError("EINTR", call.message.name);
     if (signal.aborted) {
       call.failed(interrupted());

@@ -4,7 +4,6 @@
  * Its abort signal exists only from the moment somebody asks for it, because most requests end without one.
  */
 import { FsError } from "../base/errors.ts";
-import { type CancelSignal, CancelSource } from "../base/signals.ts";
 import type { Channel } from "../transport/channel.ts";
 import type { Caller, FileSystem, RequestContext } from "../vfs/file-system.ts";
 import type { Message } from "../wire/codec.ts";
@@ -28,7 +27,7 @@ export class ServedRequest implements RequestContext {
   payloadBuffer: Buffer | undefined;
   /** Called when the reply's payload has left, whether or not it arrived. */
   releaseReply: (() => void) | undefined;
-  #source: CancelSource | undefined;
+  #controller: AbortController | undefined;
   #isCanceled = false;
   #onCancel: (() => void) | undefined;
 
@@ -54,12 +53,12 @@ export class ServedRequest implements RequestContext {
     this.asked = parts.asked;
   }
 
-  get signal(): CancelSignal {
-    if (this.#source === undefined) {
-      this.#source = new CancelSource();
-      if (this.#isCanceled) this.#source.abort();
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#isCanceled) this.#controller.abort();
     }
-    return this.#source;
+    return this.#controller.signal;
   }
 
   get fs(): FileSystem {
@@ -73,7 +72,7 @@ export class ServedRequest implements RequestContext {
   cancel(): void {
     if (this.#isCanceled) return;
     this.#isCanceled = true;
-    this.#source?.abort();
+    this.#controller?.abort();
     this.#onCancel?.();
   }
 
