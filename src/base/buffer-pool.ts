@@ -110,8 +110,12 @@ export class BufferPool {
     while (served) {
       served = false;
       for (const user of [...this.#waiting]) {
-        if (user.serveOne()) served = true;
         if (!user.isWaiting) this.#waiting.delete(user);
+        if (!user.serveOne()) continue;
+        served = true;
+        // Who was served goes to the end of the line.
+        this.#waiting.delete(user);
+        if (user.isWaiting) this.#waiting.add(user);
       }
     }
   }

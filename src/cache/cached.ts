@@ -39,7 +39,7 @@ export interface CacheOptions {
   /** What fills the line (bandwidth times round trip), bytes, as measured now. */
   readonly lineBytes: () => number;
   /** What the kernel reads ahead by itself, bytes. */
-  readonly kernelReadAheadBytes: number;
+  readonly kernelReadAheadBytes: () => number;
   readonly clock: Clock;
   readonly log: Log;
 }

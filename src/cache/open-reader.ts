@@ -4,7 +4,15 @@
  * INVARIANT: pieces do not overlap, and none crosses a section boundary of the file.
  */
 import { raceSignal } from "../base/signals.ts";
-import type { Caller, FileSystem, HandleId, NodeId, Opened, RequestContext } from "../vfs/file-system.ts";
+import {
+  type Caller,
+  type FileSystem,
+  type HandleId,
+  type NodeId,
+  type Opened,
+  type RequestContext,
+  RequestPriority,
+} from "../vfs/file-system.ts";
 import type { PieceMemory, ReadAheadOptions } from "./read-ahead.ts";
 import { type ReadAheadBudget, ReadAheadPolicy, type ReadAheadSink } from "./read-ahead-policy.ts";
 
@@ -130,7 +138,7 @@ export class OpenReader implements ReadAheadSink {
   #readAhead(caller: Caller, offsetBytes: number, lengthBytes: number): void {
     const { clock, lineBytes, kernelReadAheadBytes, bytesMax } = this.#options;
     const line = lineBytes();
-    const windowBytes = line < LINE_BYTES_MIN ? 0 : Math.min(2 * line - kernelReadAheadBytes, bytesMax);
+    const windowBytes = line < LINE_BYTES_MIN ? 0 : Math.min(2 * line - kernelReadAheadBytes(), bytesMax);
     if (windowBytes <= 0) return;
     const nowMs = clock.monotonicMs();
     for (const piece of [...this.#pieces]) if (this.#isStale(piece, nowMs)) this.#dropPiece(piece);
@@ -159,8 +167,9 @@ export class OpenReader implements ReadAheadSink {
     };
     const index = this.#pieces.findIndex((other) => other.offsetBytes > offsetBytes);
     this.#pieces.splice(index < 0 ? this.#pieces.length : index, 0, piece);
+    const ctx = { caller: this.#caller, priority: RequestPriority.READ_AHEAD };
     const target = memory.length === lengthBytes ? memory : memory.subarray(0, lengthBytes);
-    piece.arrival = this.#inner.read({ caller: this.#caller }, this.#handle, offsetBytes, target).then(
+    piece.arrival = this.#inner.read(ctx, this.#handle, offsetBytes, target).then(
       (bytes) => this.#arrived(piece, bytes),
       // The foreground read that wants these bytes will ask for them itself, and meet the error.
       () => this.#arrived(piece, 0),

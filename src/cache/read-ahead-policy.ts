@@ -11,7 +11,7 @@
  *
  * The window of a stream starts at four times the read, or a little more, and grows fourfold with each refill up to what the caller says the line
  * holds. A stream that is not continued gets nothing more; its unread bytes are given up when it is the one longest unused or `expire` finds it.
- * It cannot delay a foreground read: prefetching takes its credits after all others (CreditPriority.READ_AHEAD).
+ * It cannot delay a foreground read: prefetching takes its credits after all others (RequestPriority.READ_AHEAD).
  *
  * INVARIANT: the bytes prefetched and not dropped again, of all streams of all opens of a mount, are within the mount's budget. Every prefetched
  * byte is dropped exactly once: when it was read, or when nobody will.

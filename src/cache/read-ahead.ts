@@ -21,7 +21,7 @@ export interface ReadAheadOptions {
   /** What fills the line (bandwidth times round trip), bytes, as measured now. */
   readonly lineBytes: () => number;
   /** What the kernel reads ahead by itself, bytes. Only what a line holds beyond that is read ahead here. */
-  readonly kernelReadAheadBytes: number;
+  readonly kernelReadAheadBytes: () => number;
   /** Whether unsent writes of the node overlap the range; such a range is not read ahead. */
   readonly isDirty: (id: NodeId, offsetBytes: number, lengthBytes: number) => boolean;
 }

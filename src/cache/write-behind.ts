@@ -10,7 +10,14 @@ import type { ErrnoName } from "../base/errno.ts";
 import { FsError, toErrno } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { raceSignal } from "../base/signals.ts";
-import type { FileSystem, HandleId, NodeId, RequestContext } from "../vfs/file-system.ts";
+import {
+  type Caller,
+  type FileSystem,
+  type HandleId,
+  type NodeId,
+  type RequestContext,
+  RequestPriority,
+} from "../vfs/file-system.ts";
 import { DirtyLog, type DirtySection } from "./dirty-log.ts";
 import { SectionMemory } from "./section-memory.ts";
 
@@ -35,7 +42,7 @@ interface DirtyNode {
   readonly data: DirtyLog;
   /** Through which open, and on whose behalf, what is left is written: those of the latest write. */
   handle: HandleId;
-  ctx: RequestContext;
+  caller: Caller;
   /** Whether the writers may not keep set-user-id bits. */
   killSuidgid: boolean;
   /** Those who wait until every section up to a number is settled; parts of sections do not rest meanwhile. */
@@ -123,12 +130,20 @@ export class WriteBehind {
     let node = this.#nodes.get(open.id);
     if (node === undefined) {
       const log = new DirtyLog(this.#memory);
-      node = { id: open.id, data: log, handle: open.handle, ctx, killSuidgid, drainers: [], rest: undefined };
+      node = {
+        id: open.id,
+        data: log,
+        handle: open.handle,
+        caller: ctx.caller,
+        killSuidgid,
+        drainers: [],
+        rest: undefined,
+      };
       this.#nodes.set(open.id, node);
     }
     // Permission was given at open, so any open that can write will do; the latest is the one least likely to be closed first.
     node.handle = open.handle;
-    node.ctx = { caller: ctx.caller };
+    node.caller = ctx.caller;
     node.killSuidgid ||= killSuidgid;
     node.data.append(offsetBytes, data);
     this.#bytes += data.length;
@@ -174,7 +189,8 @@ export class WriteBehind {
   }
 
   async #send(node: DirtyNode, section: DirtySection): Promise<void> {
-    const { handle, ctx, killSuidgid } = node;
+    const { handle, killSuidgid } = node;
+    const ctx = { caller: node.caller, priority: RequestPriority.WRITE_BEHIND };
     try {
       let written = 0;
       while (written < section.data.length) {

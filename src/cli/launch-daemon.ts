@@ -6,8 +6,8 @@ import { closeSync, openSync, readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
+import { DAEMON_COMMAND, type DaemonReport, type DaemonRequest } from "./daemon-message.ts";
 import { Exit, failure } from "./failure.ts";
-import { DAEMON_COMMAND, type DaemonReport, type DaemonRequest } from "./mount-daemon.ts";
 import { makeRuntimeFolder } from "./mount-registry.ts";
 
 export interface Daemon {

@@ -8,29 +8,13 @@
 import { writeSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { systemClock } from "../base/clock.ts";
-import { createLog, type LogLevel } from "../base/log.ts";
+import { createLog } from "../base/log.ts";
 import { linkSignals } from "../base/signals.ts";
+import { type DaemonReport, type DaemonRequest, REPORT_DESCRIPTOR } from "./daemon-message.ts";
 import { Exit, explain } from "./failure.ts";
 import { openLogFile } from "./log-file.ts";
-import { type DriveRequest, keepDrive } from "./mount-drive.ts";
+import { keepDrive } from "./mount-drive.ts";
 import { catchStopSignals } from "./stop-signals.ts";
-
-/** What the starter writes. */
-export interface DaemonRequest extends DriveRequest {
-  logFile: string;
-  logLevel: LogLevel;
-  /** The daemon ends when its starter does. */
-  isTied: boolean;
-}
-
-/** What the daemon writes, once. */
-export type DaemonReport =
-  | { isReady: true; pid: number; url: string; readOnly: boolean }
-  | { isReady: false; exit: Exit; text: string };
-
-export const REPORT_DESCRIPTOR = 3;
-/** Names the daemon's entry on the command line; not for users. */
-export const DAEMON_COMMAND = "mount-daemon";
 
 const report = (text: DaemonReport) => void writeSync(REPORT_DESCRIPTOR, `${JSON.stringify(text)}\n`);
 

@@ -1,12 +1,13 @@
 /**
- * mount = fuse(remote), for whoever mounts: connects, mounts, and keeps the drive until it is unmounted or told to stop.
+ * mount = fuse(cached(remote)), for whoever mounts: connects, mounts, and keeps the drive until it is unmounted or told to stop.
  *
  * The process that runs this serves the mount and so must never use it itself.
  */
 import type { Clock } from "../base/clock.ts";
 import { FsError } from "../base/errors.ts";
 import { type Log, printable } from "../base/log.ts";
-import { connectRemote, type Remote } from "../client/remote.ts";
+import { CachedFileSystem } from "../cache/cached.ts";
+import { connectRemote, type Remote, type RemoteShare } from "../client/remote.ts";
 import { parseDriveUrl } from "../client/url.ts";
 import { type FuseMount, mountFuse } from "../fuse/mount.ts";
 import { withoutToken } from "./drive-url.ts";
@@ -15,9 +16,12 @@ import type { MountOptions } from "./mount-options.ts";
 import { removeRecord, writeRecord } from "./mount-registry.ts";
 import { identify } from "./process-table.ts";
 import { aborted } from "./stop-signals.ts";
-import { pause, takeDown } from "./unmount.ts";
+import { takeDown } from "./unmount.ts";
 
 const DETACHED_END_MS = 1000;
+/** Defaults of `-o write_behind` and `-o read_ahead`: what a line of 1 Gbit/s and 150 ms holds, with room. */
+const WRITE_BEHIND_BYTES = 32 * 1024 * 1024;
+const READ_AHEAD_BYTES = 64 * 1024 * 1024;
 
 /** Plain data: it travels to the daemon as JSON. */
 export interface DriveRequest {
@@ -61,14 +65,18 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   const remote = await connectRemote({
     url: parseDriveUrl(request.url),
     readOnly: options.readOnly,
+    isPipelined: options.pipeline,
     log: keep.log,
     clock: keep.clock,
     signal: keep.stop,
   }).catch((cause: unknown) => {
     throw keep.stop.aborted ? interrupted() : cause;
   });
+  let kernelReadAheadBytes = 0;
+  const drive = cachedDrive(remote, options, keep, () => kernelReadAheadBytes);
   try {
-    const mount = await mountRemote(remote, request, keep);
+    const mount = await mountDrive(drive, remote.share, request, keep);
+    kernelReadAheadBytes = mount.readAheadBytes;
     announce(remote, request, keep);
     // Settles at the latest when the remote is closed below, and never rejects.
     void remote.closed.then((cause) => {
@@ -79,22 +87,28 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     return await end(mount, keep);
   } finally {
     removeRecord(path, process.pid);
-    await remote.close();
+    await drive.close();
   }
 }
 
 const interrupted = () => failure(Exit.FAILED, "interrupted; nothing is mounted");
 
 /** Ends what is left of the mount; whether it has. */
-async function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<boolean> {
-  const ended = mount.unmount().then(
-    () => true,
-    (cause: unknown) => {
-      log.error("the mount did not end well", cause);
-      return false;
-    },
-  );
-  return Promise.race([ended, pause(clock, DETACHED_END_MS).then(() => false)]);
+function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<boolean> {
+  return new Promise((resolve) => {
+    const timer = clock.after(DETACHED_END_MS, () => resolve(false), { keepAlive: true });
+    const settle = (isEnded: boolean) => {
+      timer.stop();
+      resolve(isEnded);
+    };
+    mount.unmount().then(
+      () => settle(true),
+      (cause: unknown) => {
+        log.error("the mount did not end well", cause);
+        settle(false);
+      },
+    );
+  });
 }
 
 function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clock, onReady }: KeepOptions): void {
@@ -105,13 +119,32 @@ function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clo
   onReady({ url: shownUrl, readOnly });
 }
 
-async function mountRemote(
+/** The remote with read-ahead and write-behind. */
+function cachedDrive(
   remote: Remote,
+  options: MountOptions,
+  { log, clock }: KeepOptions,
+  kernelReadAheadBytes: () => number,
+): CachedFileSystem {
+  const { pipeline, sync } = options;
+  return new CachedFileSystem(remote.fileSystem, {
+    sectionBytes: remote.share.sectionBytes,
+    writeBehindBytesMax: pipeline && !sync ? (options.writeBehindBytes ?? WRITE_BEHIND_BYTES) : 0,
+    readAheadBytesMax: pipeline ? (options.readAheadBytes ?? READ_AHEAD_BYTES) : 0,
+    kernelReadAheadBytes,
+    lineBytes: remote.lineBytes,
+    clock,
+    log: log.room("cache"),
+  });
+}
+
+async function mountDrive(
+  fileSystem: CachedFileSystem,
+  share: RemoteShare,
   { url, path, options }: DriveRequest,
   keep: KeepOptions,
 ): Promise<FuseMount> {
-  const { share, fileSystem } = remote;
-  const { attrTimeoutMs, entryTimeoutMs } = options;
+  const { attrTimeoutMs, entryTimeoutMs, allowOther, nonEmpty, suid, dev, exec, atime } = options;
   // Where the server trusts the ids it is told, the kernel can check permissions itself, by the same rules.
   const isTrusted = share.squash === "none";
   if (keep.stop.aborted) throw interrupted();
@@ -123,9 +156,8 @@ async function mountRemote(
       log: keep.log.room("fuse"),
       clock: keep.clock,
       mountOptions: {
+        ...{ allowOther, nonEmpty, suid, dev, exec, atime },
         readOnly: share.readOnly,
-        allowOther: options.allowOther,
-        nonEmpty: options.nonEmpty,
         defaultPermissions: isTrusted,
         forwardGroups: isTrusted,
         ...(attrTimeoutMs === undefined ? {} : { attrTimeoutMs }),

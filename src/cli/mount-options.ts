@@ -12,17 +12,31 @@ export interface MountOptions {
   allowOther: boolean;
   /** Mount over a directory that is not empty. */
   nonEmpty: boolean;
+  /** Whether set-user-id bits and device files of the drive count; for root only. */
+  suid: boolean;
+  dev: boolean;
+  /** Whether programs on the drive may be run. */
+  exec: boolean;
+  atime: boolean;
   /** How long the kernel may answer attributes by itself, milliseconds; undefined: the default. */
   attrTimeoutMs: number | undefined;
   /** The same for names. */
   entryTimeoutMs: number | undefined;
+  /** Every write is on the server's disk side before it is acknowledged, as if all files were opened with O_SYNC. */
+  sync: boolean;
+  /** False: one section at a time, for comparison; nothing is read ahead or written behind either. */
+  pipeline: boolean;
+  /** The most that may be acknowledged and not yet on the server, bytes; undefined: the default. */
+  writeBehindBytes: number | undefined;
+  /** The most that may be read ahead, bytes; undefined: the default. */
+  readAheadBytes: number | undefined;
 }
 
 const TIMEOUT_SECONDS_MAX = 86_400;
 
 /** Options of mount(8), fstab(5) and systemd that mean nothing to a file system, or what netdrive does anyway. */
 const IGNORED = new Set(
-  "defaults auto noauto user nouser users nofail _netdev nosuid nodev async exec default_permissions".split(" "),
+  "defaults auto noauto user nouser users nofail _netdev async relatime default_permissions".split(" "),
 );
 
 const FLAGS = new Map<string, Partial<MountOptions>>([
@@ -30,6 +44,17 @@ const FLAGS = new Map<string, Partial<MountOptions>>([
   ["rw", { readOnly: false }],
   ["allow_other", { allowOther: true }],
   ["nonempty", { nonEmpty: true }],
+  ["suid", { suid: true }],
+  ["nosuid", { suid: false }],
+  ["dev", { dev: true }],
+  ["nodev", { dev: false }],
+  ["exec", { exec: true }],
+  ["noexec", { exec: false }],
+  ["atime", { atime: true }],
+  ["noatime", { atime: false }],
+  ["sync", { sync: true }],
+  ["pipeline=off", { pipeline: false }],
+  ["pipeline=on", { pipeline: true }],
 ]);
 
 const TIMEOUTS = new Map<string, "attrTimeoutMs" | "entryTimeoutMs">([
@@ -37,8 +62,18 @@ const TIMEOUTS = new Map<string, "attrTimeoutMs" | "entryTimeoutMs">([
   ["entry_timeout", "entryTimeoutMs"],
 ]);
 
+const SIZES = new Map<string, "writeBehindBytes" | "readAheadBytes">([
+  ["write_behind", "writeBehindBytes"],
+  ["read_ahead", "readAheadBytes"],
+]);
+const SIZE_BYTES_MAX = 2 ** 30;
+
 /** Every option that means something, for the help text. */
-export const MOUNT_OPTIONS_HELP = [...FLAGS.keys(), ...[...TIMEOUTS.keys()].map((name) => `${name}=SECONDS`)];
+export const MOUNT_OPTIONS_HELP = [
+  ...FLAGS.keys(),
+  ...[...TIMEOUTS.keys()].map((name) => `${name}=SECONDS`),
+  ...[...SIZES.keys()].map((name) => `${name}=SIZE`),
+];
 
 /**
  * Reads the values of all `-o` together; a later option wins.
@@ -50,16 +85,27 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
     readOnly: false,
     allowOther: false,
     nonEmpty: false,
+    suid: false,
+    dev: false,
+    exec: true,
+    atime: true,
     attrTimeoutMs: undefined,
     entryTimeoutMs: undefined,
+    sync: false,
+    pipeline: true,
+    writeBehindBytes: undefined,
+    readAheadBytes: undefined,
   };
   for (const option of texts.flatMap((text) => text.split(","))) {
     const [name = "", value] = option.split(/=(.*)/s, 2);
     const timeout = TIMEOUTS.get(name);
+    const size = SIZES.get(name);
     if (timeout !== undefined) {
       options[timeout] = parseSeconds(name, value);
-    } else if (value === undefined && FLAGS.has(name)) {
-      Object.assign(options, FLAGS.get(name));
+    } else if (size !== undefined) {
+      options[size] = parseSize(name, value);
+    } else if (FLAGS.has(option)) {
+      Object.assign(options, FLAGS.get(option));
     } else if (option !== "" && !IGNORED.has(option) && !name.startsWith("x-") && !name.startsWith("comment")) {
       const known = MOUNT_OPTIONS_HELP.join(", ");
       throw failure(Exit.USAGE, `-o ${option} is no option of netdrive; there are ${known}`);
@@ -74,4 +120,15 @@ function parseSeconds(name: string, value: string | undefined): number {
     throw failure(Exit.USAGE, `-o ${name} needs seconds from 0 to ${TIMEOUT_SECONDS_MAX}; write it as ${name}=1.5`);
   }
   return Math.round(seconds * 1000);
+}
+
+/** A number of bytes with an optional k, m or g for powers of 1024. */
+function parseSize(name: string, value: string | undefined): number {
+  const [, digits, unit = ""] = /^(\d{1,12})([kmg]?)$/i.exec(value ?? "") ?? [];
+  const size =
+    digits === undefined ? Number.NaN : Number(digits) * 1024 ** ["", "k", "m", "g"].indexOf(unit.toLowerCase());
+  if (!(size <= SIZE_BYTES_MAX)) {
+    throw failure(Exit.USAGE, `-o ${name} needs a size up to 1g; write it as ${name}=32m, or ${name}=0 for none`);
+  }
+  return size;
 }

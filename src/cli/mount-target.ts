@@ -45,9 +45,15 @@ export async function checkTarget(path: string, options: Pick<MountOptions, "non
  *
  * @throws CommanderError SYSTEM
  */
-export async function checkSystem(target: string, options: Pick<MountOptions, "allowOther">): Promise<void> {
+export async function checkSystem(
+  target: string,
+  options: Pick<MountOptions, "allowOther" | "suid" | "dev">,
+): Promise<void> {
   await checkDevice();
   if (process.getuid?.() === 0) return;
+  if (options.suid || options.dev) {
+    throw failure(Exit.SYSTEM, "only root may mount with -o suid or -o dev; leave them out");
+  }
   if (!(await isProgram("fusermount3"))) {
     throw failure(Exit.SYSTEM, "a user other than root mounts through fusermount3; install the package fuse3");
   }

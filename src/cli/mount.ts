@@ -4,11 +4,11 @@
 import type { Command } from "commander";
 import { systemClock } from "../base/clock.ts";
 import { createLog, type LogLevel, printable } from "../base/log.ts";
+import { DAEMON_COMMAND } from "./daemon-message.ts";
 import { readDriveUrl } from "./drive-url.ts";
 import { Exit } from "./failure.ts";
 import { launchDaemon } from "./launch-daemon.ts";
-import { DAEMON_COMMAND, runMountDaemon } from "./mount-daemon.ts";
-import { type DriveRequest, keepDrive } from "./mount-drive.ts";
+import type { DriveRequest } from "./mount-drive.ts";
 import { MOUNT_OPTIONS_HELP, parseMountOptions } from "./mount-options.ts";
 import { logFileOf } from "./mount-registry.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
@@ -47,7 +47,10 @@ export function addMount(program: Command): void {
     .action(async (url: string, path: string, _options, command: Command) => {
       await mount(url, path, command.optsWithGlobals<MountCommandOptions>());
     });
-  program.command(DAEMON_COMMAND, { hidden: true }).action(runMountDaemon);
+  program.command(DAEMON_COMMAND, { hidden: true }).action(async () => {
+    const { runMountDaemon } = await import("./mount-daemon.ts");
+    await runMountDaemon();
+  });
 }
 
 const collect = (value: string, before: string[]) => [...before, value];
@@ -70,6 +73,7 @@ async function mount(urlText: string, path: string, given: MountCommandOptions):
   if (given.foreground === true) {
     const log = createLog({ level: given.logLevel ?? "warn", clock });
     const onReady = (drive: { url: string; readOnly: boolean }) => announce({ ...drive, pid: process.pid, log: null });
+    const { keepDrive } = await import("./mount-drive.ts");
     const isEnded = await keepDrive(request, { log, clock, ...signals, onReady });
     if (!isEnded) process.exit(Exit.OK);
   } else {

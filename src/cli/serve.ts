@@ -5,9 +5,10 @@ import { type Command, Option } from "commander";
 import { systemClock } from "../base/clock.ts";
 import { createLog, type LogLevel } from "../base/log.ts";
 import type { Squash } from "../server/squash.ts";
+import { checkExposure, chooseSquash } from "./exposure.ts";
 import { Exit } from "./failure.ts";
 import { DEFAULT_LISTEN, parseListenAddress } from "./listen-address.ts";
-import { checkExposure, chooseSquash, type ServedShare, serveShares } from "./serve-shares.ts";
+import type { ServedShare } from "./serve-shares.ts";
 import { listShares } from "./share-list.ts";
 import { aborted, catchStopSignals } from "./stop-signals.ts";
 import { chooseToken } from "./token.ts";
@@ -68,6 +69,8 @@ async function serve(directories: string[], options: ServeOptions): Promise<void
   const warning = checkExposure(listen, token);
   const signals = catchStopSignals(clock);
   const readOnly = options.readOnly === true;
+  // Loaded late, here and elsewhere: a command starts in half the time if it needs neither server nor client.
+  const { serveShares } = await import("./serve-shares.ts");
   const service = await serveShares({ shares, listen, token, readOnly, squash, log, clock });
   if (warning !== undefined) process.stderr.write(`netdrive: ${warning}\n`);
   announce(service.shares, { ...options, host: service.server.address.host, port: service.server.address.port });

@@ -159,6 +159,6 @@ export async function takeDown(
 }
 
 /** Resolves after `delayMs`. */
-export function pause(clock: Clock, delayMs: number): Promise<void> {
+function pause(clock: Clock, delayMs: number): Promise<void> {
   return new Promise((resolve) => void clock.after(delayMs, resolve, { keepAlive: true }));
 }

@@ -16,7 +16,7 @@ import { logFileOf } from "./mount-registry.ts";
 import { MOUNT_TYPE, mountAt } from "./mount-table.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
 import { makeSample, removeSample } from "./sample.ts";
-import { type Service, serveShares } from "./serve-shares.ts";
+import type { Service } from "./serve-shares.ts";
 import { listShares } from "./share-list.ts";
 import { showStatus } from "./status-line.ts";
 import { aborted, catchStopSignals, type StopSignals } from "./stop-signals.ts";
@@ -133,11 +133,12 @@ async function runDrive({ shares, target, given, clock, signals }: Drive): Promi
   }
 }
 
-function serve(shares: Map<string, string>, log: Log, clock: Clock): Promise<Service> {
+async function serve(shares: Map<string, string>, log: Log, clock: Clock): Promise<Service> {
   // Root of this machine is root of the drive: whoever runs `up` has both sides in hand.
   const squash = process.getuid?.() === 0 ? "none" : "all";
   const listen = { host: "127.0.0.1", port: 0 };
   const token = chooseToken({});
+  const { serveShares } = await import("./serve-shares.ts");
   return serveShares({ shares, listen, token: { ...token, isGiven: false }, readOnly: false, squash, log, clock });
 }
 

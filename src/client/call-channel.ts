@@ -6,11 +6,13 @@
  *
  * INVARIANT: a slot is in use from the sending of a call until its reply has come, whether or not anybody still wants it.
  */
+
 import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Clock } from "../base/clock.ts";
 import { errnoName } from "../base/errno.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
-import { type CreditFigures, CreditPriority, CreditWaiter, CreditWindow } from "../sections/credit-window.ts";
+import type { CancelSignal } from "../base/signals.ts";
+import { type CreditFigures, CreditWaiter, CreditWindow } from "../sections/credit-window.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { type BodyCodec, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
@@ -68,6 +70,7 @@ export class CallChannel implements ChannelReceiver {
     clock: Clock;
     onClosed: (error: Error | undefined) => void;
     onOrphan: (handle: number) => void;
+    isPipelined: boolean;
   }) {
     this.#channel = parts.channel;
     this.agreement = parts.agreement;
@@ -86,7 +89,8 @@ export class CallChannel implements ChannelReceiver {
       waitersMax: WAITERS_MAX,
     });
     this.#data = new CreditWindow({
-      credits: dataSlots,
+      // For comparison: one section at a time, and nothing else until it has been answered.
+      credits: parts.isPipelined ? dataSlots : 1,
       creditsMax: dataSlots,
       bytes,
       bytesMin: Math.min(bytes, SECTIONS_MIN * sectionBytes),
@@ -103,6 +107,12 @@ export class CallChannel implements ChannelReceiver {
   get figures(): CallChannelFigures {
     const { receivedBytes, sentBytes } = this.#channel;
     return { isOpen: this.isOpen, calls: this.#plain.figures, sections: this.#data.figures, receivedBytes, sentBytes };
+  }
+
+  /** What fills the line, bytes: its bandwidth times its round trip, as measured with sections. */
+  get lineBytes(): number {
+    const { bytesPerSecond, roundTripMs } = this.#data.line;
+    return (bytesPerSecond * roundTripMs) / 1000;
   }
 
   /** Calls and awaits the result. @throws FsError, ConnectionError, ProtocolError. */
@@ -122,7 +132,7 @@ export class CallChannel implements ChannelReceiver {
     const window = isData ? this.#data : this.#plain;
     const bytes = isData ? call.windowBytes : PLAIN_BYTES;
     const nowMs = this.#clock.monotonicMs();
-    const credit = window.tryAcquire(bytes, CreditPriority.FOREGROUND, nowMs);
+    const credit = window.tryAcquire(bytes, call.priority, nowMs);
     if (credit >= 0) this.#send(call, credit);
     else this.#wait(call, window, bytes, nowMs);
   }
@@ -236,8 +246,17 @@ export class CallChannel implements ChannelReceiver {
   }
 
   #succeed(call: Call, fields: Fields, payload: Buffer, handle: number): void {
-    if (!call.isAbandoned) call.answered(fields, payload, handle);
-    else if (call.message.row.handle === "made") this.#onOrphan(handle);
+    if (call.isAbandoned) {
+      if (call.message.row.handle === "made") this.#onOrphan(handle);
+      return;
+    }
+    try {
+      call.answered(fields, payload, handle);
+    } catch (error) {
+      // Its slot is free already, so the end of the channel would not find it.
+      call.failed(error as Error);
+      throw error;
+    }
   }
 
   /** The call a reply is for. @throws ProtocolError there is none, or the reply does not fit it. */
@@ -268,7 +287,7 @@ export class CallChannel implements ChannelReceiver {
   }
 
   #wait(call: Call, window: CreditWindow, bytes: number, nowMs: number): void {
-    const waiter = new CreditWaiter(CreditPriority.FOREGROUND, (credit) => {
+    const waiter = new CreditWaiter(call.priority, (credit) => {
       this.#waiting.delete(call);
       this.#send(call, credit);
     });
@@ -315,7 +334,7 @@ export class CallChannel implements ChannelReceiver {
   }
 
   /** @returns false if the signal has aborted already; the call has failed then. */
-  #watch(call: Call, signal: AbortSignal): boolean {
+  #watch(call: Call, signal: CancelSignal): boolean {
     const interrupted = () => new FsError("EINTR", call.message.name);
     if (signal.aborted) {
       call.failed(interrupted());

@@ -5,7 +5,9 @@
  * borrowed (target, payload) is the caller's again when it settles.
  */
 import type { FsError } from "../base/errors.ts";
+import type { CancelSignal } from "../base/signals.ts";
 import type { CreditWaiter } from "../sections/credit-window.ts";
+import { RequestPriority } from "../vfs/file-system.ts";
 import type { BodyCodec, Message } from "../wire/codec.ts";
 import type { CallName } from "../wire/messages.ts";
 import type { RemoteOpen } from "./remote-open.ts";
@@ -26,7 +28,8 @@ export interface CallParts {
   readonly target?: Buffer | undefined;
   /** The most payload the reply may have; only with messages whose reply has one. */
   readonly replyBytesMax?: number;
-  readonly signal?: AbortSignal | undefined;
+  readonly signal?: CancelSignal | undefined;
+  readonly priority?: RequestPriority | undefined;
 }
 
 export abstract class Call {
@@ -36,7 +39,8 @@ export abstract class Call {
   readonly section: number;
   readonly payload: Buffer | undefined;
   readonly replyBytesMax: number;
-  readonly signal: AbortSignal | undefined;
+  readonly signal: CancelSignal | undefined;
+  readonly priority: RequestPriority;
   /** Where the reply's payload goes; undefined also when it was taken back. */
   target: Buffer | undefined;
   /** The handle as sent, which the reply must bring back. */
@@ -61,6 +65,7 @@ export abstract class Call {
     this.target = parts.target;
     this.replyBytesMax = parts.replyBytesMax ?? 0;
     this.signal = parts.signal;
+    this.priority = parts.priority ?? RequestPriority.FOREGROUND;
   }
 
   get codec(): BodyCodec {

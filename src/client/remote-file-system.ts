@@ -256,6 +256,7 @@ export class RemoteFileSystem implements FileSystem {
       plan,
       isOrdered: false,
       signal: ctx.signal,
+      priority: ctx.priority,
       nowMs: () => this.#clock.monotonicMs(),
       bytes: (_reply, payload) => payload.length,
       section: (index) => {
@@ -293,6 +294,7 @@ export class RemoteFileSystem implements FileSystem {
       // The server places appended sections by their arrival at the file, not by their offset.
       isOrdered: (open.flags & OpenFlag.APPEND) !== 0,
       signal: ctx.signal,
+      priority: ctx.priority,
       nowMs: () => this.#clock.monotonicMs(),
       bytes: (reply) => reply["writtenBytes"] as number,
       section: (index) => {

@@ -40,6 +40,8 @@ export interface RemoteOptions {
   sectionBytes?: number;
   /** Requests outstanding asked for. */
   credits?: number;
+  /** False: one section at a time, each waiting for the answer to the one before. For comparison. */
+  isPipelined?: boolean;
 }
 
 export interface RemoteShare {
@@ -81,6 +83,8 @@ export interface Remote {
   /** Settles, never rejects, when the drive is over: with the reason, or undefined after `close`. */
   readonly closed: Promise<Error | undefined>;
   status(): RemoteStatus;
+  /** What fills the line, bytes: its bandwidth times its round trip as measured so far. */
+  lineBytes(): number;
   /** Releases all opens and says goodbye; bounded in time. */
   close(): Promise<void>;
 }
@@ -131,6 +135,7 @@ export async function connectLink(
         clock,
         onClosed: (reason) => onClosed(reason),
         onOrphan: (handle) => onOrphan(handle),
+        isPipelined: options.isPipelined ?? true,
       }),
     timeoutMs: options.setUpTimeoutMs ?? SET_UP_TIMEOUT_MS,
     clock,
@@ -156,6 +161,7 @@ export async function connectLink(
       return reason;
     }),
     status: () => statusOf(link.peer, calls.figures, fileSystem.openCount),
+    lineBytes: () => calls.lineBytes,
     close,
   };
 }

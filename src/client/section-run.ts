@@ -4,10 +4,13 @@
  * Sections leave as credits allow, without waiting for answers; answers come in any order and land by position. The first error stops the sending and
  * takes back what is under way. The promise settles only when nothing touches the caller's buffer any more.
  */
+
 import { type ErrnoName, isErrnoName } from "../base/errno.ts";
 import { FsError, toErrno } from "../base/errors.ts";
+import type { CancelSignal } from "../base/signals.ts";
 import type { SectionPlan } from "../sections/section-plan.ts";
 import { Transfer } from "../sections/transfer.ts";
+import type { RequestPriority } from "../vfs/file-system.ts";
 import { Call, type CallParts, type Fields } from "./call.ts";
 import type { CallChannel } from "./call-channel.ts";
 
@@ -24,7 +27,8 @@ export interface RunParts {
   readonly bytes: (reply: Fields, payload: Buffer) => number;
   /** Send a section only when the one before has been answered. */
   readonly isOrdered: boolean;
-  readonly signal: AbortSignal | undefined;
+  readonly signal: CancelSignal | undefined;
+  readonly priority: RequestPriority | undefined;
   readonly nowMs: () => number;
 }
 
@@ -136,7 +140,10 @@ class SectionRun {
     while (this.#waiting === undefined && !(this.#parts.isOrdered && this.#calls.size > 0)) {
       const index = this.#transfer.nextToSend();
       if (index < 0) break;
-      const call = new SectionCall({ ...this.#parts.section(index), section: index }, this);
+      const call = new SectionCall(
+        { ...this.#parts.section(index), section: index, priority: this.#parts.priority },
+        this,
+      );
       this.#calls.add(call);
       this.#waiting = call;
       this.#channel.begin(call);

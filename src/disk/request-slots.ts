@@ -4,9 +4,11 @@
  * A request that is refused before it is run (bad name, unknown id, no free slot) has slot -1 and its errno kept here until `run` rejects with
  * it: so each method of the disk is one chain, and never throws instead of rejecting.
  */
+
 import type { ErrnoName } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
 import { isEntryName, NAME_BYTES_MAX, type Name } from "../base/name.ts";
+import type { CancelSignal } from "../base/signals.ts";
 import { type Decode, type DiskEngine, NODE_KEY_BYTES, type OperationName, SLOT } from "../sys/disk-engine.ts";
 import { type Attr, decodeAttr } from "../vfs/attr.ts";
 import type { Caller, Entry, HandleId, NodeId, Opened, RequestContext } from "../vfs/file-system.ts";
@@ -116,7 +118,7 @@ export class RequestSlots {
     slot: SlotIndex,
     decode: Decode<T>,
     data?: Buffer,
-    signal?: AbortSignal | undefined,
+    signal?: CancelSignal | undefined,
   ): Promise<T> {
     if (slot < 0) return Promise.reject(new FsError(this.#refused, name));
     return this.engine.run(name, slot, decode, data, signal);

@@ -58,6 +58,9 @@ export interface FuseMountOptions {
   readonly readAheadBytes: number;
 }
 
+/** What the kernel reads ahead unless root says otherwise. @see VM_READAHEAD_PAGES in linux/mm.h */
+export const KERNEL_READ_AHEAD_BYTES = 128 * 1024;
+
 export const DEFAULT_MOUNT_OPTIONS: FuseMountOptions = {
   readOnly: false,
   allowOther: false,
@@ -81,6 +84,8 @@ export interface FuseMount {
   /** Unmounts; if it is in use, it is taken out of sight and what uses it gets errors. @throws FsError EPERM and the like. */
   unmount(): Promise<void>;
   counters(): SessionCounters;
+  /** How far the kernel reads ahead on this mount. */
+  readonly readAheadBytes: number;
 }
 
 /**
@@ -122,8 +127,9 @@ export async function mountFuse(options: {
   );
   session.start();
   const ended = session.ended.then((errno) => log.debug(`the mount at ${path} ended: ${errnoName(errno)}`));
-  const mount: FuseMount = {
+  const mount = {
     ended,
+    readAheadBytes: KERNEL_READ_AHEAD_BYTES,
     unmount: () => unmount(path, mounted, ended),
     counters: () => session.counters(),
   };
@@ -136,7 +142,10 @@ export async function mountFuse(options: {
   } finally {
     timer.stop();
   }
-  if (mounted !== undefined && settings.readAheadBytes > 0) await setReadAhead(mounted, settings.readAheadBytes);
+  const { readAheadBytes } = settings;
+  if (mounted !== undefined && readAheadBytes > 0 && (await setReadAhead(mounted, readAheadBytes))) {
+    mount.readAheadBytes = readAheadBytes;
+  }
   return mount;
 }
 

@@ -5,6 +5,7 @@
  * request, unless the handler has claimed it.
  */
 import type { Timer } from "../base/clock.ts";
+import { type CancelSignal, CancelSource } from "../base/signals.ts";
 import type { Caller, RequestContext } from "../vfs/file-system.ts";
 import type { OpcodeRow } from "./abi.ts";
 import type { NodeRow } from "./node-table.ts";
@@ -27,7 +28,7 @@ export class KernelRequest implements RequestContext {
   /** Aborts it, if it was interrupted and is not answered before. */
   grace: Timer | undefined;
   #aborted = false;
-  #controller: AbortController | undefined;
+  #source: CancelSource | undefined;
 
   constructor(row: OpcodeRow, unique: number, node: NodeRow, caller: Caller, slot: number, body: number, end: number) {
     this.row = row;
@@ -44,17 +45,17 @@ export class KernelRequest implements RequestContext {
   }
 
   /** Made when first asked for: most requests are answered before anybody does. */
-  get signal(): AbortSignal {
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController();
-      if (this.#aborted) this.#controller.abort();
+  get signal(): CancelSignal {
+    if (this.#source === undefined) {
+      this.#source = new CancelSource();
+      if (this.#aborted) this.#source.abort();
     }
-    return this.#controller.signal;
+    return this.#source;
   }
 
   /** Nobody wants the answer any more. */
   abort(): void {
     this.#aborted = true;
-    this.#controller?.abort();
+    this.#source?.abort();
   }
 }

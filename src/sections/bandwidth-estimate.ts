@@ -95,6 +95,11 @@ export class BandwidthEstimate {
     return Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : 0;
   }
 
+  /** Largest recent delivery rate; 0 before the first answers. */
+  get bytesPerSecond(): number {
+    return this.#rate * 1000;
+  }
+
   get figures(): LineFigures {
     return {
       phase: this.#phase,

@@ -15,16 +15,15 @@
  * Queue: the line of waiters is bounded by `waitersMax`; beyond it `wait` refuses, and the caller fails its request (ENOBUFS).
  */
 import assert from "node:assert/strict";
+import { RequestPriority } from "../vfs/file-system.ts";
 import { BandwidthEstimate, type LineFigures } from "./bandwidth-estimate.ts";
 
 /** The most credits a session can hold, whatever the server grants. */
 export const CREDITS_MAX = 4096;
 
-/** Who goes first. All but FOREGROUND leave an eighth of the window free, which a foreground request then finds. */
-export const CreditPriority = { FOREGROUND: 0, WRITE_BEHIND: 1, READ_AHEAD: 2 } as const;
-export type CreditPriority = (typeof CreditPriority)[keyof typeof CreditPriority];
-const PRIORITIES = 3;
+/** All but FOREGROUND leave this share of the window free, which a foreground request then finds. */
 const RESERVE_SHARE = 8;
+const PRIORITIES = 3;
 
 /** A request is overtaken when one sent so much later is answered. Channels and disks reorder by less. */
 const OVERTAKEN_MS = 100;
@@ -44,7 +43,7 @@ const HELD_STALE = 2;
  * again, and must not throw.
  */
 export class CreditWaiter {
-  readonly priority: CreditPriority;
+  readonly priority: RequestPriority;
   readonly onCredit: (credit: number, nowMs: number) => void;
   /** Bytes of the request it waits for; set before `wait`, untouched while waiting. */
   bytes = 0;
@@ -53,7 +52,7 @@ export class CreditWaiter {
   previous: CreditWaiter | undefined;
   waiting = false;
 
-  constructor(priority: CreditPriority, onCredit: (credit: number, nowMs: number) => void) {
+  constructor(priority: RequestPriority, onCredit: (credit: number, nowMs: number) => void) {
     this.priority = priority;
     this.onCredit = onCredit;
   }
@@ -150,6 +149,11 @@ export class CreditWindow {
     return this.#estimate.windowBytes;
   }
 
+  /** The line as measured: largest recent rate and smallest recent round trip, 0 before the first answers. */
+  get line(): { readonly bytesPerSecond: number; readonly roundTripMs: number } {
+    return this.#estimate;
+  }
+
   get figures(): CreditFigures {
     return {
       ...this.#estimate.figures,
@@ -168,7 +172,7 @@ export class CreditWindow {
    *
    * @returns the credit, to be given back once by `release` or `abandon`; -1 if there is none or others are first.
    */
-  tryAcquire(bytes: number, priority: CreditPriority, nowMs: number): number {
+  tryAcquire(bytes: number, priority: RequestPriority, nowMs: number): number {
     if (this.#waiters > 0) this.#pump(nowMs);
     for (let ahead = 0; ahead <= priority; ahead++) {
       if (this.#heads[ahead] !== undefined) return this.#refuse(nowMs);
@@ -248,10 +252,10 @@ export class CreditWindow {
     return -1;
   }
 
-  #hasRoom(bytes: number, priority: CreditPriority, nowMs: number): boolean {
+  #hasRoom(bytes: number, priority: RequestPriority, nowMs: number): boolean {
     const { held } = this;
     if (held === 0) return this.#creditsLimit > 0;
-    const background = priority !== CreditPriority.FOREGROUND;
+    const background = priority !== RequestPriority.FOREGROUND;
     const creditsReserve = background ? Math.floor(this.#creditsLimit / RESERVE_SHARE) : 0;
     if (held >= this.#creditsLimit - creditsReserve) return false;
     if (this.#inFlightBytes + bytes > this.#bytesLimit) return false;

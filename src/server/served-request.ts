@@ -4,6 +4,7 @@
  * Its abort signal exists only from the moment somebody asks for it, because most requests end without one.
  */
 import { FsError } from "../base/errors.ts";
+import { type CancelSignal, CancelSource } from "../base/signals.ts";
 import type { Channel } from "../transport/channel.ts";
 import type { Caller, FileSystem, RequestContext } from "../vfs/file-system.ts";
 import type { Message } from "../wire/codec.ts";
@@ -27,7 +28,7 @@ export class ServedRequest implements RequestContext {
   payloadBuffer: Buffer | undefined;
   /** Called when the reply's payload has left, whether or not it arrived. */
   releaseReply: (() => void) | undefined;
-  #controller: AbortController | undefined;
+  #source: CancelSource | undefined;
   #isCanceled = false;
   #onCancel: (() => void) | undefined;
 
@@ -53,12 +54,12 @@ export class ServedRequest implements RequestContext {
     this.asked = parts.asked;
   }
 
-  get signal(): AbortSignal {
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController();
-      if (this.#isCanceled) this.#controller.abort();
+  get signal(): CancelSignal {
+    if (this.#source === undefined) {
+      this.#source = new CancelSource();
+      if (this.#isCanceled) this.#source.abort();
     }
-    return this.#controller.signal;
+    return this.#source;
   }
 
   get fs(): FileSystem {
@@ -72,7 +73,7 @@ export class ServedRequest implements RequestContext {
   cancel(): void {
     if (this.#isCanceled) return;
     this.#isCanceled = true;
-    this.#controller?.abort();
+    this.#source?.abort();
     this.#onCancel?.();
   }
 

@@ -7,8 +7,10 @@
  *
  * INVARIANT: a slot is in exactly one place: free, being filled, or pending.
  */
+
 import { type ErrnoName, errnoName } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
+import type { CancelSignal } from "../base/signals.ts";
 import { loadAddon } from "./addon.ts";
 
 /** Requests at the same time, queued or running; more are refused with ENOBUFS. */
@@ -142,7 +144,7 @@ interface Pending {
   readonly decode: Decode<unknown>;
   readonly resolve: (value: unknown) => void;
   readonly reject: (error: FsError) => void;
-  readonly signal: AbortSignal | undefined;
+  readonly signal: CancelSignal | undefined;
   readonly onAbort: (() => void) | undefined;
   aborted: boolean;
 }
@@ -225,7 +227,7 @@ export class DiskEngine {
     slot: number,
     decode: Decode<T>,
     data?: Buffer,
-    signal?: AbortSignal | undefined,
+    signal?: CancelSignal | undefined,
   ): Promise<T> {
     if (signal?.aborted) {
       this.#free.push(slot);

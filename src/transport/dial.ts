@@ -71,8 +71,8 @@ const CONNECT_TEXT: Readonly<Record<string, string>> = {
 
 function asDialError(error: unknown, place: string): Error {
   if (error instanceof ProtocolError) return error;
-  const { code, message } = error as NodeJS.ErrnoException;
-  if (message === "bad upgrade" || code?.startsWith("HPE_") === true) {
+  const { code, message, name } = error as NodeJS.ErrnoException;
+  if (message === "bad upgrade" || name === "HTTPParserError") {
     return new ProtocolError(CloseCode.MALFORMED, `${place} is not a netdrive server`, { cause: error });
   }
   if (code === "UND_ERR_SOCKET") {

@@ -10,6 +10,7 @@
  * (EINVAL, ENAMETOOLONG); it may come from a hostile peer. Buffers passed in belong to the caller again when the promise settles.
  */
 import type { Name } from "../base/name.ts";
+import type { CancelSignal } from "../base/signals.ts";
 import type { Attr, TimeSpec } from "./attr.ts";
 
 /**
@@ -33,10 +34,16 @@ export interface Caller {
   readonly pid: number;
 }
 
+/** Who goes first where requests wait in line: what an application waits for, before what is done ahead of it. */
+export const RequestPriority = { FOREGROUND: 0, WRITE_BEHIND: 1, READ_AHEAD: 2 } as const;
+export type RequestPriority = (typeof RequestPriority)[keyof typeof RequestPriority];
+
 /** Travels with every request. `signal` aborts when the caller no longer wants the answer; the request then fails with EINTR. */
 export interface RequestContext {
   readonly caller: Caller;
-  readonly signal?: AbortSignal | undefined;
+  readonly signal?: CancelSignal | undefined;
+  /** FOREGROUND if absent. */
+  readonly priority?: RequestPriority;
 }
 
 /** How a file is opened: bits of our own, because the O_* numbers differ between architectures. They cross the wire: append only. */

@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { ReadAheadBudget, ReadAheadPolicy } from "../../src/cache/read-ahead-policy.ts";
-import { CreditPriority, CreditWindow } from "../../src/sections/credit-window.ts";
+import { CreditWindow } from "../../src/sections/credit-window.ts";
+import { RequestPriority } from "../../src/vfs/file-system.ts";
 import { seeded } from "../support/seed.ts";
 import { SimulatedLine } from "../support/simulated-line.ts";
 
@@ -300,7 +301,7 @@ function readWhole(line: SimulatedLine, fileBytes: number, lengthBytes: number):
   const there = new Set<number>();
   const asked = new Set<number>();
   let queue: number[] = [];
-  const send = (index: number, priority: CreditPriority): boolean => {
+  const send = (index: number, priority: RequestPriority): boolean => {
     const credit = window.tryAcquire(section, priority, line.nowMs);
     if (credit === -1) return false;
     line.send(section, () => {
@@ -324,11 +325,11 @@ function readWhole(line: SimulatedLine, fileBytes: number, lengthBytes: number):
     const index = Math.floor(offset / section);
     if (!asked.has(index)) {
       asked.add(index);
-      assert(send(index, CreditPriority.FOREGROUND), "a foreground read finds a credit at once");
+      assert(send(index, RequestPriority.FOREGROUND), "a foreground read finds a credit at once");
     }
     policy.onRead(offset, lengthBytes, line.nowMs, fileBytes, Math.max(8 * MIB, 2 * window.windowBytes));
     const pump = () => {
-      while (queue.length > 0 && send(queue[0] as number, CreditPriority.READ_AHEAD)) queue.shift();
+      while (queue.length > 0 && send(queue[0] as number, RequestPriority.READ_AHEAD)) queue.shift();
     };
     pump();
     while (!there.has(index)) {

@@ -20,7 +20,7 @@ async function setUp(options: { lineBytes?: number; kernelReadAheadBytes?: numbe
     sectionBytes: SECTION,
     writeBehindBytesMax: 4 * SECTION,
     readAheadBytesMax: options.readAheadBytesMax ?? 32 * SECTION,
-    kernelReadAheadBytes: options.kernelReadAheadBytes ?? 0,
+    kernelReadAheadBytes: () => options.kernelReadAheadBytes ?? 0,
     lineBytes: () => options.lineBytes ?? 256 * SECTION,
     clock,
     log: silentLog,

@@ -17,7 +17,7 @@ function setUp(writeBehindBytesMax = 8 * SECTION) {
   const clock = new FakeClock();
   const lines: string[] = [];
   const log = { ...silentLog, error: (text: string) => void lines.push(text) };
-  const limits = { sectionBytes: SECTION, writeBehindBytesMax, readAheadBytesMax: 0, kernelReadAheadBytes: 0 };
+  const limits = { sectionBytes: SECTION, writeBehindBytesMax, readAheadBytesMax: 0, kernelReadAheadBytes: () => 0 };
   const options = { ...limits, clock, log, lineBytes: () => 0 };
   return { file, clock, lines, cached: new CachedFileSystem(file, options) };
 }

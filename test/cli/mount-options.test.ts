@@ -7,13 +7,22 @@ const DEFAULTS = {
   readOnly: false,
   allowOther: false,
   nonEmpty: false,
+  suid: false,
+  dev: false,
+  exec: true,
+  atime: true,
   attrTimeoutMs: undefined,
   entryTimeoutMs: undefined,
+  sync: false,
+  pipeline: true,
+  writeBehindBytes: undefined,
+  readAheadBytes: undefined,
 };
 
 test("options are read from every -o, the later winning", () => {
   assert.deepEqual(parseMountOptions([]), DEFAULTS);
   assert.deepEqual(parseMountOptions(["ro,allow_other", "nonempty,attr_timeout=1.5,entry_timeout=0"]), {
+    ...DEFAULTS,
     readOnly: true,
     allowOther: true,
     nonEmpty: true,
@@ -21,20 +30,38 @@ test("options are read from every -o, the later winning", () => {
     entryTimeoutMs: 0,
   });
   assert.equal(parseMountOptions(["ro", "rw"]).readOnly, false);
+  const { suid, dev, exec, atime } = parseMountOptions(["suid,dev,noexec,noatime"]);
+  assert.deepEqual({ suid, dev, exec, atime }, { suid: true, dev: true, exec: false, atime: false });
   assert.equal(parseMountOptions(["attr_timeout=5,attr_timeout=7"]).attrTimeoutMs, 7000);
 });
 
 test("options that only fstab and mount(8) act on are taken", () => {
   assert.deepEqual(
-    parseMountOptions(["defaults,_netdev,nofail,noauto,user,x-systemd.automount,nosuid,nodev"]),
+    parseMountOptions(["defaults,_netdev,nofail,noauto,user,x-systemd.automount,nosuid,nodev,exec"]),
     DEFAULTS,
   );
 });
 
 test("a misspelt option is an error that lists what there is", () => {
-  for (const option of ["r0", "ro=1", "allow-other", "constructor", "__proto__", "attr_timeoutt=1", "noexec"]) {
+  for (const option of ["r0", "ro=1", "allow-other", "constructor", "__proto__", "attr_timeoutt=1", "nosuidd"]) {
     assert.throws(() => parseMountOptions([option]), { exitCode: 2, message: /is no option.*allow_other/ }, option);
   }
+});
+
+test("how data travels is chosen by options", () => {
+  assert.deepEqual(parseMountOptions(["sync,pipeline=off,write_behind=0,read_ahead=16m"]), {
+    ...DEFAULTS,
+    sync: true,
+    pipeline: false,
+    writeBehindBytes: 0,
+    readAheadBytes: 16 * 2 ** 20,
+  });
+  assert.equal(parseMountOptions(["write_behind=512K"]).writeBehindBytes, 2 ** 19);
+  assert.equal(parseMountOptions(["read_ahead=4096"]).readAheadBytes, 4096);
+  for (const value of ["", "=", "=x", "=-1", "=1e9", "=2g", "=1mb", "=1.5m"]) {
+    assert.throws(() => parseMountOptions([`write_behind${value}`]), { exitCode: 2, message: /needs a size/ }, value);
+  }
+  assert.throws(() => parseMountOptions(["pipeline=perhaps"]), { exitCode: 2, message: /is no option/ });
 });
 
 test("a timeout is seconds within bounds", () => {

@@ -121,6 +121,16 @@ test("-o ro and --read-only make the drive read-only", async () => {
   }
 });
 
+test("flags of mount(8) reach the kernel, and without them nothing on the drive gives rights", async () => {
+  const flags = async () => (await command("findmnt", ["-no", "OPTIONS", point])).stdout;
+  await mountJson();
+  assert.match(await flags(), /nosuid,nodev/);
+  await run(["umount", point]);
+  await mountJson("-o", "suid,dev,noexec,noatime");
+  assert.match(await flags(), /^rw,noexec,noatime/);
+  await run(["umount", point]);
+});
+
 test("-o nonempty mounts over what is there", async () => {
   writeFileSync(join(point, "below"), "");
   await run(["mount", server.url, point], [5]);

@@ -168,6 +168,8 @@ test("a user cannot mount at somebody else's directory, nor for others, nor squa
     forOthers.stderr,
     /^netdrive: allow_other needs the line 'user_allow_other' in \/etc\/fuse.conf; add it as root\n$/,
   );
+  const withDevices = await run(6, "mount", URL, at("empty"), "-o", "dev");
+  assert.match(withDevices.stderr, /^netdrive: only root may mount with -o suid or -o dev; leave them out\n$/);
   for (const squash of ["root", "none"]) {
     const { stderr } = await run(2, "serve", at("empty"), "--squash", squash);
     assert.match(stderr, /^netdrive: --squash (root|none) needs a server that runs as root; leave it out/);

@@ -2,11 +2,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { CreditPriority, CreditWaiter, CreditWindow } from "../../src/sections/credit-window.ts";
+import { CreditWaiter, CreditWindow } from "../../src/sections/credit-window.ts";
+import { RequestPriority } from "../../src/vfs/file-system.ts";
 import { seeded } from "../support/seed.ts";
 import { SimulatedLine } from "../support/simulated-line.ts";
 
-const { FOREGROUND, WRITE_BEHIND, READ_AHEAD } = CreditPriority;
+const { FOREGROUND, WRITE_BEHIND, READ_AHEAD } = RequestPriority;
 const MIB = 2 ** 20;
 
 function small(options: Partial<ConstructorParameters<typeof CreditWindow>[0]> = {}): CreditWindow {
@@ -190,8 +191,8 @@ test("a grant of zero stops all sending, and the next grant lets the line go", (
 });
 
 type Op =
-  | { op: "try"; bytes: number; priority: CreditPriority }
-  | { op: "wait"; bytes: number; priority: CreditPriority }
+  | { op: "try"; bytes: number; priority: RequestPriority }
+  | { op: "wait"; bytes: number; priority: RequestPriority }
   | { op: "cancel"; pick: number }
   | { op: "release"; pick: number }
   | { op: "abandon"; pick: number }

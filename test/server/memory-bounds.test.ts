@@ -1,0 +1,138 @@
+/** Memory of the server: pooled buffers, slow clients, and many of them. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { MemoryFs } from "../fuse/memory-fs.ts";
+import { settle } from "../support/fake-clock.ts";
+import { GatedFs } from "../support/gated-fs.ts";
+import { linkDrive, named, type Peer } from "../support/link-drive.ts";
+
+const caller = { uid: 0, gid: 0, groups: [], pid: 7 };
+const SECTION = 65_536;
+const LIMITS = {
+  sectionBytesMax: SECTION,
+  sessionBytesReserved: SECTION,
+  sessionBytesMax: 4 * SECTION,
+  bytesMax: 8 * SECTION,
+  sessionsMax: 4,
+};
+
+async function drive() {
+  const memory = new MemoryFs();
+  const gate = new GatedFs(memory);
+  const linked = linkDrive({ fileSystem: gate.fileSystem, limits: LIMITS });
+  const { id: root } = await memory.root();
+  const ready = async (): Promise<{ peer: Peer; handle: number }> => {
+    const peer = linked.peer();
+    await peer.setUp({ credits: 64 });
+    const fields = { caller, parent: root, name: named("f"), flags: 3, mode: 0o100644, umask: 0 };
+    peer.send("create", fields, { tag: 63 });
+    await settle();
+    return { peer, handle: peer.headers.at(-1)?.handle ?? 0 };
+  };
+  const { handle } = await gate.fileSystem
+    .create({ caller }, root, named("f"), OpenFlag.WRITE, { mode: 0o100644, umask: 0 })
+    .then(({ opened }) => opened);
+  await memory.write({ caller }, handle, 0, Buffer.alloc(64 * SECTION, 0x5a));
+  await memory.release({ caller }, handle);
+  return { ...linked, gate, memory, ready };
+}
+
+test("a client that takes no answers holds no more than its share, others read on, and its own go on when it does", async () => {
+  const { ready, server } = await drive();
+  const slow = await ready();
+  const quick = await ready();
+  slow.peer.link.pause();
+  for (let tag = 0; tag < 40; tag += 1) {
+    slow.peer.send("read", { caller, offsetBytes: tag * SECTION, lengthBytes: SECTION }, { tag, handle: slow.handle });
+  }
+  for (let round = 0; round < 5; round += 1) await settle();
+  assert.ok(server.counters().bufferBytes <= LIMITS.sessionBytesMax);
+  for (let tag = 0; tag < 40; tag += 1) {
+    quick.peer.send(
+      "read",
+      { caller, offsetBytes: tag * SECTION, lengthBytes: SECTION },
+      { tag, handle: quick.handle },
+    );
+    await settle();
+    assert.ok(server.counters().bufferBytes <= LIMITS.bytesMax);
+  }
+  assert.equal(quick.peer.payloads.length, 40);
+  slow.peer.link.resume();
+  for (let round = 0; round < 30; round += 1) await settle();
+  assert.equal(slow.peer.payloads.length, 40);
+  assert.ok(
+    slow.peer.payloads.every((payload) => payload.length === SECTION && payload.every((byte) => byte === 0x5a)),
+  );
+  assert.equal(server.counters().bufferBytes, 0);
+});
+
+test("writes beyond a session's memory wait in the socket, and none is lost", async () => {
+  const { ready, gate, server, memory } = await drive();
+  const { peer, handle } = await ready();
+  gate.gates.add("write");
+  for (let tag = 0; tag < 20; tag += 1) {
+    const fields = { caller, offsetBytes: tag * SECTION, killSuidgid: false };
+    peer.send("write", fields, { tag, handle }, Buffer.alloc(SECTION, tag + 1));
+  }
+  for (let round = 0; round < 5; round += 1) await settle();
+  assert.equal(gate.held.length, 4);
+  assert.equal(server.counters().bufferBytes, LIMITS.sessionBytesMax);
+  while (gate.held.length > 0) {
+    gate.held[0]?.pass();
+    await settle();
+    assert.ok(server.counters().bufferBytes <= LIMITS.sessionBytesMax);
+  }
+  assert.equal(peer.headers.filter(({ opcode, status }) => opcode === 36 && status === 0).length, 20);
+  const inner = await memory.lookup({ caller }, (await memory.root()).id, named("f"));
+  const { handle: check } = await memory.open({ caller }, inner.id, OpenFlag.READ);
+  const target = Buffer.alloc(20 * SECTION);
+  await memory.read({ caller }, check, 0, target);
+  for (let at = 0; at < 20; at += 1) assert.equal(target[at * SECTION + 5], at + 1);
+  assert.equal(server.counters().bufferBytes, 0);
+});
+
+test("a client that dies while its write waits for memory, or is half there, leaves none behind", async () => {
+  const { ready, gate, server, clock } = await drive();
+  const { peer, handle } = await ready();
+  gate.gates.add("write");
+  for (let tag = 0; tag < 6; tag += 1) {
+    const fields = { caller, offsetBytes: 0, killSuidgid: false };
+    peer.send("write", fields, { tag, handle }, Buffer.alloc(SECTION));
+  }
+  await settle();
+  peer.channel.destroy();
+  await settle();
+  gate.open();
+  await settle();
+  assert.equal(server.counters().bufferBytes, 0);
+  const half = await ready();
+  half.peer.link.faults.cutAtByte = half.peer.channel.sentBytes + 1000;
+  half.peer.send(
+    "write",
+    { caller, offsetBytes: 0, killSuidgid: false },
+    { tag: 1, handle: half.handle },
+    Buffer.alloc(SECTION),
+  );
+  await settle();
+  assert.equal(server.counters().bufferBytes, 0);
+  clock.advance(60_000);
+  await settle();
+  assert.equal(server.counters().sessions, 0);
+});
+
+test("a canceled read that waits for memory ends at once", async () => {
+  const { ready, gate } = await drive();
+  const { peer, handle } = await ready();
+  gate.gates.add("read");
+  for (let tag = 0; tag < 5; tag += 1) {
+    peer.send("read", { caller, offsetBytes: 0, lengthBytes: SECTION }, { tag, handle });
+  }
+  await gate.holding(4);
+  peer.send("cancel", { canceledTag: 4 });
+  await settle();
+  assert.equal(peer.frames.at(-1), `read reply tag=4 handle=${handle} EINTR`);
+  gate.open();
+  await settle();
+  assert.equal(peer.payloads.length, 4);
+});

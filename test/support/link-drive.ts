@@ -1,0 +1,178 @@
+/**
+ * A server of a share in memory, on a fake clock, and ways to reach it: a real client, or a peer that sends whatever a test wants.
+ */
+import { randomBytes } from "node:crypto";
+import { createLog, type Log } from "../../src/base/log.ts";
+import type { Name } from "../../src/base/name.ts";
+import { connectLink, type Remote } from "../../src/client/remote.ts";
+import { clientProof, sessionKey, tokenKey, transcriptOf } from "../../src/resume/proof.ts";
+import type { ServerLimits } from "../../src/server/limits.ts";
+import { LinkServer } from "../../src/server/server.ts";
+import type { Squash } from "../../src/server/squash.ts";
+import { Channel, type ChannelReceiver } from "../../src/transport/channel.ts";
+import { type FaultyLink, memoryLinkPair } from "../../src/transport/memory-link.ts";
+import type { FileSystem, RequestContext } from "../../src/vfs/file-system.ts";
+import { type BodyCodec, bodyBytes, describeFrame, messages } from "../../src/wire/codec.ts";
+import { emptyHeader, type FrameHeader } from "../../src/wire/frame.ts";
+import { BODY_BYTES_MAX } from "../../src/wire/limits.ts";
+import type { Reply, Request } from "../../src/wire/messages.ts";
+import { MemoryFs } from "../fuse/memory-fs.ts";
+import { FakeClock, settle } from "./fake-clock.ts";
+
+export const TOKEN = Buffer.from("the token of a test");
+export const ctx: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 42 } };
+
+export interface LinkDrive {
+  readonly clock: FakeClock;
+  readonly server: LinkServer;
+  /** What the server logged. */
+  readonly lines: string[];
+  readonly log: Log;
+  connect(options?: { token?: Buffer; share?: string; sectionBytes?: number; credits?: number }): Promise<{
+    remote: Remote;
+    /** Knobs of what the client sends, and of what the server sends. */
+    links: { client: FaultyLink; server: FaultyLink };
+  }>;
+  /** A peer before its first frame. */
+  peer(): Peer;
+}
+
+/** Starts a server of one share, `share`. */
+export function linkDrive(
+  options: { fileSystem?: FileSystem; readOnly?: boolean; squash?: Squash; limits?: Partial<ServerLimits> } = {},
+): LinkDrive {
+  const clock = new FakeClock();
+  const lines: string[] = [];
+  const log = createLog({ level: "debug", clock, sink: (line) => lines.push(line) });
+  const share = { fileSystem: options.fileSystem ?? new MemoryFs(), readOnly: options.readOnly === true };
+  const server = new LinkServer({
+    shares: new Map([["share", share]]),
+    token: TOKEN,
+    squash: options.squash ?? "none",
+    log,
+    clock,
+    ...(options.limits === undefined ? {} : { limits: options.limits }),
+  });
+  return {
+    clock,
+    server,
+    lines,
+    log,
+    async connect({ token = TOKEN, share: name = "share", ...wish } = {}) {
+      const links = memoryLinkPair(clock);
+      server.accept(links.server);
+      const remote = await connectLink(links.client, { url: { token, share: name }, log, clock, ...wish });
+      return { remote, links };
+    },
+    peer() {
+      const links = memoryLinkPair(clock);
+      server.accept(links.server);
+      return new Peer(links.client, clock);
+    },
+  };
+}
+
+/** A client that does exactly what it is told. */
+export class Peer implements ChannelReceiver {
+  readonly link: FaultyLink;
+  readonly channel: Channel;
+  /** Debug prints of all frames that came. */
+  readonly frames: string[] = [];
+  readonly headers: FrameHeader[] = [];
+  readonly payloads: Buffer[] = [];
+  isClosed = false;
+  sessionId: Buffer = Buffer.alloc(0);
+  sessionKey: Buffer = Buffer.alloc(0);
+  /** The proof it sent. */
+  proof: Buffer = Buffer.alloc(32);
+  #payload: Buffer = Buffer.alloc(0);
+  #replies: ((reply: unknown) => void)[] = [];
+
+  constructor(link: FaultyLink, clock: FakeClock) {
+    this.link = link;
+    this.channel = new Channel(link, { clock, sendBytesMax: 1 << 30 });
+    this.channel.accept({ bodyBytesMax: BODY_BYTES_MAX, payloadBytesMax: 1 << 24 });
+    this.channel.start(this);
+  }
+
+  frame(header: FrameHeader, body: Parameters<ChannelReceiver["frame"]>[1]): void {
+    this.headers.push({ ...header });
+    this.frames.push(describeFrame(header, body));
+    if (this.#replies.length === 0 || header.status !== 0) return;
+    const codec = header.opcode === 1 ? messages.hello.reply : header.opcode === 2 ? messages.auth.reply : undefined;
+    if (codec !== undefined) this.#replies.shift()?.((codec as BodyCodec).read(body));
+  }
+
+  payloadBegin(header: FrameHeader, body: Parameters<ChannelReceiver["frame"]>[1]): Buffer {
+    this.headers.push({ ...header });
+    this.frames.push(describeFrame(header, body));
+    this.#payload = Buffer.alloc(header.payloadBytes);
+    return this.#payload;
+  }
+
+  payloadEnd(): void {
+    this.payloads.push(this.#payload);
+  }
+
+  closed(): void {
+    this.isClosed = true;
+  }
+
+  send<N extends keyof typeof messages>(
+    name: N,
+    fields: Request<N>,
+    header: Partial<FrameHeader> = {},
+    payload?: Buffer,
+  ): void {
+    const codec = messages[name].request as BodyCodec;
+    this.channel.send({ ...emptyHeader(), opcode: messages[name].row.code, ...header }, codec, fields, payload);
+  }
+
+  /** Bytes as they are. */
+  async sendRaw(bytes: Buffer): Promise<void> {
+    await new Promise<void>((resolve) => this.link.write([bytes], resolve));
+    await settle();
+  }
+
+  hello(change: Partial<Request<"hello">> = {}): Request<"hello"> {
+    return {
+      magic: "netdrive",
+      versionMin: 1,
+      versionMax: 1,
+      features: 0,
+      channelKind: 1,
+      clientId: Buffer.alloc(16, 1),
+      clientNonce: randomBytes(32),
+      sectionBytes: 65_536,
+      credits: 8,
+      sessionId: Buffer.alloc(0),
+      share: "share",
+      ...change,
+    };
+  }
+
+  /** Does the whole set-up with `key` (default: of the right token). @returns the last frame's debug print. */
+  async setUp(change: Partial<Request<"hello">> = {}, key: Buffer = tokenKey(TOKEN)): Promise<string> {
+    const hello = this.hello(change);
+    const challenged = new Promise((resolve) => this.#replies.push(resolve));
+    this.send("hello", hello);
+    await settle();
+    if (this.isClosed || this.frames.length === 0 || this.headers.at(-1)?.opcode !== 1) return this.frames.at(-1) ?? "";
+    const challenge = (await challenged) as Reply<"hello">;
+    const codec = messages.hello.reply as NonNullable<typeof messages.hello.reply>;
+    const transcript = transcriptOf(bodyBytes(messages.hello.request, hello), bodyBytes(codec, challenge));
+    this.#replies.push((welcome) => {
+      this.sessionId = (welcome as Reply<"auth">).sessionId;
+      this.sessionKey = hello.sessionId.length === 0 ? sessionKey(key, transcript) : key;
+    });
+    this.proof = clientProof(key, transcript);
+    this.send("auth", { proof: this.proof });
+    await settle();
+    return this.frames.at(-1) ?? "";
+  }
+}
+
+/** Names of tests are latin1 already. */
+export function named(name: string): Name {
+  return name as Name;
+}
