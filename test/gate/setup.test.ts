@@ -63,7 +63,8 @@ beforeEach(() => {
 function setup(args: string[] = [], options: { uid?: number } = {}) {
   const result = spawnSync(process.execPath, [at("scripts/setup.mjs"), ...args], {
     cwd: project,
-    env: { PATH: programs },
+    // Another user may not write where coverage goes; Node passes that on unless told otherwise.
+    env: { PATH: programs, NODE_V8_COVERAGE: undefined },
     encoding: "utf8",
     timeout: 60_000,
     ...options,
