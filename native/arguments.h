@@ -39,15 +39,14 @@ class Arguments {
   uint32_t Unsigned(size_t index) { return static_cast<uint32_t>(Integer(index)); }
   int Int(size_t index) { return static_cast<int>(Integer(index)); }
 
-  // A Buffer; also nothing (undefined, null) if `optional`.
-  Bytes Buffer(size_t index, bool optional = false) {
+  Bytes Buffer(size_t index) {
     Bytes bytes;
     bool is_buffer = false;
     if (index < count_ && napi_is_buffer(env_, values_[index], &is_buffer) == napi_ok && is_buffer) {
       void* data = nullptr;
       if (napi_get_buffer_info(env_, values_[index], &data, &bytes.size) != napi_ok) ok_ = false;
       bytes.data = static_cast<unsigned char*>(data);
-    } else if (!optional) {
+    } else {
       ok_ = false;
     }
     return bytes;

@@ -110,6 +110,7 @@ int64_t Engine::Submit(napi_env env, uint32_t index, Bytes bytes) {
   Slot& slot = slot_memory_[index];
   SlotJob& job = jobs_[index];
   if (slot.credential >= credentials_.size()) return -EPERM;
+  if (wake_ == nullptr) return -EBADF;
   const auto& credential = credentials_[slot.credential];
   Call call = {slot, bytes.data, bytes.size, credential.get(), true};
   int64_t result = disk.Run(call);
@@ -119,6 +120,7 @@ int64_t Engine::Submit(napi_env env, uint32_t index, Bytes bytes) {
   job.carried = call.carried;
   job.done = call.done;
   job.credential = credential;
+  job.slow = Disk::Slow(slot.operation);
   {
     std::lock_guard lock(mutex_);
     running_++;
@@ -126,6 +128,7 @@ int64_t Engine::Submit(napi_env env, uint32_t index, Bytes bytes) {
   if (!Pool::Get().Submit(&job)) {
     std::lock_guard lock(mutex_);
     running_--;
+    if (call.carried != nullptr) disk.table().Drop(call.carried, true);
     return -EAGAIN;
   }
   SetPending(env, pending_ + 1);
@@ -213,7 +216,7 @@ napi_value Submit(napi_env env, napi_callback_info info) {
   Engine* engine = Self(env, info);
   uint32_t slot = arguments.Unsigned(0);
   Bytes bytes;
-  if (arguments.count() > 1) bytes = arguments.Buffer(1, true);
+  if (arguments.count() > 1) bytes = arguments.Buffer(1);
   if (!arguments.ok() || slot >= engine->slots()) return arguments.Wrong();
   return Number(env, engine->Submit(env, slot, bytes));
 }
@@ -263,7 +266,9 @@ napi_value Forget(napi_env env, napi_callback_info info) {
 napi_value Discard(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   Engine* engine = Self(env, info);
-  engine->disk.Discard(arguments.Unsigned(0));
+  uint32_t handle = arguments.Unsigned(0);
+  if (!arguments.ok()) return arguments.Wrong();
+  engine->disk.Discard(handle);
   return nullptr;
 }
 
@@ -295,7 +300,7 @@ void Collect(napi_env env, void* data, void*) {
   delete engine;
 }
 
-// createDiskEngine(directory, applyCredentials, slots, nodes, nodeDescriptors, handles, completed)
+// createDiskEngine(directory, applyCredentials, slots, nodes, nodeDescriptors, handles, withoutOpenat2, completed)
 napi_value Create(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   RememberProcessIdentity();
@@ -304,7 +309,8 @@ napi_value Create(napi_env env, napi_callback_info info) {
   options.apply_credentials = arguments.Int(1) != 0;
   uint32_t slots = arguments.Unsigned(2);
   options.limits = {arguments.Unsigned(3), arguments.Unsigned(4), arguments.Unsigned(5)};
-  if (!arguments.ok() || arguments.count() < 7 || slots == 0 || slots > 65536) return arguments.Wrong();
+  options.without_openat2 = arguments.Int(6) != 0;
+  if (!arguments.ok() || arguments.count() < 8 || slots == 0 || slots > 65536) return arguments.Wrong();
   auto engine = std::make_unique<Engine>(options, slots);
   if (int error = engine->disk.Open(); error < 0) return Number(env, error);
   napi_value object;
@@ -319,7 +325,7 @@ napi_value Create(napi_env env, napi_callback_info info) {
     NETDRIVE_CHECK(env, napi_create_function(env, method.name, NAPI_AUTO_LENGTH, method.function, engine.get(), &function));
     NETDRIVE_CHECK(env, napi_set_named_property(env, object, method.name, function));
   }
-  NETDRIVE_CHECK(env, engine->Init(env, object, arguments.value(6)));
+  NETDRIVE_CHECK(env, engine->Init(env, object, arguments.value(7)));
   NETDRIVE_CHECK(env, napi_wrap(env, object, engine.get(), Collect, nullptr, nullptr));
   engine.release();
   return object;

@@ -31,10 +31,39 @@ uint64_t Mix(uint64_t hash, uint64_t value) {
 }  // namespace
 
 int Disk::OpenEntry(int parent, const char* name, bool cached_only) {
+  if (!openat2_) return OpenEntryWithoutOpenat2(parent, name);
   struct open_how how = {};
   how.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
   how.resolve = kResolve | (cached_only ? RESOLVE_CACHED : 0);
   int fd = static_cast<int>(syscall(SYS_openat2, parent, name, &how, sizeof how));
+  return fd < 0 ? -errno : fd;
+}
+
+// The same for kernels before 5.6, and sandboxes: a name without '/' cannot leave the directory but by a link, which is not followed, or
+// by a mount, which is recognised.
+int Disk::OpenEntryWithoutOpenat2(int parent, const char* name) {
+  int fd = openat(parent, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  struct statx stat;
+  int error = statx(fd, "", AT_EMPTY_PATH, STATX_TYPE, &stat) < 0 ? -errno : 0;
+  if (error == 0 && (stat.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0) error = -EXDEV;
+  if (error == 0) return fd;
+  close(fd);
+  return error;
+}
+
+int Disk::OpenNew(int parent, const char* name, uint64_t flags, mode_t mode) {
+  flags |= O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY;
+  int fd;
+  if (openat2_) {
+    struct open_how how = {};
+    how.flags = flags;
+    how.mode = mode;
+    how.resolve = kResolve;
+    fd = static_cast<int>(syscall(SYS_openat2, parent, name, &how, sizeof how));
+  } else {
+    fd = openat(parent, name, static_cast<int>(flags), mode);
+  }
   return fd < 0 ? -errno : fd;
 }
 
@@ -156,9 +185,15 @@ int64_t Disk::AdoptIfSame(Node* node, int fd) {
   return 0;
 }
 
+// On a local disk an inode number is not used again while a descriptor of ours keeps the inode.
+Node* Disk::FindLive(const struct statx& stat) {
+  if (!local_) return nullptr;
+  return table_.FindLive(stat.stx_ino, makedev(stat.stx_dev_major, stat.stx_dev_minor));
+}
+
 NodePin Disk::LearnDescriptor(int fd, const struct statx& stat, int* error) {
   OwnedDescriptor owned(fd);
-  Node* node = table_.FindLive(stat.stx_ino, makedev(stat.stx_dev_major, stat.stx_dev_minor));
+  Node* node = FindLive(stat);
   if (node == nullptr) {
     Identity identity;
     *error = Identify(fd, "", stat, &identity);
@@ -199,7 +234,7 @@ NodePin Disk::Victim(int parent_fd, const char* name, int* fd) {
   *fd = OpenEntry(parent_fd, name, false);
   struct statx stat;
   if (*fd < 0 || statx(*fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) return NodePin();
-  Node* node = table_.FindLive(stat.stx_ino, makedev(stat.stx_dev_major, stat.stx_dev_minor));
+  Node* node = FindLive(stat);
   Identity identity;
   if (node == nullptr && Identify(*fd, "", stat, &identity) == 0) node = table_.Pin(identity.key);
   return NodePin(&table_, node);

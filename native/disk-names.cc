@@ -45,11 +45,6 @@ int64_t Disk::Lookup(Call& call) {
     fd = OpenEntry(parent_fd, call.slot.name, false);
   }
   if (fd == -EAGAIN && call.here) return kPending;
-  if (fd == -ENOENT && parent->key == table_.root_key) {
-    struct statx stat;
-    bool gone = statx(parent_fd, "", AT_EMPTY_PATH, STATX_NLINK, &stat) == 0 && stat.stx_nlink == 0;
-    return gone ? -ESTALE : -ENOENT;
-  }
   return fd < 0 ? fd : ReplyEntry(call, fd, parent->key, call.slot.name);
 }
 

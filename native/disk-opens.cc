@@ -1,6 +1,5 @@
 // Opening, making and releasing files and directories.
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -124,12 +123,9 @@ int64_t Disk::Opendir(Call& call) {
 
 int64_t Disk::CreateNew(Call& call, const NodePin& parent, int parent_fd) {
   const Slot& slot = call.slot;
-  struct open_how how = {};
-  how.flags = AccessFlags(slot.flags & ~kOpenTrunc) | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY;
-  how.mode = ApplyUmask(slot.mode & 07777, slot.umask);
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
-  int fd = static_cast<int>(syscall(SYS_openat2, parent_fd, slot.name, &how, sizeof how));
-  if (fd < 0) return -errno;
+  int flags = AccessFlags(slot.flags & ~kOpenTrunc) | O_CREAT | O_EXCL;
+  int fd = OpenNew(parent_fd, slot.name, flags, ApplyUmask(slot.mode & 07777, slot.umask));
+  if (fd < 0) return fd;
   OwnedDescriptor owned(fd);
   struct statx stat;
   Identity identity;
@@ -185,13 +181,9 @@ int64_t Disk::Tmpfile(Call& call) {
   if (int64_t result = Find(call, slot.id, &parent, &parent_fd); result < 0) return result;
   if (table_.HandlesFull()) return -ENFILE;
   if (int error = Become(call); error < 0) return error;
-  struct open_how how = {};
-  how.flags = AccessFlags(slot.flags & ~kOpenTrunc) | O_TMPFILE | O_CLOEXEC | O_NOCTTY;
-  if ((slot.flags & kOpenExcl) != 0) how.flags |= O_EXCL;
-  how.mode = ApplyUmask(slot.mode & 07777, slot.umask);
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
-  int fd = static_cast<int>(syscall(SYS_openat2, parent_fd, ".", &how, sizeof how));
-  if (fd < 0) return -errno;
+  int flags = AccessFlags(slot.flags & ~kOpenTrunc) | O_TMPFILE | ((slot.flags & kOpenExcl) != 0 ? O_EXCL : 0);
+  int fd = OpenNew(parent_fd, ".", flags, ApplyUmask(slot.mode & 07777, slot.umask));
+  if (fd < 0) return fd;
   OwnedDescriptor owned(fd);
   struct statx stat;
   Identity identity;

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -35,7 +36,9 @@ struct EntryHead {
 };
 static_assert(sizeof(EntryHead) == 24, "DIRENT_HEAD_BYTES of src/vfs/dirent-page.ts");
 
-constexpr size_t kRawBytes = 32768;
+// What is read at a time and not yet answered is kept with the handle: little if small pages are asked for.
+constexpr size_t kRawBytesMin = 1024;
+constexpr size_t kRawBytesMax = 32768;
 
 const RawEntry* Peek(const DirectoryStream& stream) {
   return reinterpret_cast<const RawEntry*>(stream.buffer.data() + stream.at);
@@ -53,7 +56,6 @@ int64_t Disk::Readdir(Call& call) {
   if (int error = Become(call); error < 0) return error;
   DirectoryStream& stream = *handle->stream;
   std::lock_guard lock(stream.mutex);
-  if (stream.buffer.empty()) stream.buffer.resize(kRawBytes);
   uint64_t cookie = call.slot.cookie;
   if (cookie == 0 || cookie != stream.position) {
     stream.at = stream.end = 0;
@@ -62,13 +64,21 @@ int64_t Disk::Readdir(Call& call) {
     if (lseek(handle->fd, static_cast<off_t>(cookie), SEEK_SET) < 0 && errno != 0) return -errno;
     stream.position = cookie;
   }
-  return FillPage(call, handle->fd, handle->node->key, &stream);
+  int64_t result = FillPage(call, handle->fd, handle->node->key, &stream);
+  if (stream.at == stream.end) {
+    stream.at = stream.end = 0;
+    std::vector<char>().swap(stream.buffer);
+  }
+  return result;
 }
 
 int64_t Disk::FillPage(Call& call, int fd, const NodeKey& directory, DirectoryStream* stream) {
   size_t filled = 0;
+  // An entry takes about a quarter of its record.
+  size_t raw_bytes = std::clamp(call.size / 4, kRawBytesMin, kRawBytesMax);
   for (;;) {
     if (stream->at == stream->end) {
+      stream->buffer.resize(raw_bytes);
       long got = syscall(SYS_getdents64, fd, stream->buffer.data(), stream->buffer.size());
       // What was found before is answered first; the next call meets the error again.
       if (got < 0) return filled > 0 ? static_cast<int64_t>(filled) : -errno;

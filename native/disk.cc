@@ -25,7 +25,7 @@ const Disk::Operation Disk::kOperations[] = {
     &Disk::Rename,      &Disk::OpenFile, &Disk::Create,   &Disk::Tmpfile,   &Disk::Read,          &Disk::Write,
     &Disk::Flush,       &Disk::Fsync,    &Disk::Release,  &Disk::Fallocate, &Disk::Lseek,         &Disk::CopyFileRange,
     &Disk::Opendir,     &Disk::Readdir,  &Disk::Getxattr, &Disk::Listxattr, &Disk::Setxattr,      &Disk::Removexattr,
-    &Disk::Statfs,      &Disk::Syncfs,   &Disk::CloseAll,
+    &Disk::Statfs,      &Disk::Syncfs,   &Disk::CloseAll,      &Disk::Sweep,
 };
 
 DescriptorPath::DescriptorPath(int fd) {
@@ -59,10 +59,10 @@ int Disk::Open() {
   sync_fd_ = Reopen(fd, O_RDONLY | O_DIRECTORY);
 
   int probe = OpenEntry(fd, ".", true);
-  // openat2 itself must be there; RESOLVE_CACHED is younger (Linux 5.12).
-  if (probe == -ENOSYS) return -ENOSYS;
-  cached_lookups_ = probe != -EINVAL;
   if (probe >= 0) close(probe);
+  // RESOLVE_CACHED is younger than openat2 (Linux 5.12).
+  openat2_ = !options_.without_openat2 && probe != -ENOSYS && probe != -EPERM;
+  cached_lookups_ = openat2_ && probe != -EINVAL;
 
   handle_flags_ = 0;
   Identity identity;
@@ -84,10 +84,12 @@ int Disk::Open() {
     file_handles_ = again >= 0;
   }
   if (table_.Descriptor(node.get()) < 0) table_.Adopt(node.get(), root.Release());
+  if (local_) Pool::Get().AddSweep({[](void* table) { static_cast<NodeTable*>(table)->Sweep(); }, &table_});
   return 0;
 }
 
 void Disk::Close() {
+  Pool::Get().RemoveSweep(&table_);
   table_.Clear();
   table_.WaitForCloses();
   if (sync_fd_ >= 0) close(sync_fd_);
@@ -109,7 +111,30 @@ int64_t Disk::Run(Call& call) {
   if (slot.target_name_bytes >= sizeof slot.target_name) return -EINVAL;
   slot.name[slot.name_bytes] = 0;
   slot.target_name[slot.target_name_bytes] = 0;
-  return (this->*kOperations[slot.operation])(call);
+  const Operation operation = kOperations[slot.operation];
+  int64_t result = (this->*operation)(call);
+  // In a directory that was removed nothing is found; of the whole share that is worth another word.
+  if (result == -ENOENT && slot.id == table_.root_key && RootGone()) return -ESTALE;
+  return result;
+}
+
+int64_t Disk::Sweep(Call& call) {
+  if (call.here) return kPending;
+  table_.Sweep();
+  return 0;
+}
+
+bool Disk::RootGone() {
+  NodePin root(&table_, table_.Pin(table_.root_key));
+  struct statx stat;
+  return root && statx(table_.Descriptor(root.get()), "", AT_EMPTY_PATH, STATX_NLINK, &stat) == 0 && stat.stx_nlink == 0;
+}
+
+bool Disk::Slow(uint32_t operation) {
+  if (operation >= sizeof kOperations / sizeof *kOperations) return false;
+  Operation which = kOperations[operation];
+  return which == &Disk::Fsync || which == &Disk::Syncfs || which == &Disk::CopyFileRange || which == &Disk::Fallocate ||
+         which == &Disk::CloseAll;
 }
 
 void Disk::Discard(uint32_t id) {

@@ -107,6 +107,8 @@ struct Call {
 struct DiskOptions {
   std::string directory;
   bool apply_credentials;
+  // Do without openat2(2), as where it is missing.
+  bool without_openat2;
   NodeLimits limits;
 };
 
@@ -123,6 +125,9 @@ class Disk {
 
   // Runs a request: a result >= 0, a negative errno, or kPending if `call.here`.
   int64_t Run(Call& call);
+
+  // Whether the operation is expected to wait for the disk for long: it may not take all workers.
+  static bool Slow(uint32_t operation);
 
   // Closes what a request opened whose caller is gone.
   void Discard(uint32_t handle);
@@ -170,6 +175,7 @@ class Disk {
   // disk-pages.cc
   int64_t Opendir(Call&);
   int64_t CloseAll(Call&);
+  int64_t Sweep(Call&);
   int64_t Readdir(Call&);
 
   // disk-find.cc. `*fd` is the descriptor of the node `key`, which stays valid while `*pin` lives.
@@ -185,8 +191,13 @@ class Disk {
   int Identify(int fd, const char* name, const struct statx& stat, Identity* identity) const;
   // A descriptor of the entry `name` of the directory `parent`, under the identity the thread has.
   int OpenEntry(int parent, const char* name, bool cached_only);
+  int OpenEntryWithoutOpenat2(int parent, const char* name);
+  // A descriptor of a file that this makes: `flags` has O_CREAT | O_EXCL, or O_TMPFILE and the name is ".".
+  int OpenNew(int parent, const char* name, uint64_t flags, mode_t mode);
   // Takes `fd` (O_PATH), answers attributes and id in the slot.
   int64_t ReplyEntry(Call& call, int fd, const NodeKey& parent, const char* name);
+  Node* FindLive(const struct statx& stat);
+  bool RootGone();
   NodePin LearnDescriptor(int fd, const struct statx& stat, int* error);
   // After an entry was made or linked: opens it and answers it.
   int64_t ReplyNew(Call& call, const NodePin& parent, int parent_fd);
@@ -223,6 +234,7 @@ class Disk {
   int proc_fd_ = -1;
   bool local_ = false;
   bool overlay_ = false;
+  bool openat2_ = true;
   bool cached_lookups_ = false;
   bool file_handles_ = false;
   // Flags for name_to_handle_at, or -1 if the file system knows no handles.

@@ -20,10 +20,12 @@ namespace {
 
 struct Capabilities {
   uint32_t permitted[2] = {0, 0};
+  uint32_t effective[2] = {0, 0};
   uint32_t inheritable[2] = {0, 0};
 };
 
-Credential process_identity;
+// Never destroyed: workers may still look at it while the process ends.
+Credential& process_identity = *new Credential;
 Capabilities process_capabilities;
 
 enum class Capability : uint8_t { kAll, kNoFsetid, kNone };
@@ -58,7 +60,7 @@ bool SetCapability(Capability capability) {
   for (int i = 0; i < 2; i++) {
     data[i].permitted = process_capabilities.permitted[i];
     data[i].inheritable = process_capabilities.inheritable[i];
-    data[i].effective = capability == Capability::kNone ? 0 : data[i].permitted;
+    data[i].effective = capability == Capability::kNone ? 0 : process_capabilities.effective[i];
   }
   if (capability == Capability::kNoFsetid) data[0].effective &= ~(1u << CAP_FSETID);
   return syscall(SYS_capset, &header, data) == 0;
@@ -81,6 +83,7 @@ void RememberProcessIdentity() {
     if (syscall(SYS_capget, &header, data) != 0) return;
     for (int i = 0; i < 2; i++) {
       process_capabilities.permitted[i] = data[i].permitted;
+      process_capabilities.effective[i] = data[i].effective;
       process_capabilities.inheritable[i] = data[i].inheritable;
     }
   });

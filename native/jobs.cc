@@ -1,8 +1,12 @@
+// The worker threads: queues, waiting, deferred closing and sweeping.
 #include "jobs.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
 
 #include "identity.h"
 
@@ -36,17 +40,24 @@ bool Pool::Start() {
 }
 
 void Pool::Link(Job* job) {
+  Queue& queue = job->slow ? slow_ : quick_;
   job->queued = true;
   job->next = nullptr;
-  job->previous = last_;
-  (last_ == nullptr ? first_ : last_->next) = job;
-  last_ = job;
+  job->previous = queue.last;
+  (queue.last == nullptr ? queue.first : queue.last->next) = job;
+  queue.last = job;
 }
 
 void Pool::Unlink(Job* job) {
+  Queue& queue = job->slow ? slow_ : quick_;
   job->queued = false;
-  (job->previous == nullptr ? first_ : job->previous->next) = job->next;
-  (job->next == nullptr ? last_ : job->next->previous) = job->previous;
+  (job->previous == nullptr ? queue.first : job->previous->next) = job->next;
+  (job->next == nullptr ? queue.last : job->next->previous) = job->previous;
+}
+
+Job* Pool::Next() {
+  if (slow_.first != nullptr && slow_running_ < std::max(1, threads_ - kThreadsKept)) return slow_.first;
+  return quick_.first;
 }
 
 bool Pool::Submit(Job* job) {
@@ -99,22 +110,64 @@ void Pool::CloseOne(std::unique_lock<std::mutex>& lock) {
   closed_.notify_all();
 }
 
+void Pool::AddSweep(Sweep sweep) {
+  std::lock_guard lock(mutex_);
+  sweeps_.push_back(sweep);
+  Start();
+}
+
+void Pool::RemoveSweep(const void* context) {
+  std::unique_lock lock(mutex_);
+  std::erase_if(sweeps_, [&](const Sweep& sweep) { return sweep.context == context; });
+  closed_.wait(lock, [&] { return sweeping_ != context; });
+}
+
+// One idle worker at a time looks at the clock.
+void Pool::WaitForWork(std::unique_lock<std::mutex>& lock) {
+  idle_++;
+  if (sweeps_.empty() || sweeper_waits_) {
+    wake_.wait(lock);
+    idle_--;
+    return;
+  }
+  sweeper_waits_ = true;
+  bool due = wake_.wait_for(lock, std::chrono::seconds(kSweepSeconds)) == std::cv_status::timeout;
+  sweeper_waits_ = false;
+  idle_--;
+  if (due) SweepAll(lock);
+}
+
+void Pool::SweepAll(std::unique_lock<std::mutex>& lock) {
+  for (size_t i = 0; i < sweeps_.size() && sweeping_ == nullptr; i++) {
+    Sweep sweep = sweeps_[i];
+    sweeping_ = sweep.context;
+    lock.unlock();
+    TakeIdentity(nullptr, false);
+    sweep.run(sweep.context);
+    lock.lock();
+    sweeping_ = nullptr;
+    closed_.notify_all();
+  }
+}
+
 void Pool::Work() {
   OwnUmask();
   std::unique_lock lock(mutex_);
   for (;;) {
-    if (first_ != nullptr && closing_.size() < kClosingMany) {
-      Job* job = first_;
+    Job* job = closing_.size() < kClosingMany ? Next() : nullptr;
+    if (job != nullptr) {
+      // Not to be looked at after it ran.
+      bool slow = job->slow;
       Unlink(job);
+      slow_running_ += slow;
       lock.unlock();
       job->run(job);
       lock.lock();
+      slow_running_ -= slow;
     } else if (!closing_.empty()) {
       CloseOne(lock);
     } else {
-      idle_++;
-      wake_.wait(lock);
-      idle_--;
+      WaitForWork(lock);
     }
   }
 }

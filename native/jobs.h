@@ -19,11 +19,15 @@ struct Job {
   Job* previous = nullptr;
   Job* next = nullptr;
   bool queued = false;
+  // May wait for the disk for long (fsync): such jobs leave kThreadsKept threads to the others.
+  bool slow = false;
 };
 
 class Pool {
  public:
   static constexpr int kThreads = 8;
+  static constexpr int kThreadsKept = 3;
+  static constexpr int kSweepSeconds = 10;
   // Descriptors waiting to be closed before closing them goes before jobs.
   static constexpr size_t kClosingMany = 256;
 
@@ -39,6 +43,14 @@ class Pool {
   // Closes `fd` soon, then decrements `count`.
   void CloseLater(int fd, std::atomic<int64_t>* count);
 
+  // Has `sweep` run on an idle worker every kSweepSeconds until it is removed, which waits for it to end.
+  struct Sweep {
+    void (*run)(void* context);
+    void* context;
+  };
+  void AddSweep(Sweep sweep);
+  void RemoveSweep(const void* context);
+
   // Waits until the descriptors handed over before are closed.
   void WaitForCloses(const std::atomic<int64_t>* count);
 
@@ -48,18 +60,31 @@ class Pool {
     std::atomic<int64_t>* count;
   };
 
+  struct Queue {
+    Job* first = nullptr;
+    Job* last = nullptr;
+  };
+
   bool Start();
   void Work();
+  void WaitForWork(std::unique_lock<std::mutex>& lock);
+  void SweepAll(std::unique_lock<std::mutex>& lock);
   void CloseOne(std::unique_lock<std::mutex>& lock);
   void Link(Job* job);
   void Unlink(Job* job);
+  // The next job that may run; null if there is none.
+  Job* Next();
 
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable closed_;
-  Job* first_ = nullptr;
-  Job* last_ = nullptr;
+  Queue quick_;
+  Queue slow_;
+  int slow_running_ = 0;
   std::vector<Closing> closing_;
+  std::vector<Sweep> sweeps_;
+  const void* sweeping_ = nullptr;
+  bool sweeper_waits_ = false;
   int threads_ = 0;
   int idle_ = 0;
 };

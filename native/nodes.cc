@@ -1,5 +1,7 @@
+// The node table: lists, bounds, opens, and letting go.
 #include "nodes.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -15,7 +17,7 @@ constexpr uint32_t kHandleIndexBits = 20;
 constexpr uint32_t kHandleIndexMask = (1u << kHandleIndexBits) - 1;
 constexpr size_t kFreeEntriesMin = 4096;
 // How many that may not go are passed over when one is to go.
-constexpr int kPassOverMax = 64;
+constexpr int kPassOverMax = 8;
 // More is never asked of the process's limit.
 constexpr rlim_t kDescriptorsMax = 1 << 20;
 
@@ -220,21 +222,19 @@ void NodeTable::TrimDescriptors() {
 }
 
 void NodeTable::TrimNodes() {
-  for (int passed = 0; nodes_.size() > limits_.nodes_max && passed < kPassOverMax;) {
-    // Directories last: all below them is found through them.
-    uint8_t list = lists_[kColdFile].last != nullptr        ? kColdFile
-                   : lists_[kWarm].last != nullptr          ? kWarm
-                   : lists_[kColdDirectory].last != nullptr ? kColdDirectory
-                                                            : kNone;
-    if (list == kNone) return;
-    Node* node = lists_[list].last;
-    if (node->pins > 0 || node->opens != nullptr) {
-      Unlink(node);
-      Link(node, list, true);
-      passed++;
-      continue;
+  // Directories last: all below them is found through them.
+  for (uint8_t list : {kColdFile, kWarm, kColdDirectory}) {
+    for (int passed = 0; nodes_.size() > limits_.nodes_max && passed < kPassOverMax;) {
+      Node* node = lists_[list].last;
+      if (node == nullptr) break;
+      if (node->pins > 0 || node->opens != nullptr) {
+        Unlink(node);
+        Link(node, list, true);
+        passed++;
+        continue;
+      }
+      Erase(node);
     }
-    Erase(node);
   }
 }
 
@@ -327,6 +327,30 @@ void NodeTable::Drop(Handle* handle, bool close_here) {
   if (close_here) close(handle->fd);
   delete handle->stream;
   delete handle;
+}
+
+void NodeTable::Sweep() {
+  std::vector<NodeKey> keys;
+  {
+    std::lock_guard lock(mutex_);
+    for (Node* node = lists_[kWarm].first; node != nullptr; node = node->next) keys.push_back(node->key);
+  }
+  for (const NodeKey& key : keys) {
+    Node* node;
+    int fd;
+    {
+      std::lock_guard lock(mutex_);
+      auto found = nodes_.find(key);
+      if (found == nodes_.end()) continue;
+      node = &found->second;
+      fd = node->fd;
+      node->pins++;
+    }
+    struct statx stat;
+    bool gone = fd >= 0 && statx(fd, "", AT_EMPTY_PATH, STATX_NLINK, &stat) == 0 && stat.stx_nlink == 0;
+    if (gone) Orphaned(node);
+    Unpin(node);
+  }
 }
 
 void NodeTable::Clear() {

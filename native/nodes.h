@@ -137,6 +137,9 @@ class NodeTable {
   // Drops a reference. The last one closes the descriptor: here if `close_here`, else on a worker.
   void Drop(Handle* handle, bool close_here);
 
+  // Lets go of files that others have deleted: a descriptor of ours would keep their blocks. May block.
+  void Sweep();
+
   // Closes all that is open, on a worker.
   void Clear();
 

@@ -138,6 +138,9 @@ int64_t Fsync(Arguments& a) { return Result(a.Int(1) != 0 ? fdatasync(a.Int(0)) 
 
 int64_t Syncfs(Arguments& a) { return Result(syncfs(a.Int(0))); }
 
+// Takes a file's clean pages out of the page cache. posix_fadvise returns its error.
+int64_t DropPages(Arguments& a) { return -posix_fadvise(a.Int(0), 0, 0, POSIX_FADV_DONTNEED); }
+
 int64_t Faccessat(Arguments& a) {
   return Result(faccessat(a.Int(0), a.Path(1).c_str(), a.Int(2), a.Int(3)));
 }
@@ -245,6 +248,7 @@ constexpr Row kRows[] = {
     {"ftruncate", Wrap<Ftruncate>},
     {"fsync", Wrap<Fsync>},
     {"syncfs", Wrap<Syncfs>},
+    {"dropPages", Wrap<DropPages>},
     {"faccessat", Wrap<Faccessat>},
     {"umask", Wrap<Umask>},
     {"setIdentity", Wrap<SetIdentity>},

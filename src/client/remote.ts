@@ -10,7 +10,6 @@ import { tokenKey } from "../resume/proof.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { Channel } from "../transport/channel.ts";
 import { dial } from "../transport/dial.ts";
-import type { Trace } from "../transport/trace.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
 import { CallChannel, type CallChannelFigures } from "./call-channel.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
@@ -43,8 +42,6 @@ export interface RemoteOptions {
   credits?: number;
   /** False: one section at a time, each waiting for the answer to the one before. For comparison. */
   isPipelined?: boolean;
-  /** Gets a line for every frame, to find out what peers say. */
-  trace?: Trace;
 }
 
 export interface RemoteShare {
@@ -115,7 +112,7 @@ export async function connectLink(
   options: Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "share"> },
 ): Promise<Remote> {
   const { url, clock, log, signal } = options;
-  const channel = new Channel(link, { clock, sendBytesMax: SEND_BYTES_MAX, trace: options.trace });
+  const channel = new Channel(link, { clock, sendBytesMax: SEND_BYTES_MAX });
   let onClosed: (reason: Error | undefined) => void = () => {};
   const closed = new Promise<Error | undefined>((resolve) => {
     onClosed = resolve;

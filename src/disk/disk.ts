@@ -43,6 +43,8 @@ export interface DiskOptions {
   /** The process is root and runs each request with its caller's user, group and groups; otherwise everything runs as the process's user. */
   applyCredentials: boolean;
   log: Log;
+  /** Do without openat2(2), as happens by itself in sandboxes that lack it; for tests. */
+  withoutOpenat2?: boolean;
   /** Bounds, for tests; by default what the process's limits allow. */
   limits?: { nodesMax?: number; nodeDescriptorsMax?: number; handlesMax?: number };
 }
@@ -50,12 +52,14 @@ export interface DiskOptions {
 /** The file system over a directory, with counters for leak tests and status. */
 export interface Disk extends FileSystem {
   counters(): EngineCounters;
+  /** Lets go of files that were deleted beside the server, so that their blocks are freed; happens by itself every 10 s. */
+  sweep(ctx: RequestContext): Promise<void>;
 }
 
 /**
  * Opens `directory` for serving.
  *
- * @throws FsError ENOENT, ENOTDIR, EACCES of the directory; EPERM `applyCredentials` without being root; ENOSYS a kernel before 5.6.
+ * @throws FsError ENOENT, ENOTDIR, EACCES of the directory; EPERM `applyCredentials` without being root.
  */
 export async function createDisk(options: DiskOptions): Promise<Disk> {
   const { directory, applyCredentials, limits = {} } = options;
@@ -65,6 +69,7 @@ export async function createDisk(options: DiskOptions): Promise<Disk> {
     nodesMax: limits.nodesMax ?? NODES_MAX,
     nodeDescriptorsMax: limits.nodeDescriptorsMax ?? 0,
     handlesMax: limits.handlesMax ?? 0,
+    withoutOpenat2: options.withoutOpenat2 ?? false,
   });
   options.log.debug(`serving '${directory}' ${applyCredentials ? "as the callers" : "as the process's user"}`);
   return new DiskFileSystem(new RequestSlots(engine, applyCredentials));
@@ -84,6 +89,10 @@ class DiskFileSystem implements Disk {
 
   counters(): EngineCounters {
     return this.#engine.counters();
+  }
+
+  sweep(ctx: RequestContext): Promise<void> {
+    return this.#slots.run("sweep", this.#slots.begin(ctx), nothing, undefined, ctx.signal);
   }
 
   root(ctx: RequestContext): Promise<Entry> {
@@ -265,7 +274,7 @@ class DiskFileSystem implements Disk {
   }
 
   lseek(ctx: RequestContext, handle: HandleId, offsetBytes: number, whence: "data" | "hole"): Promise<number> {
-    const slot = this.#slots.position(this.#slots.onHandle(ctx, handle), SLOT.offset, offsetBytes, "ENXIO");
+    const slot = this.#slots.position(this.#slots.onHandle(ctx, handle), SLOT.offset, offsetBytes);
     if (slot >= 0) this.#slots.u32(slot, SLOT.flags, whence === "data" ? 0 : 1);
     return this.#slots.run("lseek", slot, asCount, undefined, ctx.signal);
   }
@@ -295,6 +304,7 @@ class DiskFileSystem implements Disk {
     maxBytes: number,
     withEntries: boolean,
   ): Promise<Buffer> {
+    if (!(Number.isInteger(maxBytes) && maxBytes >= 0)) throw new FsError("EINVAL", "readdir");
     await this.#listingTurn(handle);
     try {
       const slot = this.#slots.onHandle(ctx, handle);
@@ -302,7 +312,7 @@ class DiskFileSystem implements Disk {
         this.#slots.u32(slot, SLOT.flags, withEntries ? 1 : 0);
         this.#engine.view.setBigUint64(slot * SLOT.size + SLOT.cookie, BigInt.asUintN(64, cookie), true);
       }
-      const page = Buffer.allocUnsafeSlow(Math.max(0, Math.min(maxBytes, PAGE_BYTES_MAX)));
+      const page = Buffer.allocUnsafeSlow(Math.min(maxBytes, PAGE_BYTES_MAX));
       const bytes = await this.#slots.run("readdir", slot, asCount, page, ctx.signal);
       // The caller may keep it: a nearly empty page does not keep a large buffer.
       return bytes < page.length >>> 2 ? Buffer.from(page.subarray(0, bytes)) : page.subarray(0, bytes);

@@ -18,6 +18,9 @@ const CREDENTIALS_MAX = 256;
 /** @see NGROUPS_MAX in linux/limits.h */
 const GROUPS_MAX = 65536;
 
+/** The largest double that fits the kernel's signed 64 bits. */
+const OFFSET_MAX = 2 ** 63 - 1024;
+
 /** A slot's number, or -1 for a request that was refused. */
 export type SlotIndex = number;
 
@@ -96,12 +99,15 @@ export class RequestSlots {
     return slot;
   }
 
-  /** An offset or length of a file, 0..2^53. EINVAL for a negative one, `beyond` for one no file can have. */
-  position(slot: SlotIndex, field: number, value: number, beyond: ErrnoName = "EFBIG"): SlotIndex {
+  /**
+   * An offset, length or size of a file: an integer that is not negative; EINVAL otherwise, as the kernel says.
+   *
+   * Beyond 2^53 a number is not exact, and beyond what any disk holds: the kernel finds the right error for it (EFBIG, ENXIO, EINVAL).
+   */
+  position(slot: SlotIndex, field: number, value: number): SlotIndex {
     if (slot < 0) return slot;
-    if (!(value >= 0 && Number.isInteger(value))) return this.refuse(slot, "EINVAL");
-    if (value > Number.MAX_SAFE_INTEGER) return this.refuse(slot, beyond);
-    this.f64(slot, field, value);
+    if (!(Number.isInteger(value) && value >= 0)) return this.refuse(slot, "EINVAL");
+    this.f64(slot, field, Math.min(value, OFFSET_MAX));
     return slot;
   }
 

@@ -7,8 +7,7 @@
  *
  * INVARIANT: a slot is in exactly one place: free, being filled, or pending.
  */
-
-import { type ErrnoName, errnoName } from "../base/errno.ts";
+import { errnoName } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import { loadAddon } from "./addon.ts";
@@ -51,6 +50,7 @@ export const OPERATION = {
   statfs: 30,
   syncfs: 31,
   close: 32,
+  sweep: 33,
 } as const;
 export type OperationName = keyof typeof OPERATION;
 
@@ -131,6 +131,7 @@ interface DiskAddon {
     nodes: number,
     nodeDescriptors: number,
     handles: number,
+    withoutOpenat2: number,
     completed: (count: number) => void,
   ): NativeEngine | number;
 }
@@ -157,6 +158,8 @@ export interface EngineOptions {
   nodeDescriptorsMax: number;
   /** 0: as many as the process's limit allows. */
   handlesMax: number;
+  /** Do without openat2(2), as where it is missing. */
+  withoutOpenat2: boolean;
 }
 
 /** What is open and under way, for leak tests and status. */
@@ -182,6 +185,7 @@ export class DiskEngine {
   readonly #pending = new Array<Pending | undefined>(SLOTS_MAX).fill(undefined);
   #pendingCount = 0;
   #onIdle: (() => void) | undefined;
+  #closed: Promise<void> | undefined;
 
   /** @throws FsError what opening the directory says; EPERM identities are to be applied and the process is not root. */
   constructor(options: EngineOptions) {
@@ -195,6 +199,7 @@ export class DiskEngine {
       options.nodesMax,
       options.nodeDescriptorsMax,
       options.handlesMax,
+      options.withoutOpenat2 ? 1 : 0,
       (count) => this.#completed(count),
     );
     if (typeof native === "number") throw new FsError(errnoName(-native), "serve", options.directory);
@@ -220,7 +225,8 @@ export class DiskEngine {
   /**
    * Runs the filled slot; `data` belongs to the addon until the promise settles.
    *
-   * @throws FsError what the system call said; EINTR `signal` aborted before the request ran, or it opened something nobody waits for.
+   * @throws FsError what the system call said; EINTR `signal` aborted before the request ran, or it opened something nobody waits
+   * for; EBADF after `close`.
    */
   run<T>(
     name: OperationName,
@@ -229,10 +235,20 @@ export class DiskEngine {
     data?: Buffer,
     signal?: CancelSignal | undefined,
   ): Promise<T> {
-    if (signal?.aborted) {
+    if (signal?.aborted || this.#closed !== undefined) {
       this.#free.push(slot);
-      return Promise.reject(new FsError("EINTR", name));
+      return Promise.reject(new FsError(signal?.aborted ? "EINTR" : "EBADF", name));
     }
+    return this.#submit(name, slot, decode, data, signal);
+  }
+
+  #submit<T>(
+    name: OperationName,
+    slot: number,
+    decode: Decode<T>,
+    data: Buffer | undefined,
+    signal: CancelSignal | undefined,
+  ): Promise<T> {
     this.u32[(slot * SLOT.size) >>> 2] = OPERATION[name];
     const result = data === undefined ? this.#native.submit(slot) : this.#native.submit(slot, data);
     if (result !== PENDING) {
@@ -280,12 +296,17 @@ export class DiskEngine {
   }
 
   /** Waits for all requests, then closes every descriptor. Nothing may be run from the call on. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
     if (this.#pendingCount > 0)
       await new Promise<void>((resolve) => {
         this.#onIdle = resolve;
       });
-    await this.run("close", this.take(), () => undefined);
+    await this.#submit("close", this.take(), () => undefined, undefined, undefined);
     this.#native.close();
   }
 
@@ -342,6 +363,5 @@ export class DiskEngine {
 }
 
 function failure(name: OperationName, result: number): FsError {
-  const errno: ErrnoName = errnoName(-result);
-  return new FsError(errno, name);
+  return new FsError(errnoName(-result), name);
 }

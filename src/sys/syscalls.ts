@@ -222,6 +222,11 @@ export function syncfs(descriptor: number): void {
   call("syncfs", descriptor);
 }
 
+/** Takes a file's clean pages out of the page cache: the next read comes from the disk. */
+export function dropPages(descriptor: number): void {
+  call("dropPages", descriptor);
+}
+
 /** access(2), with the real identity as access(2) does. `mask` of R_OK 4, W_OK 2, X_OK 1. */
 export function access(path: BytePath, mask: number): void {
   call("faccessat", AT_FDCWD, path, mask, 0);

@@ -1,0 +1,79 @@
+/**
+ * What a disk does in a process that is not root: the program of unprivileged.test.ts, started with the directory to serve.
+ *
+ * It starts as root, because the code may lie where only root may read, and gives that up before it opens the disk.
+ */
+import assert from "node:assert/strict";
+import { renameSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { silentLog } from "../../src/base/log.ts";
+import { createDisk } from "../../src/disk/disk.ts";
+import { loadAddon } from "../../src/sys/addon.ts";
+import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { as, asRoot, mode, n, READ_WRITE, refused } from "../support/scratch-disk.ts";
+
+const directory = process.argv[2] as string;
+loadAddon();
+process.setgroups?.([]);
+process.setgid?.(65534);
+process.setuid?.(65534);
+
+await refused("EPERM", createDisk({ directory, applyCredentials: true, log: silentLog }));
+const limits = { nodeDescriptorsMax: 2 };
+const disk = await createDisk({ directory, applyCredentials: false, log: silentLog, limits });
+const { id: root } = await disk.root(asRoot);
+
+// Everything is the process's, whoever asks; the umask is the caller's.
+const { entry, opened } = await disk.create(as(1000), root, n("f"), READ_WRITE, mode(0o6777, 0o027));
+assert.deepEqual([entry.attr.uid, entry.attr.mode & 0o7777], [65534, 0o6750]);
+await disk.write(asRoot, opened.handle, 0, Buffer.from("x"));
+assert.equal((await disk.getattr(asRoot, entry.id)).mode & 0o7777, 0o750);
+await disk.release(asRoot, opened.handle);
+await refused("EPERM", disk.setattr(asRoot, entry.id, { uid: 0 }));
+await refused("EPERM", disk.mknod(asRoot, root, n("dev"), { ...mode(0o020666), rdevMajor: 1, rdevMinor: 3 }));
+await refused(
+  "EACCES",
+  disk.setattr(asRoot, entry.id, { mode: 0 }).then(() => disk.open(asRoot, entry.id, OpenFlag.READ)),
+);
+await disk.setattr(asRoot, entry.id, { mode: 0o644 });
+
+// Nodes whose descriptor was closed are found by name, through directories that moved since.
+let parent = root;
+const chain: NodeId[] = [];
+for (let depth = 0; depth < 20; depth++) {
+  parent = (await disk.mkdir(asRoot, parent, n("d"), mode(0o755))).id;
+  chain.push(parent);
+}
+const deep = await disk.create(asRoot, parent, n("deep"), READ_WRITE, mode(0o644));
+await disk.release(asRoot, deep.opened.handle);
+await disk.rename(asRoot, root, n("d"), root, n("moved"), 0);
+await disk.rename(asRoot, parent, n("deep"), chain[3] as NodeId, n("deeper"), 0);
+for (const id of [...chain, deep.entry.id, root]) await disk.access(asRoot, id, 4);
+assert.equal((await disk.getattr(asRoot, deep.entry.id)).nlink, 1);
+
+// One of two names goes: the other still leads there, after a lookup.
+await disk.link(asRoot, entry.id, root, n("g"));
+await disk.unlink(asRoot, root, n("g"));
+assert.equal((await disk.lookup(asRoot, root, n("f"))).id, entry.id);
+for (const id of chain) await disk.getattr(asRoot, id);
+assert.equal((await disk.getattr(asRoot, entry.id)).nlink, 1);
+
+// Moved beside the disk while nothing held it: stale, until it is looked up where it is now.
+for (const id of chain) await disk.getattr(asRoot, id);
+renameSync(join(directory, "f"), join(directory, "h"));
+await refused("ESTALE", disk.getattr(asRoot, entry.id));
+assert.equal((await disk.lookup(asRoot, root, n("h"))).id, entry.id);
+assert.equal((await disk.getattr(asRoot, entry.id)).nlink, 1);
+assert.equal(statSync(join(directory, "h")).uid, 65534);
+
+// A directory one may not read can be served all the same.
+await disk.setattr(asRoot, root, { mode: 0o300 });
+const blind = await createDisk({ directory, applyCredentials: false, log: silentLog });
+const blindRoot = (await blind.root(asRoot)).id;
+assert.equal((await blind.lookup(asRoot, blindRoot, n("h"))).id, entry.id);
+await refused("EACCES", blind.opendir(asRoot, blindRoot));
+await blind.syncfs(asRoot, blindRoot);
+await blind.close();
+await disk.setattr(asRoot, root, { mode: 0o755 });
+await disk.close();
+process.stdout.write("done\n");
