@@ -118,6 +118,7 @@ bool Call(Device* device, napi_ref callback, int32_t argument, uint32_t* result)
          (result == nullptr || napi_get_value_uint32(env, value, result) == napi_ok);
 }
 
+// Ends the connection: closing the last descriptor makes the kernel fail everything that waits in the mount.
 void CloseDevice(Device* device) {
   if (device->poll != nullptr) {
     void* poll = device->poll;
@@ -128,6 +129,14 @@ void CloseDevice(Device* device) {
   }
   if (device->fd >= 0) close(device->fd);
   device->fd = -1;
+}
+
+// Lets go of JavaScript, which holds the device in turn.
+void DropCallbacks(Device* device) {
+  for (napi_ref* reference : {&device->on_batch, &device->on_end}) {
+    if (*reference != nullptr) napi_delete_reference(device->env, *reference);
+    *reference = nullptr;
+  }
 }
 
 void OnReadable(void* handle, int, int) {
@@ -142,12 +151,12 @@ void OnReadable(void* handle, int, int) {
       for (uint32_t i = 0; i < returned && i < device->slot_count; i++) device->free.push_back(device->returned[i]);
     }
   }
-  if (failure != 0) {
+  if (device->fd < 0) {
+    // JavaScript has closed it meanwhile.
+  } else if (failure != 0) {
     CloseDevice(device);
-    napi_delete_reference(device->env, device->on_batch);
     Call(device, device->on_end, failure, nullptr);
-    napi_delete_reference(device->env, device->on_end);
-    device->on_batch = device->on_end = nullptr;
+    DropCallbacks(device);
   } else {
     UpdatePolling(device);
   }
@@ -157,11 +166,12 @@ void OnReadable(void* handle, int, int) {
 // The environment goes away while mounted: the loop must not call into it any more.
 void OnTeardown(void* data) { CloseDevice(static_cast<Device*>(data)); }
 
-// The JavaScript object of the device is gone; while it is watched, its callbacks hold it.
+// The JavaScript object of the device is gone.
 void Finalize(napi_env env, void* data, void*) {
   auto* device = static_cast<Device*>(data);
   napi_remove_env_cleanup_hook(env, OnTeardown, device);
   CloseDevice(device);
+  DropCallbacks(device);
   if (device->context != nullptr) napi_async_destroy(env, device->context);
   for (napi_ref reference : {device->memory[0], device->memory[1], device->memory[2], device->receiver}) {
     if (reference != nullptr) napi_delete_reference(env, reference);
@@ -268,6 +278,18 @@ napi_value StartDevice(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// fuseCloseDevice(device)
+napi_value Close(napi_env env, napi_callback_info info) {
+  size_t argc = 1;
+  napi_value argv[1];
+  NETDRIVE_CHECK(env, napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr));
+  Device* device = GetDevice(env, argv[0]);
+  if (device == nullptr) return nullptr;
+  CloseDevice(device);
+  DropCallbacks(device);
+  return nullptr;
+}
+
 napi_value Result(napi_env env, ssize_t written) {
   napi_value value;
   NETDRIVE_CHECK(env, napi_create_int32(env, written < 0 ? errno : 0, &value));
@@ -339,6 +361,7 @@ napi_value GiveSlotBack(napi_env env, napi_callback_info info) {
 napi_value RegisterFuseDevice(napi_env env, napi_value exports) {
   if (Export(env, exports, "fuseCreateDevice", CreateDevice) == nullptr) return nullptr;
   if (Export(env, exports, "fuseStartDevice", StartDevice) == nullptr) return nullptr;
+  if (Export(env, exports, "fuseCloseDevice", Close) == nullptr) return nullptr;
   if (Export(env, exports, "fuseReply", Reply) == nullptr) return nullptr;
   if (Export(env, exports, "fuseReplyWith", ReplyWith) == nullptr) return nullptr;
   return Export(env, exports, "fuseReturnSlot", GiveSlotBack);

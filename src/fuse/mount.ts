@@ -5,20 +5,13 @@
  */
 import { randomInt } from "node:crypto";
 import { readdir, realpath, stat } from "node:fs/promises";
+import { resolve } from "node:path";
 import type { Clock } from "../base/clock.ts";
 import { errnoName } from "../base/errno.ts";
 import { FsError, toErrno } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { createFuseDevice } from "../sys/fuse-device.ts";
-import {
-  abortConnection,
-  findMount,
-  type MountedPath,
-  mountDevice,
-  readProcessStatus,
-  setReadAhead,
-  unmountPath,
-} from "../sys/fuse-mount.ts";
+import { createFuseDevice, type FuseDevice } from "../sys/fuse-device.ts";
+import { findMount, mountDevice, readProcessStatus, setReadAhead, unmountPath } from "../sys/fuse-mount.ts";
 import { S_IFDIR, S_IFMT } from "../vfs/attr.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
 import { HANDLERS } from "./handlers.ts";
@@ -91,7 +84,7 @@ export interface FuseMount {
 /**
  * Mounts `fileSystem` at `path` and returns when the kernel uses it.
  *
- * @throws FsError ENOENT, ENOTDIR, EACCES of the path; ENOTEMPTY; EBUSY a mount of this kind is there; ENOTCONN a dead mount is there; ENODEV no
+ * @throws FsError ENOENT, ENOTDIR, EACCES of the path; ENOTEMPTY; EBUSY a mount of this kind, alive or dead, is there; ENODEV no
  *   FUSE or no fusermount3; EPERM; and what `fileSystem.root` throws.
  */
 export async function mountFuse(options: {
@@ -109,11 +102,12 @@ export async function mountFuse(options: {
   const root = await fileSystem.root({ caller });
   if ((root.attr.mode & S_IFMT) !== S_IFDIR) throw new FsError("ENOTDIR", "what is mounted is no directory");
   const fd = await mountDevice({ ...settings, path, source, maxReadBytes: REQUEST_BYTES_MAX });
+  const device = createFuseDevice(fd, SLOTS, REQUEST_BYTES_MAX);
   const mounted = await findMount(path).catch(() => undefined);
   const session = new Session(
     {
       ...settings,
-      device: createFuseDevice(fd, SLOTS, REQUEST_BYTES_MAX),
+      device,
       fileSystem,
       rootId: root.id,
       log,
@@ -126,14 +120,36 @@ export async function mountFuse(options: {
     HANDLERS,
   );
   session.start();
-  const ended = session.ended.then((errno) => log.debug(`the mount at ${path} ended: ${errnoName(errno)}`));
+  const isThere = async () => {
+    const there = await findMount(path);
+    return there !== undefined && there.deviceMinor === mounted?.deviceMinor;
+  };
+  const ended = (async () => {
+    log.debug(`the mount at ${path} ended: ${errnoName(await session.ended)}`);
+    try {
+      // After an abort the dead mount is still in the way.
+      if (await isThere()) await unmountPath(path, { detach: true });
+    } catch (cause) {
+      log.warn(`a dead mount is left at ${path}`, cause);
+    }
+  })();
   const mount = {
-    ended,
     readAheadBytes: KERNEL_READ_AHEAD_BYTES,
-    unmount: () => unmount(path, mounted, ended),
+    ended,
+    unmount: () => unmount(path, isThere, device, ended),
     counters: () => session.counters(),
   };
-  const timer = clock.after(INIT_TIMEOUT_MS, () => void mount.unmount().catch(() => {})); // Then `initialized` says why.
+  await untilInitialized(session, mount, clock);
+  const { readAheadBytes } = settings;
+  if (mounted !== undefined && readAheadBytes > 0 && (await setReadAhead(mounted, readAheadBytes))) {
+    mount.readAheadBytes = readAheadBytes;
+  }
+  return mount;
+}
+
+/** Waits until the kernel has begun; if it does not, nothing is left mounted. */
+async function untilInitialized(session: Session, mount: FuseMount, clock: Clock): Promise<void> {
+  const timer = clock.after(INIT_TIMEOUT_MS, () => session.device.close());
   try {
     await session.initialized;
   } catch (cause) {
@@ -142,22 +158,16 @@ export async function mountFuse(options: {
   } finally {
     timer.stop();
   }
-  const { readAheadBytes } = settings;
-  if (mounted !== undefined && readAheadBytes > 0 && (await setReadAhead(mounted, readAheadBytes))) {
-    mount.readAheadBytes = readAheadBytes;
-  }
-  return mount;
 }
 
 /** The canonical path of a directory that can be mounted over. Looks at it while it is not ours. */
 async function checkMountPoint(path: string, settings: FuseMountOptions): Promise<string> {
   let canonical: string;
   try {
+    // Looking at a mount whose link is down may take as long as the link is; so the table of mounts is asked first.
+    await refuseSecondMount(resolve(path), settings.subtype);
     canonical = await realpath(path);
-    const there = await findMount(canonical);
-    if (there?.type === `fuse.${settings.subtype}`) {
-      throw new FsError("EBUSY", `something is mounted here already: ${there.source}`, path);
-    }
+    await refuseSecondMount(canonical, settings.subtype);
     if (!(await stat(canonical)).isDirectory())
       throw new FsError("ENOTDIR", "the mount point is not a directory", path);
     if (!settings.nonEmpty && (await readdir(canonical)).length > 0) {
@@ -172,17 +182,29 @@ async function checkMountPoint(path: string, settings: FuseMountOptions): Promis
   return canonical;
 }
 
-async function unmount(path: string, mounted: MountedPath | undefined, ended: Promise<void>): Promise<void> {
+async function refuseSecondMount(path: string, subtype: string): Promise<void> {
   const there = await findMount(path);
-  const isOurs = there !== undefined && (mounted === undefined || there.deviceMinor === mounted.deviceMinor);
-  if (isOurs) {
+  if (there?.type !== `fuse.${subtype}`) return;
+  throw new FsError("EBUSY", `something is mounted here already, unmount it first: ${there.source}`, path);
+}
+
+async function unmount(
+  path: string,
+  isThere: () => Promise<boolean>,
+  device: FuseDevice,
+  ended: Promise<void>,
+): Promise<void> {
+  if (await isThere()) {
     try {
       await unmountPath(path);
     } catch (error) {
       if (!(error instanceof FsError) || error.errno !== "EBUSY") throw error;
-      await abortConnection(there);
       await unmountPath(path, { detach: true });
+      device.close();
     }
+  } else {
+    // Detached by somebody else, and still in use.
+    device.close();
   }
   await ended;
 }

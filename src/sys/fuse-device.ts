@@ -5,7 +5,7 @@
  * given back, by a reply that names it or by `returnSlot`. The pool is one ArrayBuffer: slots, and a scratch slot after the last one
  * in which small replies are put together; sending is synchronous, so one is enough.
  */
-import { errnoName } from "../base/errno.ts";
+import { errnoName, errnoNumber } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
 import { loadAddon } from "./addon.ts";
 
@@ -32,6 +32,7 @@ interface Native {
     onBatch: (count: number) => number,
     onEnd: (errno: number) => void,
   ): number;
+  fuseCloseDevice(device: object): void;
   fuseReply(device: object, offset: number, bytes: number, slot: number): number;
   fuseReplyWith(device: object, offset: number, bytes: number, payload: Buffer): number;
   fuseReturnSlot(device: object, slot: number): void;
@@ -62,6 +63,8 @@ export interface FuseDevice {
    * connection to the kernel has ended: ENODEV after an unmount, ECONNABORTED after an abort; the descriptor is closed then.
    */
   start(onRequest: (slot: number, bytes: number) => boolean, onEnd: (errno: number) => void): void;
+  /** Ends the connection from our side: what waits in the mount fails, `onEnd` is told ECONNABORTED. */
+  close(): void;
 }
 
 /** Takes over `fd`, a mounted /dev/fuse: it is closed when the connection ends. */
@@ -73,6 +76,7 @@ export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: nu
   const batch = new Int32Array(made.batch);
   const returned = new Int32Array(made.returned);
   let ended = false;
+  let end = (_errno: number) => {};
   return {
     slotCount,
     dataBytesMax,
@@ -93,11 +97,17 @@ export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: nu
         }
         return back;
       };
-      const failure = native.fuseStartDevice(device, {}, onBatch, (errno) => {
+      end = (errno) => {
         ended = true;
         onEnd(errno);
-      });
+      };
+      const failure = native.fuseStartDevice(device, {}, onBatch, end);
       if (failure < 0) throw new FsError(errnoName(-failure), "watch", "/dev/fuse");
+    },
+    close() {
+      if (ended) return;
+      native.fuseCloseDevice(device);
+      end(errnoNumber("ECONNABORTED"));
     },
   };
 }

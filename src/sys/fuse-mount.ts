@@ -193,7 +193,7 @@ export async function unmountPath(path: string, options?: { detach?: boolean }):
   if (result < 0) throw failure(result, "umount", path);
 }
 
-/** Ends the connection under a mount in use: everything that waits in it fails. Best effort. */
+/** Ends the connection under a mount of another process: everything that waits in it fails. Best effort. */
 export async function abortConnection(mounted: MountedPath): Promise<void> {
   try {
     await writeFile(`/sys/fs/fuse/connections/${mounted.deviceMinor}/abort`, "1");
@@ -252,7 +252,10 @@ export async function setReadAhead(mounted: MountedPath, bytes: number): Promise
   }
 }
 
+let native: Native | undefined;
+
 /** Reads /proc/TID/status of a thread that waits for us into `target`; returns the bytes, or -errno. */
 export function readProcessStatus(tid: number, target: Buffer): number {
-  return loadAddon<Native>().fuseProcessStatus(tid, target);
+  native ??= loadAddon<Native>();
+  return native.fuseProcessStatus(tid, target);
 }

@@ -1,6 +1,7 @@
 /**
  * A FuseDevice without a kernel: tests put requests in and get the replies out, and may refuse replies as the kernel does.
  */
+import { ERRNO } from "../../src/base/errno.ts";
 import { OUT_HEADER_BYTES } from "../../src/fuse/abi.ts";
 import type { FuseDevice } from "../../src/sys/fuse-device.ts";
 
@@ -100,6 +101,10 @@ export class FakeDevice implements FuseDevice {
 
   end(errno: number): void {
     this.#onEnd(errno);
+  }
+
+  close(): void {
+    this.end(ERRNO.ECONNABORTED);
   }
 }
 

@@ -11,8 +11,8 @@ before(async () => {
 });
 after(async () => {
   const end = await mounted.end();
-  assert.equal(end.leftOpen, 0);
-  assert.equal(end.inFlight, 0);
+  assert.equal(end?.leftOpen, 0);
+  assert.equal(end?.inFlight, 0);
 });
 
 test("files are written, read, appended to and truncated", async () => {

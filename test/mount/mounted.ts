@@ -3,49 +3,64 @@
  *
  * Whatever happens, `end` leaves no mount and no process: a mount that does not go when its process is asked to is aborted and detached.
  */
-import { type ChildProcess, execFile, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { systemClock } from "../../src/base/clock.ts";
 import type { SessionCounters } from "../../src/fuse/session.ts";
 import { findMount } from "../../src/sys/fuse-mount.ts";
+import { shell } from "../support/child.ts";
 import { makeTemp } from "../support/temp.ts";
 import type { StackOptions } from "./serve-stack.ts";
 
 const SERVER = fileURLToPath(new URL("serve-stack.js", import.meta.url));
-const PROGRAM_MS_MAX = 60_000;
 const END_MS_MAX = 20_000;
 
 export interface ServerEnd extends SessionCounters {
   ended: true;
-  /** Opens the file system still had. */
+  /** Opens a MemoryFs still had. */
   leftOpen: number;
+  /** Descriptors the server still had, beyond those at its start. */
+  leftDescriptors: number;
 }
 
 export interface Mounted {
   readonly path: string;
   readonly process: ChildProcess;
-  /** Runs a bash script, with the mount as working directory's name in $M. Rejects if it fails. */
+  /** Runs a bash script in the mount; $M is its path. Rejects if it fails. */
   shell(script: string): Promise<string>;
   counters(): Promise<SessionCounters>;
   /** What the server said last; settles when it has ended by itself or by `end`. */
-  readonly ended: Promise<ServerEnd>;
-  end(): Promise<ServerEnd>;
+  readonly ended: Promise<ServerEnd | undefined>;
+  end(): Promise<ServerEnd | undefined>;
 }
 
-/** Runs a program to its end, and returns what it printed. */
-export async function run(program: string, args: string[], options: { uid?: number; gid?: number; cwd?: string } = {}) {
-  const { stdout } = await promisify(execFile)(program, args, {
-    ...options,
-    timeout: PROGRAM_MS_MAX,
-    killSignal: "SIGKILL",
-    maxBuffer: 64 << 20,
+/** Starts a server for `stack` at `path`; `wrap` may put another program before it. */
+export function startServer(path: string, stack: StackOptions, wrap = (command: string[]) => command) {
+  const command = wrap([process.execPath, "--enable-source-maps", SERVER, path, JSON.stringify(stack)]);
+  const server = spawn(command[0] as string, command.slice(1), { stdio: ["ignore", "pipe", "inherit"], cwd: "/" });
+  const said: object[] = [];
+  const waiting: ((line: object) => void)[] = [];
+  const lines = createInterface({ input: server.stdout }).on("line", (text) => {
+    const next = waiting.shift();
+    if (next === undefined) said.push(JSON.parse(text));
+    else next(JSON.parse(text));
   });
-  return stdout;
+  const silence = { failed: "the server ended without a word" };
+  let hasEnded = false;
+  const exited = Promise.all([once(server, "close"), once(lines, "close")]).then(() => {
+    hasEnded = true;
+    for (const resolve of waiting.splice(0)) resolve(silence);
+  });
+  const nextLine = async (): Promise<object> => {
+    const line = said.shift();
+    if (line !== undefined) return line;
+    return hasEnded ? silence : new Promise<object>((resolve) => waiting.push(resolve));
+  };
+  return { server, nextLine, exited };
 }
 
 /** Mounts what `stack` says, by default a MemoryFs. */
@@ -53,41 +68,27 @@ export async function mountStack(stack: StackOptions = {}): Promise<Mounted> {
   const temp = makeTemp("fuse");
   const path = join(temp.path, "mnt");
   mkdirSync(path);
-  const server = spawn(process.execPath, ["--enable-source-maps", SERVER, path, JSON.stringify(stack)], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  const lines = createInterface({ input: server.stdout });
-  const said: unknown[] = [];
-  const waiting: ((line: unknown) => void)[] = [];
-  lines.on("line", (text) => {
-    const line = JSON.parse(text);
-    const next = waiting.shift();
-    if (next === undefined) said.push(line);
-    else next(line);
-  });
-  const nextLine = async (): Promise<unknown> =>
-    said.length > 0 ? said.shift() : new Promise((resolve) => waiting.push(resolve));
-  const exited = once(server, "exit");
-  const first = await Promise.race([nextLine(), exited.then(() => ({ failed: "the server ended" }))]);
-  if (!Object.hasOwn(first as object, "mounted")) {
+  const { server, nextLine, exited } = startServer(path, stack);
+  const first = await nextLine();
+  if (!("mounted" in first)) {
     await exited;
     await temp.remove();
     throw new Error(JSON.stringify(first));
   }
   const ended = (async () => {
     await exited;
+    const last = await nextLine();
     await temp.remove();
-    return said.pop() as ServerEnd;
+    return "ended" in last ? (last as ServerEnd) : undefined;
   })();
   return {
     path,
     process: server,
     ended,
-    shell: (script) => run("bash", ["-euo", "pipefail", "-c", `M=${path}; cd "$M"; ${script}`]),
+    shell: async (script) => (await shell(`M=${path}; cd "$M"; ${script}`, { cwd: "/" })).stdout,
     async counters() {
-      const line = nextLine();
       server.kill("SIGUSR2");
-      return (await line) as SessionCounters;
+      return (await nextLine()) as SessionCounters;
     },
     async end() {
       const deadline = systemClock.after(END_MS_MAX, () => void forceEnd(path, server), { keepAlive: true });
@@ -101,10 +102,12 @@ export async function mountStack(stack: StackOptions = {}): Promise<Mounted> {
   };
 }
 
-async function forceEnd(path: string, server: ChildProcess): Promise<void> {
+/** Ends a server and its mount for certain. */
+export async function forceEnd(path: string, server: ChildProcess): Promise<void> {
   const mounted = await findMount(path);
   if (mounted !== undefined) {
-    writeFileSync(`/sys/fs/fuse/connections/${mounted.deviceMinor}/abort`, "1");
+    // Forced, it aborts the connection even if it fails.
+    spawnSync("umount", ["-f", path]);
     spawnSync("umount", ["-l", path]);
   }
   server.kill("SIGKILL");

@@ -3,10 +3,13 @@
  *
  * It says one line of JSON when it is mounted, one at each SIGUSR2 (counters) and one when it has ended. SIGTERM unmounts.
  */
+import { readdirSync, readlinkSync } from "node:fs";
 import { systemClock } from "../../src/base/clock.ts";
 import { createLog } from "../../src/base/log.ts";
+import { raceSignal } from "../../src/base/signals.ts";
 import { createDisk } from "../../src/disk/disk.ts";
 import { type FuseMountOptions, mountFuse } from "../../src/fuse/mount.ts";
+import type { FileSystem, RequestContext } from "../../src/vfs/file-system.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 
 export interface StackOptions {
@@ -14,26 +17,59 @@ export interface StackOptions {
   directory?: string;
   /** The disk acts as its callers. */
   applyCredentials?: boolean;
+  /** Names that begin with "hang" are never found, until the request is aborted. */
+  hangs?: boolean;
   mountOptions?: Partial<FuseMountOptions>;
 }
 
+function hanging(fileSystem: FileSystem): FileSystem {
+  return new Proxy(fileSystem, {
+    get(target, method) {
+      const value = Reflect.get(target, method);
+      if (method === "lookup") {
+        return (ctx: RequestContext, parent: never, name: string) =>
+          name.startsWith("hang")
+            ? raceSignal(new Promise(() => {}), ctx.signal)
+            : target.lookup(ctx, parent, name as never);
+      }
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
 const [path = "", json = "{}"] = process.argv.slice(2);
-const { directory, applyCredentials = false, mountOptions = {} } = JSON.parse(json) as StackOptions;
+const options = JSON.parse(json) as StackOptions;
+const { directory, applyCredentials = false, mountOptions = {} } = options;
 const log = createLog({ level: "warn", clock: systemClock, room: "fuse" });
 const say = (line: object) => process.stdout.write(`${JSON.stringify(line)}\n`);
+/** Descriptors of the kinds a mount needs; Node opens others when it pleases. */
+const descriptors = () =>
+  readdirSync("/proc/self/fd").filter((fd) => {
+    try {
+      return /^(\/dev\/fuse|socket:)/.test(readlinkSync(`/proc/self/fd/${fd}`));
+    } catch {
+      return false;
+    }
+  }).length;
 try {
   const memory = new MemoryFs();
   const disk = directory === undefined ? undefined : await createDisk({ directory, applyCredentials, log });
-  const fileSystem = disk ?? memory;
+  const fileSystem = options.hangs === true ? hanging(memory) : (disk ?? memory);
   const source = directory ?? "memory";
+  const descriptorsBefore = descriptors();
   const mount = await mountFuse({ fileSystem, path, source, log, clock: systemClock, mountOptions });
-  process.once("SIGTERM", () => void mount.unmount().catch((cause: unknown) => log.error("unmount", cause)));
+  let unmounted = Promise.resolve();
+  process.once("SIGTERM", () => {
+    unmounted = mount.unmount().catch((cause: unknown) => log.error("unmount", cause));
+  });
   process.on("SIGUSR2", () => say(mount.counters()));
   say({ mounted: path });
   await mount.ended;
+  await unmounted;
+  const leftDescriptors = descriptors() - descriptorsBefore;
   // Releases follow the last reply.
   await new Promise((resolve) => setImmediate(resolve));
-  say({ ...mount.counters(), ended: true, leftOpen: memory.openCount, disk: disk?.counters() });
+  say({ ...mount.counters(), ended: true, leftOpen: memory.openCount, leftDescriptors, disk: disk?.counters() });
   await fileSystem.close();
 } catch (cause) {
   say({ failed: String(cause) });
