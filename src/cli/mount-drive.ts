@@ -66,6 +66,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     url: parseDriveUrl(request.url),
     readOnly: options.readOnly,
     isPipelined: options.pipeline,
+    ...(options.channels === undefined ? {} : { ioChannels: options.channels }),
     log: keep.log,
     clock: keep.clock,
     signal: keep.stop,

@@ -4,6 +4,7 @@
  * Options that only mount(8) and fstab act on are taken and ignored; any other unknown one is an error, so that a
  * misspelt option never passes silently.
  */
+import { IO_CHANNELS_MAX } from "../wire/limits.ts";
 import { Exit, failure } from "./failure.ts";
 
 export interface MountOptions {
@@ -30,6 +31,8 @@ export interface MountOptions {
   writeBehindBytes: number | undefined;
   /** The most that may be read ahead, bytes; undefined: the default. */
   readAheadBytes: number | undefined;
+  /** Connections for data beside the one for everything else; undefined: the default. */
+  channels: number | undefined;
 }
 
 const TIMEOUT_SECONDS_MAX = 86_400;
@@ -73,6 +76,7 @@ export const MOUNT_OPTIONS_HELP = [
   ...FLAGS.keys(),
   ...[...TIMEOUTS.keys()].map((name) => `${name}=SECONDS`),
   ...[...SIZES.keys()].map((name) => `${name}=SIZE`),
+  "channels=N",
 ];
 
 /**
@@ -95,6 +99,7 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
     pipeline: true,
     writeBehindBytes: undefined,
     readAheadBytes: undefined,
+    channels: undefined,
   };
   for (const option of texts.flatMap((text) => text.split(","))) {
     const [name = "", value] = option.split(/=(.*)/s, 2);
@@ -104,6 +109,8 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
       options[timeout] = parseSeconds(name, value);
     } else if (size !== undefined) {
       options[size] = parseSize(name, value);
+    } else if (name === "channels") {
+      options.channels = parseChannels(value);
     } else if (FLAGS.has(option)) {
       Object.assign(options, FLAGS.get(option));
     } else if (option !== "" && !IGNORED.has(option) && !name.startsWith("x-") && !name.startsWith("comment")) {
@@ -120,6 +127,13 @@ function parseSeconds(name: string, value: string | undefined): number {
     throw failure(Exit.USAGE, `-o ${name} needs seconds from 0 to ${TIMEOUT_SECONDS_MAX}; write it as ${name}=1.5`);
   }
   return Math.round(seconds * 1000);
+}
+
+/** How many connections carry data. */
+export function parseChannels(value: string | undefined): number {
+  const count = /^\d$/.test(value ?? "") ? Number(value) : Number.NaN;
+  if (count <= IO_CHANNELS_MAX) return count;
+  throw failure(Exit.USAGE, `channels needs a number from 0 to ${IO_CHANNELS_MAX}; write it as channels=2`);
 }
 
 /** A number of bytes with an optional k, m or g for powers of 1024. */

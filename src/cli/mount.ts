@@ -9,7 +9,7 @@ import { readDriveUrl } from "./drive-url.ts";
 import { Exit } from "./failure.ts";
 import { launchDaemon } from "./launch-daemon.ts";
 import type { DriveRequest } from "./mount-drive.ts";
-import { MOUNT_OPTIONS_HELP, parseMountOptions } from "./mount-options.ts";
+import { MOUNT_OPTIONS_HELP, parseChannels, parseMountOptions } from "./mount-options.ts";
 import { logFileOf } from "./mount-registry.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
 import { catchStopSignals } from "./stop-signals.ts";
@@ -28,6 +28,7 @@ interface MountCommandOptions {
   foreground?: boolean;
   readOnly?: boolean;
   allowOther?: boolean;
+  channels?: string;
   json?: boolean;
   logLevel?: LogLevel;
 }
@@ -42,6 +43,7 @@ export function addMount(program: Command): void {
     .option("--foreground", "serve the drive from this process, until Ctrl-C or umount")
     .option("--read-only", "the same as -o ro")
     .option("--allow-other", "the same as -o allow_other: other users may use it")
+    .option("--channels <n>", "the same as -o channels=N: connections for data beside the one for everything else")
     .option("--json", "print one JSON object when it is mounted: path, url, readOnly, pid, log")
     .addHelpText("after", EXAMPLES)
     .action(async (url: string, path: string, _options, command: Command) => {
@@ -61,6 +63,7 @@ async function mount(urlText: string, path: string, given: MountCommandOptions):
   const options = parseMountOptions(given.option);
   if (given.readOnly === true) options.readOnly = true;
   if (given.allowOther === true) options.allowOther = true;
+  if (given.channels !== undefined) options.channels = parseChannels(given.channels);
   const target = await checkTarget(path, options);
   await checkSystem(target, options);
   const request: DriveRequest = { url, path: target, options, logFile: null };

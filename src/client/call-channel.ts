@@ -17,8 +17,7 @@ import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { type BodyCodec, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { DISCARD } from "../wire/frame-decoder.ts";
-import type { CallName } from "../wire/messages.ts";
-import { type Call, type CallParts, type Fields, PromisedCall, type Result } from "./call.ts";
+import { type Call, type CallParts, type Fields, isDataCall, PromisedCall, type Result } from "./call.ts";
 import { type Agreement, goodbyeError } from "./set-up.ts";
 
 const NOTHING = Buffer.alloc(0);
@@ -107,6 +106,11 @@ export class CallChannel implements ChannelReceiver {
   get figures(): CallChannelFigures {
     const { receivedBytes, sentBytes } = this.#channel;
     return { isOpen: this.isOpen, calls: this.#plain.figures, sections: this.#data.figures, receivedBytes, sentBytes };
+  }
+
+  /** Bytes of sections that are on their way or wait to be. */
+  get sectionBytesOutstanding(): number {
+    return this.#data.inFlightBytes + this.#data.waiterCount * this.agreement.sectionBytes;
   }
 
   /** What fills the line, bytes: its bandwidth times its round trip, as measured with sections. */
@@ -355,10 +359,4 @@ export class CallChannel implements ChannelReceiver {
     if (this.#error instanceof ConnectionError) return this.#error;
     return new ConnectionError("the connection was closed", { retryable: true, cause: this.#error });
   }
-}
-
-const DATA_CALLS: ReadonlySet<CallName> = new Set(["read", "write"]);
-
-function isDataCall(call: Call): boolean {
-  return DATA_CALLS.has(call.message.name);
 }

@@ -10,6 +10,7 @@ import type { CreditWaiter } from "../sections/credit-window.ts";
 import { RequestPriority } from "../vfs/file-system.ts";
 import type { BodyCodec, Message } from "../wire/codec.ts";
 import type { CallName } from "../wire/messages.ts";
+import type { CallChannel } from "./call-channel.ts";
 import type { RemoteOpen } from "./remote-open.ts";
 
 export type Fields = Record<string, unknown>;
@@ -46,6 +47,8 @@ export abstract class Call {
   /** The handle as sent, which the reply must bring back. */
   handle = 0;
   tag = -1;
+  /** The channel it was begun on, where there are several. */
+  channel: CallChannel | undefined;
   credit = -1;
   waiter: CreditWaiter | undefined;
   onAbort: (() => void) | undefined;
@@ -86,6 +89,13 @@ export abstract class Call {
   abstract answered(reply: Fields, payload: Buffer, handle: number): void;
   /** The call failed: FsError (its status), ConnectionError, ProtocolError. */
   abstract failed(error: Error): void;
+}
+
+const DATA_CALLS: ReadonlySet<CallName> = new Set(["read", "write"]);
+
+/** Whether a call carries a section. */
+export function isDataCall(call: Call): boolean {
+  return DATA_CALLS.has(call.message.name);
 }
 
 /** Turns a reply into the call's result. May throw ProtocolError. `payload` is the target's filled part, or the call's own to keep. */

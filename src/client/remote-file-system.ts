@@ -35,9 +35,9 @@ import {
 } from "../wire/limits.ts";
 import type { CallName, Reply, Request } from "../wire/messages.ts";
 import type { Fields, Result } from "./call.ts";
-import type { CallChannel } from "./call-channel.ts";
 import { RemoteOpen } from "./remote-open.ts";
 import { runSections } from "./section-run.ts";
+import type { SessionChannels } from "./session-channels.ts";
 
 const U32 = 2 ** 32;
 const CHANGING_OPEN_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
@@ -89,7 +89,7 @@ function checkOffset(op: string, ...offsets: number[]): void {
 }
 
 export class RemoteFileSystem implements FileSystem {
-  readonly #channel: CallChannel;
+  readonly #channels: SessionChannels;
   readonly #clock: Clock;
   readonly #close: () => Promise<void>;
   readonly #readOnly: boolean;
@@ -99,8 +99,8 @@ export class RemoteFileSystem implements FileSystem {
   #forgetIsDue = false;
 
   /** `readOnly`: refuses changes without asking the server. `close` ends the session, which is not owned. */
-  constructor(channel: CallChannel, options: { clock: Clock; readOnly: boolean; close: () => Promise<void> }) {
-    this.#channel = channel;
+  constructor(channels: SessionChannels, options: { clock: Clock; readOnly: boolean; close: () => Promise<void> }) {
+    this.#channels = channels;
     this.#clock = options.clock;
     this.#readOnly = options.readOnly;
     this.#close = options.close;
@@ -134,7 +134,7 @@ export class RemoteFileSystem implements FileSystem {
     const forgotten = this.#forgotten;
     this.#forgotten = [];
     for (let at = 0; at < forgotten.length; at += FORGET_IDS_MAX) {
-      this.#channel.notify("forget", { ids: forgotten.slice(at, at + FORGET_IDS_MAX) });
+      this.#channels.notify("forget", { ids: forgotten.slice(at, at + FORGET_IDS_MAX) });
     }
   };
 
@@ -243,15 +243,15 @@ export class RemoteFileSystem implements FileSystem {
     const open = this.#find("read", handle);
     checkOffset("read", offsetBytes);
     const { caller } = ctx;
-    const { sectionBytes } = this.#channel.agreement;
+    const { sectionBytes } = this.#channels.agreement;
     if (target.length === 0) return 0;
     if (target.length <= sectionBytes) {
       const fields: Request<"read"> = { caller, offsetBytes, lengthBytes: target.length };
       const parts = { message: messages.read, fields, open, target, replyBytesMax: target.length, signal: ctx.signal };
-      return this.#channel.call(parts, (_reply, payload) => payload.length);
+      return this.#channels.call(parts, (_reply, payload) => payload.length);
     }
     const plan = new SectionPlan(offsetBytes, target.length, sectionBytes);
-    return runSections(this.#channel, {
+    return runSections(this.#channels, {
       kind: "read",
       plan,
       isOrdered: false,
@@ -279,16 +279,16 @@ export class RemoteFileSystem implements FileSystem {
     checkOffset("write", offsetBytes);
     const { caller } = ctx;
     const killSuidgid = options?.killSuidgid === true;
-    const { sectionBytes } = this.#channel.agreement;
+    const { sectionBytes } = this.#channels.agreement;
     if (data.length === 0) return 0;
     open.isWritten = true;
     if (data.length <= sectionBytes) {
       const fields: Request<"write"> = { caller, offsetBytes, killSuidgid };
       const parts = { message: messages.write, fields, open, payload: data, signal: ctx.signal };
-      return this.#channel.call(parts, (reply) => writtenBytes(reply, data.length));
+      return this.#channels.call(parts, (reply) => writtenBytes(reply, data.length));
     }
     const plan = new SectionPlan(offsetBytes, data.length, sectionBytes);
-    return runSections(this.#channel, {
+    return runSections(this.#channels, {
       kind: "write",
       plan,
       // The server places appended sections by their arrival at the file, not by their offset.
@@ -465,7 +465,7 @@ export class RemoteFileSystem implements FileSystem {
     for (const node of [id, parent, newParent]) if (node !== undefined) checkId(name, node);
     const message = messages[name] as unknown as Message<CallName>;
     if (this.#readOnly && message.row.changes === true) return Promise.reject(new FsError("EROFS", name));
-    return this.#channel.call({ message, fields, open, payload, signal: ctx.signal }, result);
+    return this.#channels.call({ message, fields, open, payload, signal: ctx.signal }, result);
   }
 
   /** A call whose reply has a payload of its own. */
@@ -478,7 +478,7 @@ export class RemoteFileSystem implements FileSystem {
     open?: RemoteOpen,
   ): Promise<T> {
     const message = messages[name] as unknown as Message<CallName>;
-    return this.#channel.call({ message, fields, open, replyBytesMax, signal: ctx.signal }, result);
+    return this.#channels.call({ message, fields, open, replyBytesMax, signal: ctx.signal }, result);
   }
 
   #find(op: string, handle: HandleId): RemoteOpen {

@@ -10,16 +10,19 @@ import { tokenKey } from "../resume/proof.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { Channel } from "../transport/channel.ts";
 import { dial } from "../transport/dial.ts";
+import type { Trace } from "../transport/trace.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
 import { CallChannel, type CallChannelFigures } from "./call-channel.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
-import { type Agreement, setUpChannel } from "./set-up.ts";
+import { SessionChannels } from "./session-channels.ts";
+import { type Agreement, type SetUpWish, setUpChannel } from "./set-up.ts";
 import type { DriveUrl } from "./url.ts";
 
 const DIAL_TIMEOUT_MS = 10_000;
 const SET_UP_TIMEOUT_MS = 10_000;
 const SECTION_BYTES = 1024 * 1024;
 const CREDITS = 128;
+const IO_CHANNELS = 1;
 const CLIENT_ID_BYTES = 16;
 /** The calls' own credits and bytes bound what is unsent; nobody asks whether the channel is congested. */
 const SEND_BYTES_MAX = Number.POSITIVE_INFINITY;
@@ -40,8 +43,12 @@ export interface RemoteOptions {
   sectionBytes?: number;
   /** Requests outstanding asked for. */
   credits?: number;
+  /** Channels for sections beside the control channel, 0..IO_CHANNELS_MAX; 0: control carries them too. */
+  ioChannels?: number;
   /** False: one section at a time, each waiting for the answer to the one before. For comparison. */
   isPipelined?: boolean;
+  /** Gets a line for every frame, to find out what peers say. */
+  trace?: Trace;
 }
 
 export interface RemoteShare {
@@ -72,6 +79,8 @@ export interface RemoteStatus {
   /** Bytes of sections on their way, and how many may be. */
   readonly inFlightBytes: number;
   readonly windowBytes: number;
+  /** Largest recent rate at which sections were answered. */
+  readonly bytesPerSecond: number;
   /** Smallest recent one; undefined before the first answer. */
   readonly roundTripMs: number | undefined;
   readonly opens: number;
@@ -96,74 +105,117 @@ export interface Remote {
  */
 export async function connectRemote(options: RemoteOptions): Promise<Remote> {
   const { url, clock, signal } = options;
-  const link = await dial({
-    host: url.host,
-    port: url.port,
-    timeoutMs: options.dialTimeoutMs ?? DIAL_TIMEOUT_MS,
-    clock,
-    signal,
-  });
-  return connectLink(link, options);
+  const timeoutMs = options.dialTimeoutMs ?? DIAL_TIMEOUT_MS;
+  const dialOne = () => dial({ host: url.host, port: url.port, timeoutMs, clock, signal });
+  return connectLink(await dialOne(), options, dialOne);
 }
 
-/** The same over a link that exists. */
+/** How further channels of a session are connected. */
+export type DialMore = () => Promise<ByteLink>;
+
+/** The same over a link that exists; `dialMore` gives the links of the io channels, without it there are none. */
 export async function connectLink(
   link: ByteLink,
   options: Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "share"> },
+  dialMore?: DialMore,
 ): Promise<Remote> {
-  const { url, clock, log, signal } = options;
-  const channel = new Channel(link, { clock, sendBytesMax: SEND_BYTES_MAX });
-  let onClosed: (reason: Error | undefined) => void = () => {};
-  const closed = new Promise<Error | undefined>((resolve) => {
-    onClosed = resolve;
-  });
-  let onOrphan: (handle: number) => void = () => {};
-  const calls = await setUpChannel({
-    channel,
-    wish: {
-      proof: { t: "token", key: tokenKey(url.token) },
-      kind: "CONTROL",
-      share: url.share,
-      clientId: randomBytes(CLIENT_ID_BYTES),
-      sectionBytes: options.sectionBytes ?? SECTION_BYTES,
-      credits: options.credits ?? CREDITS,
-    },
-    ready: (agreement) =>
-      new CallChannel({
-        channel,
-        agreement,
-        clock,
-        onClosed: (reason) => onClosed(reason),
-        onOrphan: (handle) => onOrphan(handle),
-        isPipelined: options.isPipelined ?? true,
-      }),
-    timeoutMs: options.setUpTimeoutMs ?? SET_UP_TIMEOUT_MS,
-    clock,
-    signal,
-  });
+  const { clock, log } = options;
+  const session = new SessionSetUp(options);
+  const channels = await session.connect(link, dialMore);
   let isClosing = false;
   const close = async () => {
     isClosing = true;
-    calls.close();
-    const timer = clock.after(CLOSE_TIMEOUT_MS, () => channel.destroy(), { keepAlive: true });
-    await calls.gone;
+    channels.close();
+    const timer = clock.after(CLOSE_TIMEOUT_MS, () => session.destroy(), { keepAlive: true });
+    await channels.gone();
     timer.stop();
   };
-  const fileSystem = new RemoteFileSystem(calls, { clock, readOnly: options.readOnly === true, close });
-  onOrphan = (handle) => fileSystem.dropHandle(handle);
+  const fileSystem = new RemoteFileSystem(channels, { clock, readOnly: options.readOnly === true, close });
+  session.onOrphan = (handle) => fileSystem.dropHandle(handle);
   const room = log.room("client");
   return {
     fileSystem,
-    share: shareOf(calls.agreement, options.readOnly === true),
-    closed: closed.then((reason) => {
+    share: shareOf(channels.agreement, options.readOnly === true),
+    closed: session.lost.then((reason) => {
       if (isClosing) return undefined;
       room.warn(`${link.peer}: ${reason?.message ?? "connection closed"}`);
+      // What is left of the session is of no use: in this version nothing is resumed.
+      channels.close();
       return reason;
     }),
-    status: () => statusOf(link.peer, calls.figures, fileSystem.openCount),
-    lineBytes: () => calls.lineBytes,
+    status: () => statusOf(link.peer, channels.figures, fileSystem.openCount),
+    lineBytes: () => channels.lineBytes,
     close,
   };
+}
+
+/** Sets up the channels of one session. */
+class SessionSetUp {
+  readonly #options: Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "share"> };
+  readonly #clientId = randomBytes(CLIENT_ID_BYTES);
+  readonly #channels: Channel[] = [];
+  #onLost: (reason: Error | undefined) => void = () => {};
+  /** Settles when a channel that was ready is gone. */
+  readonly lost: Promise<Error | undefined>;
+  /** Told of handles that came for callers who had given up. */
+  onOrphan: (handle: number) => void = () => {};
+
+  constructor(options: Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "share"> }) {
+    this.#options = options;
+    this.lost = new Promise((resolve) => {
+      this.#onLost = resolve;
+    });
+  }
+
+  async connect(link: ByteLink, dialMore: DialMore | undefined): Promise<SessionChannels> {
+    const { url, ioChannels = IO_CHANNELS } = this.#options;
+    const control = await this.#setUp(link, "CONTROL", { t: "token", key: tokenKey(url.token) });
+    const { sessionKey: key, sessionId } = control.agreement;
+    const io: CallChannel[] = [];
+    try {
+      while (dialMore !== undefined && io.length < ioChannels) {
+        io.push(await this.#setUp(await dialMore(), "IO", { t: "join", key, sessionId }));
+      }
+    } catch (error) {
+      new SessionChannels(control, io).close();
+      throw error;
+    }
+    return new SessionChannels(control, io);
+  }
+
+  /** Cuts every connection. */
+  destroy(): void {
+    for (const channel of this.#channels) channel.destroy();
+  }
+
+  #setUp(link: ByteLink, kind: SetUpWish["kind"], proof: SetUpWish["proof"]): Promise<CallChannel> {
+    const { url, clock, trace, signal } = this.#options;
+    const channel = new Channel(link, { clock, sendBytesMax: SEND_BYTES_MAX, trace });
+    this.#channels.push(channel);
+    return setUpChannel({
+      channel,
+      wish: {
+        proof,
+        kind,
+        share: url.share,
+        clientId: this.#clientId,
+        sectionBytes: this.#options.sectionBytes ?? SECTION_BYTES,
+        credits: this.#options.credits ?? CREDITS,
+      },
+      ready: (agreement) =>
+        new CallChannel({
+          channel,
+          agreement,
+          clock,
+          onClosed: (reason) => this.#onLost(reason),
+          onOrphan: (handle) => this.onOrphan(handle),
+          isPipelined: this.#options.isPipelined ?? true,
+        }),
+      timeoutMs: this.#options.setUpTimeoutMs ?? SET_UP_TIMEOUT_MS,
+      clock,
+      signal,
+    });
+  }
 }
 
 function shareOf(agreement: Agreement, readOnly: boolean): RemoteShare {
@@ -178,15 +230,33 @@ function shareOf(agreement: Agreement, readOnly: boolean): RemoteShare {
   };
 }
 
-function statusOf(peer: string, figures: CallChannelFigures, opens: number): RemoteStatus {
-  const { calls, sections, receivedBytes, sentBytes } = figures;
-  const roundTrips = [calls.roundTripMs, sections.roundTripMs].filter((ms) => ms !== undefined);
+function statusOf(peer: string, channels: readonly CallChannelFigures[], opens: number): RemoteStatus {
+  const status = {
+    requestsOutstanding: 0,
+    sectionsOutstanding: 0,
+    inFlightBytes: 0,
+    windowBytes: 0,
+    bytesPerSecond: 0,
+  };
+  const roundTrips: number[] = [];
+  for (const [index, { calls, sections }] of channels.entries()) {
+    status.requestsOutstanding += calls.creditsHeld + sections.creditsHeld;
+    status.sectionsOutstanding += sections.creditsHeld;
+    status.inFlightBytes += sections.inFlightBytes;
+    // Where there are io channels, control carries no sections.
+    if (index > 0 || channels.length === 1) status.windowBytes += sections.windowBytes;
+    status.bytesPerSecond += sections.bytesPerSecond;
+    for (const { roundTripMs } of [calls, sections]) if (roundTripMs !== undefined) roundTrips.push(roundTripMs);
+  }
   return {
-    channels: [{ kind: "control", state: figures.isOpen ? "open" : "closed", peer, receivedBytes, sentBytes }],
-    requestsOutstanding: calls.creditsHeld + sections.creditsHeld,
-    sectionsOutstanding: sections.creditsHeld,
-    inFlightBytes: sections.inFlightBytes,
-    windowBytes: sections.windowBytes,
+    channels: channels.map(({ isOpen, receivedBytes, sentBytes }, index) => ({
+      kind: index === 0 ? "control" : "io",
+      state: isOpen ? "open" : "closed",
+      peer,
+      receivedBytes,
+      sentBytes,
+    })),
+    ...status,
     roundTripMs: roundTrips.length === 0 ? undefined : Math.min(...roundTrips),
     opens,
   };

@@ -12,7 +12,7 @@ import type { SectionPlan } from "../sections/section-plan.ts";
 import { Transfer } from "../sections/transfer.ts";
 import type { RequestPriority } from "../vfs/file-system.ts";
 import { Call, type CallParts, type Fields } from "./call.ts";
-import type { CallChannel } from "./call-channel.ts";
+import type { SessionChannels } from "./session-channels.ts";
 
 /** No retries: a channel keeps what it was given. No timeouts: the caller cancels what takes too long. */
 const OPTIONS = { attemptsMax: 1, timeoutMs: Number.POSITIVE_INFINITY };
@@ -54,14 +54,14 @@ class SectionCall extends Call {
 }
 
 /** Runs the request. @returns bytes from the start of the range; short where the file or the disk ends. */
-export function runSections(channel: CallChannel, parts: RunParts): Promise<number> {
+export function runSections(channels: SessionChannels, parts: RunParts): Promise<number> {
   return new Promise((resolve, reject) => {
-    new SectionRun(channel, parts, resolve, reject).start();
+    new SectionRun(channels, parts, resolve, reject).start();
   });
 }
 
 class SectionRun {
-  readonly #channel: CallChannel;
+  readonly #channels: SessionChannels;
   readonly #parts: RunParts;
   readonly #transfer: Transfer;
   readonly #resolve: (bytes: number) => void;
@@ -73,8 +73,13 @@ class SectionRun {
   #error: Error | undefined;
   #isPumping = false;
 
-  constructor(channel: CallChannel, parts: RunParts, resolve: (bytes: number) => void, reject: (error: Error) => void) {
-    this.#channel = channel;
+  constructor(
+    channels: SessionChannels,
+    parts: RunParts,
+    resolve: (bytes: number) => void,
+    reject: (error: Error) => void,
+  ) {
+    this.#channels = channels;
     this.#parts = parts;
     this.#transfer = new Transfer(parts.plan, parts.kind, OPTIONS);
     this.#resolve = resolve;
@@ -146,14 +151,14 @@ class SectionRun {
       );
       this.#calls.add(call);
       this.#waiting = call;
-      this.#channel.begin(call);
+      this.#channels.begin(call);
     }
     this.#isPumping = false;
   }
 
   #withdrawAll(): void {
     const error = this.#error ?? new FsError("EIO", this.#parts.kind);
-    for (const call of [...this.#calls]) this.#channel.abandon(call, error);
+    for (const call of [...this.#calls]) this.#channels.abandon(call, error);
   }
 
   #settleIfOver(): void {

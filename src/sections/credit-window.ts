@@ -144,6 +144,11 @@ export class CreditWindow {
     return this.#inFlightBytes;
   }
 
+  /** Requests that stand in line. */
+  get waiterCount(): number {
+    return this.#waiters;
+  }
+
   /** Bytes that may be on their way at this moment. */
   get windowBytes(): number {
     return this.#estimate.windowBytes;

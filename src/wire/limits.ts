@@ -36,3 +36,6 @@ export const XATTR_VALUE_BYTES_MAX = 65_536;
 export const XATTR_LIST_BYTES_MAX = 65_536;
 /** A page of directory entries; the agreed section size does not count for it. */
 export const DIRENT_PAGE_BYTES_MAX = 1024 * 1024;
+
+/** Channels for sections that a client opens at most: more connections help no line. The server has its own limit a session. */
+export const IO_CHANNELS_MAX = 8;

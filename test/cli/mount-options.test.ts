@@ -17,6 +17,7 @@ const DEFAULTS = {
   pipeline: true,
   writeBehindBytes: undefined,
   readAheadBytes: undefined,
+  channels: undefined,
 };
 
 test("options are read from every -o, the later winning", () => {
@@ -60,6 +61,10 @@ test("how data travels is chosen by options", () => {
   assert.equal(parseMountOptions(["read_ahead=4096"]).readAheadBytes, 4096);
   for (const value of ["", "=", "=x", "=-1", "=1e9", "=2g", "=1mb", "=1.5m"]) {
     assert.throws(() => parseMountOptions([`write_behind${value}`]), { exitCode: 2, message: /needs a size/ }, value);
+  }
+  assert.equal(parseMountOptions(["channels=3"]).channels, 3);
+  for (const value of ["", "=", "=-1", "=9", "=x", "=10"]) {
+    assert.throws(() => parseMountOptions([`channels${value}`]), { exitCode: 2, message: /from 0 to 8/ }, value);
   }
   assert.throws(() => parseMountOptions(["pipeline=perhaps"]), { exitCode: 2, message: /is no option/ });
 });

@@ -1,0 +1,79 @@
+/**
+ * The channels of one session, as one place to make calls: control for everything short, io for sections.
+ *
+ * So a lookup never waits behind megabytes. Sections of one request may go over several io channels; each leaves by the one with the least on its way.
+ * A session without io channels uses control for both. In this version the session ends with the first channel that is lost.
+ */
+import assert from "node:assert/strict";
+import { type Call, type CallParts, isDataCall, PromisedCall, type Result } from "./call.ts";
+import type { CallChannel, CallChannelFigures } from "./call-channel.ts";
+import type { Agreement } from "./set-up.ts";
+
+export class SessionChannels {
+  readonly #control: CallChannel;
+  readonly #io: readonly CallChannel[];
+
+  /** The channels are owned: `close` closes them. */
+  constructor(control: CallChannel, io: readonly CallChannel[]) {
+    this.#control = control;
+    this.#io = io;
+  }
+
+  get agreement(): Agreement {
+    return this.#control.agreement;
+  }
+
+  /** Control first. */
+  get figures(): readonly CallChannelFigures[] {
+    return [this.#control, ...this.#io].map((channel) => channel.figures);
+  }
+
+  /** What fills the line, bytes, as measured by all channels that carry sections. */
+  get lineBytes(): number {
+    if (this.#io.length === 0) return this.#control.lineBytes;
+    let bytes = 0;
+    for (const channel of this.#io) bytes += channel.lineBytes;
+    return bytes;
+  }
+
+  /** Calls and awaits the result. @throws FsError, ConnectionError, ProtocolError. */
+  call<T>(parts: CallParts, result: Result<T>): Promise<T> {
+    return new Promise((resolve, reject) => this.begin(new PromisedCall(parts, result, resolve, reject)));
+  }
+
+  /** Starts a call, which is told how it ends. */
+  begin(call: Call): void {
+    const channel = isDataCall(call) ? this.#leastLoaded() : this.#control;
+    call.channel = channel;
+    channel.begin(call);
+  }
+
+  /** The caller has lost interest: the call settles with `error` as soon as what it borrowed is free. */
+  abandon(call: Call, error: Error): void {
+    assert(call.channel !== undefined, "a call that was begun");
+    call.channel.abandon(call, error);
+  }
+
+  /** Sends a notice. */
+  notify(...notice: Parameters<CallChannel["notify"]>): void {
+    this.#control.notify(...notice);
+  }
+
+  /** Says goodbye for good on every channel; calls under way fail. */
+  close(): void {
+    for (const channel of [...this.#io, this.#control]) channel.close();
+  }
+
+  /** Settles when every link is gone. */
+  async gone(): Promise<void> {
+    await Promise.all([this.#control, ...this.#io].map((channel) => channel.gone));
+  }
+
+  #leastLoaded(): CallChannel {
+    let least = this.#io[0] ?? this.#control;
+    for (const channel of this.#io) {
+      if (channel.sectionBytesOutstanding < least.sectionBytesOutstanding) least = channel;
+    }
+    return least;
+  }
+}

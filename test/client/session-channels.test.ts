@@ -1,0 +1,103 @@
+/** A session over several channels: sections go over io channels, everything else over control. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { nameFromText } from "../../src/base/name.ts";
+import { connectLink } from "../../src/client/remote.ts";
+import { type FaultyLink, memoryLinkPair } from "../../src/transport/memory-link.ts";
+import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { settle } from "../support/fake-clock.ts";
+import { ctx, linkDrive, TOKEN } from "../support/link-drive.ts";
+
+const SECTION = 64 * 1024;
+const NEW_FILE = { mode: 0o644, umask: 0 };
+
+async function connect(ioChannels: number, drive = linkDrive()) {
+  const { clock, log, server } = drive;
+  const clients: FaultyLink[] = [];
+  const link = () => {
+    const pair = memoryLinkPair(clock);
+    server.accept(pair.server);
+    clients.push(pair.client);
+    return pair.client;
+  };
+  const options = { url: { token: TOKEN, share: "share" }, clock, log, sectionBytes: SECTION, ioChannels };
+  const remote = await connectLink(link(), options, async () => link());
+  return { remote, clients, drive };
+}
+
+describe("a session of several channels", () => {
+  for (const ioChannels of [0, 1, 3]) {
+    it(`reads back what it wrote in sections over ${ioChannels} io channels`, async () => {
+      const { remote } = await connect(ioChannels);
+      const { fileSystem } = remote;
+      const root = await fileSystem.root(ctx);
+      const { entry, opened } = await fileSystem.create(
+        ctx,
+        root.id,
+        nameFromText("f"),
+        OpenFlag.READ | OpenFlag.WRITE,
+        NEW_FILE,
+      );
+      const data = Buffer.alloc(20 * SECTION + 17);
+      for (let at = 0; at + 4 <= data.length; at += 4) data.writeUInt32LE(at, at);
+      const before = remote.status().channels.map(({ sentBytes }) => sentBytes);
+      assert.equal(await fileSystem.write(ctx, opened.handle, 5, data), data.length);
+      const target = Buffer.alloc(data.length);
+      assert.equal(await fileSystem.read(ctx, opened.handle, 5, target), data.length);
+      assert.ok(target.equals(data));
+      const sent = remote.status().channels.map(({ sentBytes }, index) => sentBytes - (before[index] as number));
+      assert.equal(sent.length, ioChannels + 1);
+      if (ioChannels > 0) {
+        assert.equal(sent[0], 0, "control carries no section");
+        for (const bytes of sent.slice(1)) assert.ok(bytes >= SECTION, "every io channel has its part");
+      }
+      assert.equal((await fileSystem.getattr(ctx, entry.id)).sizeBytes, data.length + 5);
+      await remote.close();
+    });
+  }
+
+  it("answers a lookup while the io channel is full of data that does not move", async () => {
+    const { remote, clients } = await connect(1);
+    const { fileSystem } = remote;
+    const root = await fileSystem.root(ctx);
+    const { opened } = await fileSystem.create(
+      ctx,
+      root.id,
+      nameFromText("f"),
+      OpenFlag.READ | OpenFlag.WRITE,
+      NEW_FILE,
+    );
+    const io = clients[1] as FaultyLink;
+    io.faults.isStalled = true;
+    const writing = fileSystem.write(ctx, opened.handle, 0, Buffer.alloc(8 * SECTION));
+    assert.equal((await fileSystem.lookup(ctx, root.id, nameFromText("f"))).attr.sizeBytes, 0);
+    io.faults.isStalled = false;
+    io.kick();
+    assert.equal(await writing, 8 * SECTION);
+    await remote.close();
+  });
+
+  it("ends as a whole when one of its channels is lost, and nothing hangs", async () => {
+    for (const lost of [0, 1]) {
+      const { remote, clients, drive } = await connect(1);
+      const { fileSystem } = remote;
+      const root = await fileSystem.root(ctx);
+      (clients[lost] as FaultyLink).destroy();
+      assert.ok((await remote.closed) instanceof Error);
+      await assert.rejects(fileSystem.lookup(ctx, root.id, nameFromText("f")), { name: "ConnectionError" });
+      await settle();
+      drive.clock.advance(60_000);
+      await settle();
+      assert.equal(drive.server.counters().sessions, 0);
+    }
+  });
+
+  it("says so when an io channel cannot be had, and leaves no session behind", async () => {
+    const drive = linkDrive({ limits: { channelsPerSessionMax: 2 } });
+    await assert.rejects(connect(2, drive), { name: "ConnectionError", message: /channel/ });
+    await settle();
+    drive.clock.advance(60_000);
+    await settle();
+    assert.equal(drive.server.counters().sessions, 0);
+  });
+});
