@@ -10,6 +10,7 @@ import type { Log } from "../base/log.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { Channel } from "../transport/channel.ts";
 import { listen, Unproven } from "../transport/listen.ts";
+import type { Trace } from "../transport/trace.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
 import { createHandlers } from "./dispatch.ts";
 import { completeLimits, type ServerLimits } from "./limits.ts";
@@ -31,6 +32,8 @@ export interface ServerOptions {
   log: Log;
   clock: Clock;
   limits?: Partial<ServerLimits>;
+  /** Gets a line for every frame of every channel, to find out what peers say. */
+  trace?: Trace;
 }
 
 export interface ServerFigures extends ServerCounters {
@@ -54,6 +57,7 @@ export class LinkServer {
   readonly #state: ServerState;
   readonly #handlers;
   readonly #unproven: Unproven;
+  readonly #trace: Trace | undefined;
   /** Every channel that is not gone, with its ready part once there is one. */
   readonly #channels = new Map<Channel, ServedChannel | undefined>();
   #isClosing = false;
@@ -65,6 +69,7 @@ export class LinkServer {
     const log = options.log.room("server");
     this.#state = new ServerState({ ...options, shares, limits, log });
     this.#handlers = createHandlers(this.#state);
+    this.#trace = options.trace;
     this.#unproven = new Unproven(limits.unprovenMax);
   }
 
@@ -79,7 +84,7 @@ export class LinkServer {
       return;
     }
     const state = this.#state;
-    const channel = new Channel(link, { clock: state.clock, sendBytesMax: SEND_BYTES_MAX });
+    const channel = new Channel(link, { clock: state.clock, sendBytesMax: SEND_BYTES_MAX, trace: this.#trace });
     this.#channels.set(channel, undefined);
     this.#unproven.add(channel, () => {
       state.blame(`${channel.peer} refused: too many connections that prove nothing`);

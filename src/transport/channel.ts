@@ -2,7 +2,7 @@
  * A channel: frames over a byte link.
  *
  * It encodes, batches, sends and decodes; it knows no message but `goodbye` and keeps no session. All frames sent in one tick leave in one
- * write. Header and body are copied into a slab of the channel, payloads are sent from where they are. One write is under way at a time and
+ * write. Header, body and small payloads are copied into a slab of the channel, other payloads are sent from where they are. One write is under way at a time and
  * holds at most WRITE_BATCH_BYTES_MAX beyond its first chunk, so that little memory of others is ever in the kernel's hands.
  *
  * States: open -> closing (we said why, or the peer did; what was queued still leaves, what arrives is dropped) -> gone. `receiver.closed` is called
@@ -16,9 +16,12 @@ import { beginFrame, emptyHeader, endFrame, type FrameHeader, type FrameLimits }
 import { FrameDecoder, type FrameReceiver } from "../wire/frame-decoder.ts";
 import { HEADER_BYTES, REASON_BYTES_MAX, SETUP_BODY_BYTES_MAX } from "../wire/limits.ts";
 import type { ByteLink } from "./byte-link.ts";
+import { type Trace, tracedReceiver, traceSent } from "./trace.ts";
 
 const SLAB_BYTES = 64 * 1024;
 const WRITE_BATCH_BYTES_MAX = 1024 * 1024;
+/** Payloads up to this travel in the slab: copying them costs less than one more piece in a write. */
+const COPIED_PAYLOAD_BYTES_MAX = 8192;
 /** How long a closing channel waits for the peer to take our last frames and to close. */
 const LINGER_MS = 2000;
 
@@ -52,6 +55,7 @@ export class Channel {
   readonly #link: ByteLink;
   readonly #clock: Clock;
   readonly #sendBytesMax: number;
+  readonly #trace: Trace | undefined;
   readonly #limits: FrameLimits = { bodyBytesMax: SETUP_BODY_BYTES_MAX, payloadBytesMax: 0 };
   #decoder: FrameDecoder | undefined;
   #receiver: ChannelReceiver | undefined;
@@ -76,9 +80,10 @@ export class Channel {
   sentBytes = 0;
 
   /** `sendBytesMax`: beyond this much unsent, the channel calls itself congested; senders who can wait then do. */
-  constructor(link: ByteLink, options: { clock: Clock; sendBytesMax: number }) {
+  constructor(link: ByteLink, options: { clock: Clock; sendBytesMax: number; trace?: Trace | undefined }) {
     this.#link = link;
     this.#clock = options.clock;
+    this.#trace = options.trace;
     this.#sendBytesMax = options.sendBytesMax;
     this.gone = new Promise((resolve) => {
       this.#gone = resolve;
@@ -96,7 +101,7 @@ export class Channel {
   /** Begins to receive. Before `accept` only set-up frames pass. */
   start(receiver: ChannelReceiver): void {
     this.#receiver = receiver;
-    const decoder = new FrameDecoder(receiver, this.#limits);
+    const decoder = new FrameDecoder(this.#traced(receiver), this.#limits);
     this.#decoder = decoder;
     this.#link.start({
       data: (chunk) => this.#received(chunk.length, () => decoder.push(chunk)),
@@ -109,7 +114,11 @@ export class Channel {
   /** Hands what follows to another receiver; called inside a `frame` of the present one. */
   handOver(receiver: ChannelReceiver): void {
     this.#receiver = receiver;
-    this.#decoder?.handOver(receiver);
+    this.#decoder?.handOver(this.#traced(receiver));
+  }
+
+  #traced(receiver: ChannelReceiver): FrameReceiver {
+    return this.#trace === undefined ? receiver : tracedReceiver(receiver, this.#trace);
   }
 
   /** From the next frame on, bodies and payloads up to these sizes are accepted. */
@@ -120,7 +129,7 @@ export class Channel {
 
   /**
    * Queues a frame; it leaves in this tick unless the link is busy. `payloadBytes` of `header` is filled in. The payload is borrowed until `sent` is
-   * called, which happens exactly once, also if the channel dies or is not open.
+   * called, which happens exactly once, perhaps before this returns, also if the channel dies or is not open.
    */
   send<T>(header: FrameHeader, codec: BodyCodec<T> | undefined, values: T, payload?: Buffer, sent?: () => void): void {
     if (this.#state !== "open") {
@@ -201,7 +210,9 @@ export class Channel {
     payload: Buffer | undefined,
     sent: (() => void) | undefined,
   ): void {
-    const bytesMax = HEADER_BYTES + (codec?.bytesMax ?? 0);
+    const payloadBytes = payload?.length ?? 0;
+    const isCopied = payloadBytes <= COPIED_PAYLOAD_BYTES_MAX;
+    const bytesMax = HEADER_BYTES + (codec?.bytesMax ?? 0) + (isCopied ? payloadBytes : 0);
     if (SLAB_BYTES - this.#slab.offset < bytesMax) this.#newSlab(bytesMax);
     const slab = this.#slab;
     const start = beginFrame(slab);
@@ -211,13 +222,20 @@ export class Channel {
       slab.offset = start;
       throw error;
     }
-    header.payloadBytes = payload?.length ?? 0;
+    header.payloadBytes = payloadBytes;
     endFrame(slab, start, header);
+    if (this.#trace !== undefined) {
+      traceSent(this.#trace, header, slab.buffer, slab.view, start + HEADER_BYTES, slab.offset);
+    }
+    if (payload !== undefined && isCopied) slab.bytes(payload);
     this.#queuedBytes += slab.offset - start;
-    if (payload === undefined) return;
+    if (payload === undefined || isCopied) {
+      sent?.();
+      return;
+    }
     this.#closeSegment();
     this.#queue.push({ bytes: payload, sent });
-    this.#queuedBytes += payload.length;
+    this.#queuedBytes += payloadBytes;
   }
 
   /** The old slab lives on as long as chunks of it are queued. */

@@ -141,8 +141,8 @@ test("the data of an interrupted write is the caller's again when it fails, and 
   clientLink.faults.isStalled = true;
   const first = interruptible();
   const second = interruptible();
-  const firstData = Buffer.alloc(1000, 1);
-  const secondData = Buffer.alloc(1000, 2);
+  const firstData = Buffer.alloc(10_000, 1);
+  const secondData = Buffer.alloc(10_000, 2);
   let isFirstFree = false;
   const firstFailed = assert
     .rejects(remote.fileSystem.write(first.context, file, 0, firstData), isInterrupted)
@@ -172,7 +172,7 @@ test("a write under way when the link dies fails when the link has let go of its
   const { remote, clientLink } = drive;
   const file = await openFile(drive);
   clientLink.faults.isStalled = true;
-  const failed = assert.rejects(remote.fileSystem.write(ctx, file, 0, Buffer.alloc(1000)), ConnectionError);
+  const failed = assert.rejects(remote.fileSystem.write(ctx, file, 0, Buffer.alloc(10_000)), ConnectionError);
   await settle();
   clientLink.destroy();
   await failed;

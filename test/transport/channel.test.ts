@@ -2,11 +2,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CloseCode, ConnectionError, ProtocolError } from "../../src/base/errors.ts";
-import type { Channel } from "../../src/transport/channel.ts";
+import { Channel } from "../../src/transport/channel.ts";
+import { memoryLinkPair } from "../../src/transport/memory-link.ts";
 import { messages } from "../../src/wire/codec.ts";
 import { emptyHeader } from "../../src/wire/frame.ts";
 import { type ChannelPair, channelPair, Recorder } from "../support/channels.ts";
-import { settle } from "../support/fake-clock.ts";
+import { FakeClock, settle } from "../support/fake-clock.ts";
+
+/** Payloads this long are not copied. */
+const LONG = 10_000;
 
 function started(options: { sendBytesMax?: number } = {}): ChannelPair & { toClient: Recorder; toServer: Recorder } {
   const pair = channelPair(options);
@@ -59,27 +63,27 @@ test("more frames than a slab holds arrive whole, while writes are under way", a
 test("a payload is lent until it was sent: told once, also when the link dies or is dead", async () => {
   const { client, clientLink } = started();
   const told: string[] = [];
-  sendPayload(client, 1, Buffer.alloc(10), () => told.push("first"));
+  sendPayload(client, 1, Buffer.alloc(LONG), () => told.push("first"));
   await settle();
   assert.deepEqual(told, ["first"]);
   clientLink.faults.isStalled = true;
-  sendPayload(client, 2, Buffer.alloc(10), () => told.push("in flight"));
+  sendPayload(client, 2, Buffer.alloc(LONG), () => told.push("in flight"));
   await settle();
-  sendPayload(client, 3, Buffer.alloc(10), () => told.push("queued"));
+  sendPayload(client, 3, Buffer.alloc(LONG), () => told.push("queued"));
   await settle();
   assert.deepEqual(told, ["first"]);
   clientLink.destroy();
   await settle();
   assert.deepEqual(told, ["first", "in flight", "queued"]);
-  sendPayload(client, 4, Buffer.alloc(10), () => told.push("dead"));
+  sendPayload(client, 4, Buffer.alloc(LONG), () => told.push("dead"));
   assert.deepEqual(told, ["first", "in flight", "queued", "dead"]);
 });
 
 test("a payload that is only queued can be taken back: its frame stays whole", async () => {
   const { client, clientLink, toServer } = started();
   clientLink.faults.isStalled = true;
-  const inFlight = Buffer.from("in flight");
-  const queued = Buffer.from("queued");
+  const inFlight = Buffer.alloc(LONG, "in flight");
+  const queued = Buffer.alloc(LONG, "queued");
   sendPayload(client, 1, inFlight);
   await settle();
   sendPayload(client, 2, queued);
@@ -89,7 +93,46 @@ test("a payload that is only queued can be taken back: its frame stays whole", a
   clientLink.faults.isStalled = false;
   clientLink.kick();
   await settle();
-  assert.deepEqual(toServer.payloads.map(String), ["in flight", "queued"]);
+  assert.deepEqual(
+    toServer.payloads.map((payload) => payload.toString().slice(0, 9)),
+    ["in flight", "queuedque"],
+  );
+});
+
+test("a short payload is the caller's again when it is sent", async () => {
+  const { client, clientLink, toServer } = started();
+  clientLink.faults.isStalled = true;
+  const payload = Buffer.from("short");
+  let isSent = false;
+  sendPayload(client, 1, payload, () => {
+    isSent = true;
+  });
+  assert.equal(isSent, true);
+  payload.fill(0);
+  clientLink.faults.isStalled = false;
+  clientLink.kick();
+  await settle();
+  assert.deepEqual(toServer.payloads.map(String), ["short"]);
+});
+
+test("a traced channel says what it sends and receives", async () => {
+  const lines: string[] = [];
+  const links = memoryLinkPair();
+  const options = { clock: new FakeClock(), sendBytesMax: 1000 };
+  const client = new Channel(links.client, { ...options, trace: (line) => lines.push(`client ${line}`) });
+  const server = new Channel(links.server, { ...options, trace: (line) => lines.push(`server ${line}`) });
+  server.accept({ bodyBytesMax: 100, payloadBytesMax: 100 });
+  client.start(new Recorder());
+  server.start(new Recorder());
+  sendCancel(client, 5);
+  sendPayload(client, 6, Buffer.from("data"));
+  await settle();
+  assert.deepEqual(lines, [
+    "client > cancel tag=0 canceledTag=5",
+    "client > read reply tag=6 payload=4",
+    "server < cancel tag=0 canceledTag=5",
+    "server < read reply tag=6 payload=4",
+  ]);
 });
 
 test("a channel is congested beyond its bound and drained when the link has taken enough", async () => {
