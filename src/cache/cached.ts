@@ -54,6 +54,8 @@ interface CachedOpen {
   readonly reader: OpenReader | undefined;
 }
 
+/** How long the end of a drive waits for unsent writes. */
+const CLOSE_DRAIN_MS = 10_000;
 const WRITES_THROUGH = OpenFlag.SYNC | OpenFlag.DSYNC | OpenFlag.DIRECT | OpenFlag.APPEND;
 
 export class CachedFileSystem extends ForwardingFileSystem {
@@ -239,7 +241,18 @@ export class CachedFileSystem extends ForwardingFileSystem {
   }
 
   override async close(): Promise<void> {
-    await this.#writes.drainAll();
+    // Every descriptor's close has waited for its writes; a server that does not answer must not keep us for the rest.
+    const { clock, log } = this.#options;
+    const timer = clock.after(CLOSE_DRAIN_MS, () => waited(), { keepAlive: true });
+    let waited = () => {};
+    const given = new Promise<void>((resolve) => {
+      waited = resolve;
+    });
+    await Promise.race([this.#writes.drainAll(), given]);
+    timer.stop();
+    const { dirtyBytes } = this.#writes;
+    if (dirtyBytes > 0)
+      log.error(`${dirtyBytes} bytes that were acknowledged have not reached the server and are lost`);
     this.#reads.close();
     return this.inner.close();
   }

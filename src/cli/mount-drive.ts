@@ -3,6 +3,7 @@
  *
  * The process that runs this serves the mount and so must never use it itself.
  */
+import type { Server } from "node:net";
 import type { Clock } from "../base/clock.ts";
 import { FsError } from "../base/errors.ts";
 import { type Log, printable } from "../base/log.ts";
@@ -13,8 +14,9 @@ import { type FuseMount, mountFuse } from "../fuse/mount.ts";
 import { withoutToken } from "./drive-url.ts";
 import { Exit, failure } from "./failure.ts";
 import type { MountOptions } from "./mount-options.ts";
-import { removeRecord, writeRecord } from "./mount-registry.ts";
+import { makeRuntimeFolder, removeRecord, statusSocketOf, writeRecord } from "./mount-registry.ts";
 import { identify } from "./process-table.ts";
+import { type DriveStatus, serveStatus } from "./status-socket.ts";
 import { aborted } from "./stop-signals.ts";
 import { takeDown } from "./unmount.ts";
 
@@ -74,10 +76,12 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     throw keep.stop.aborted ? interrupted() : cause;
   });
   let kernelReadAheadBytes = 0;
+  let status: Server | undefined;
   const drive = cachedDrive(remote, options, keep, () => kernelReadAheadBytes);
   try {
     const mount = await mountDrive(drive, remote.share, request, keep);
     kernelReadAheadBytes = mount.readAheadBytes;
+    status = await tellStatus({ remote, drive, mount, request }, keep);
     announce(remote, request, keep);
     // Settles at the latest when the remote is closed below, and never rejects.
     void remote.closed.then((cause) => {
@@ -87,8 +91,37 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     if (keep.stop.aborted) await takeDown(path, { ...keep, say: keep.log.warn });
     return await end(mount, keep);
   } finally {
+    status?.close();
     removeRecord(path, process.pid);
     await drive.close();
+  }
+}
+
+/** Answers `netdrive status`. A drive without works as well, so a failure is only logged. */
+async function tellStatus(
+  parts: { remote: Remote; drive: CachedFileSystem; mount: FuseMount; request: DriveRequest },
+  { log, clock }: KeepOptions,
+): Promise<Server | undefined> {
+  const { remote, drive, mount, request } = parts;
+  const { readOnly, sectionBytes, credits } = remote.share;
+  let state: DriveStatus["state"] = "connected";
+  void remote.closed.then(() => {
+    state = "lost";
+  });
+  const { path } = request;
+  const url = withoutToken(request.url);
+  const sinceMs = clock.realtimeMs();
+  try {
+    makeRuntimeFolder();
+    return await serveStatus(statusSocketOf(path), () => ({
+      ...{ path, url, readOnly, state, sinceMs, sectionBytes, credits },
+      remote: remote.status(),
+      ...drive.figures,
+      kernel: mount.counters(),
+    }));
+  } catch (cause) {
+    log.warn("'netdrive status' will not work for this drive", cause);
+    return undefined;
   }
 }
 

@@ -48,6 +48,11 @@ export function logFileOf(path: string): string {
   return join(runtimeFolder(), `${digest(path)}.log`);
 }
 
+/** Where the process that serves the mount at `path` tells its figures. */
+export function statusSocketOf(path: string): string {
+  return join(runtimeFolder(), `${digest(path)}.sock`);
+}
+
 export function writeRecord(record: MountRecord): void {
   makeRuntimeFolder();
   const file = recordFile(record.path);
@@ -56,9 +61,13 @@ export function writeRecord(record: MountRecord): void {
   renameSync(partial, file);
 }
 
-/** Removes the record of `path` if it is of the process `pid`. */
+/** Removes the record of `path`, and the socket beside it, if it is of the process `pid`. */
 export function removeRecord(path: string, pid: number): void {
-  if (readRecord(recordFile(path))?.daemon.pid === pid) rmSync(recordFile(path), { force: true });
+  if (readRecord(recordFile(path))?.daemon.pid === pid) removeFiles(recordFile(path));
+}
+
+function removeFiles(record: string): void {
+  for (const file of [record, record.replace(/\.json$/, ".sock")]) rmSync(file, { force: true });
 }
 
 export function findRecord(path: string): MountRecord | undefined {
@@ -78,7 +87,7 @@ export function readRecords(): MountRecord[] {
     const file = join(runtimeFolder(), name);
     const record = readRecord(file);
     if (record !== undefined && (mounted.has(record.path) || isAlive(record.daemon))) return [record];
-    rmSync(file, { force: true });
+    removeFiles(file);
     return [];
   });
 }

@@ -9,6 +9,7 @@ import { Exit, explain, failure } from "./failure.ts";
 import { addList } from "./list.ts";
 import { addMount } from "./mount.ts";
 import { addServe } from "./serve.ts";
+import { addStatus } from "./status.ts";
 import { addUmount } from "./umount.ts";
 import { addUp } from "./up.ts";
 
@@ -17,6 +18,7 @@ Examples:
   netdrive up ~/photos ./drive           serve a directory and mount it here, until Ctrl-C
   netdrive serve ~/photos                serve it; prints the URL to mount
   netdrive mount netdrive://TOKEN@HOST:7378/photos ./drive
+  netdrive status                        what the drives are doing
   netdrive umount ./drive
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached, 4 server refused, 5 wrong path, 6 not possible on
@@ -39,7 +41,7 @@ function createProgram(): Command {
       throw failure(Exit.USAGE, word === undefined ? "no command given" : `unknown command '${word}'`);
     })
     .allowExcessArguments();
-  for (const add of [addServe, addMount, addUmount, addUp, addList]) add(program);
+  for (const add of [addServe, addMount, addUmount, addUp, addList, addStatus]) add(program);
   for (const command of program.commands) command.allowExcessArguments(false);
   return program;
 }
@@ -71,6 +73,6 @@ function explainUsage(thrown: unknown, args: readonly string[]): { exit: Exit; t
       .split("\n", 1)[0]
       ?.replace(/\.$/, "") ?? "";
   if (text.includes(";")) return { exit: Exit.USAGE, text };
-  const command = args.find((arg) => /^(serve|mount|umount|up|list)$/.test(arg));
+  const command = args.find((arg) => /^(serve|mount|umount|up|list|status)$/.test(arg));
   return { exit: Exit.USAGE, text: `${text}; see 'netdrive ${command === undefined ? "" : `${command} `}--help'` };
 }
