@@ -27,8 +27,8 @@ import {
 } from "../vfs/file-system.ts";
 import { type Message, messages } from "../wire/codec.ts";
 import {
-  DIRENT_PAGE_BYTES_MAX,
   FORGET_IDS_MAX,
+  payloadBytesMax,
   SYMLINK_BYTES_MAX,
   XATTR_LIST_BYTES_MAX,
   XATTR_VALUE_BYTES_MAX,
@@ -247,7 +247,9 @@ export class RemoteFileSystem implements FileSystem {
     if (target.length === 0) return 0;
     if (target.length <= sectionBytes) {
       const fields: Request<"read"> = { caller, offsetBytes, lengthBytes: target.length };
-      const parts = { message: messages.read, fields, open, target, replyBytesMax: target.length, signal: ctx.signal };
+      const { signal, priority } = ctx;
+      const replyBytesMax = target.length;
+      const parts = { message: messages.read, fields, open, target, replyBytesMax, signal, priority };
       return this.#channels.call(parts, (_reply, payload) => payload.length);
     }
     const plan = new SectionPlan(offsetBytes, target.length, sectionBytes);
@@ -284,7 +286,8 @@ export class RemoteFileSystem implements FileSystem {
     open.isWritten = true;
     if (data.length <= sectionBytes) {
       const fields: Request<"write"> = { caller, offsetBytes, killSuidgid };
-      const parts = { message: messages.write, fields, open, payload: data, signal: ctx.signal };
+      const { signal, priority } = ctx;
+      const parts = { message: messages.write, fields, open, payload: data, signal, priority };
       return this.#channels.call(parts, (reply) => writtenBytes(reply, data.length));
     }
     const plan = new SectionPlan(offsetBytes, data.length, sectionBytes);
@@ -394,7 +397,7 @@ export class RemoteFileSystem implements FileSystem {
     withEntries: boolean,
   ): Promise<Buffer> {
     const open = this.#find("readdir", handle);
-    const bytesMax = Math.min(maxBytes, DIRENT_PAGE_BYTES_MAX);
+    const bytesMax = Math.min(maxBytes, payloadBytesMax(this.#channels.agreement.sectionBytes));
     const fields = { caller: ctx.caller, cookie, bytesMax, withEntries };
     const result = (_reply: Fields, page: Buffer) => {
       checkDirents(page);

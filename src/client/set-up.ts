@@ -11,13 +11,7 @@ import { clientProof, PROOF_BYTES, proofsEqual, serverProof, sessionKey, transcr
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { bodyBytes, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
-import {
-  BODY_BYTES_MAX,
-  CREDITS_MIN,
-  DIRENT_PAGE_BYTES_MAX,
-  PROTOCOL_VERSION,
-  SECTION_BYTES_MIN,
-} from "../wire/limits.ts";
+import { BODY_BYTES_MAX, CREDITS_MIN, PROTOCOL_VERSION, payloadBytesMax, SECTION_BYTES_MIN } from "../wire/limits.ts";
 import { ChannelKind, type Reply, type Request, SQUASH_NAMES } from "../wire/messages.ts";
 
 /** What a client asks for. */
@@ -235,7 +229,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
     };
     this.#channel.accept({
       bodyBytesMax: BODY_BYTES_MAX,
-      payloadBytesMax: Math.max(agreement.sectionBytes, DIRENT_PAGE_BYTES_MAX),
+      payloadBytesMax: payloadBytesMax(agreement.sectionBytes),
     });
     const receiver = this.#ready(agreement);
     this.#channel.handOver(receiver);

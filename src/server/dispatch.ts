@@ -5,12 +5,7 @@
  */
 import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
 import { type HandleId, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
-import {
-  DIRENT_PAGE_BYTES_MAX,
-  SYMLINK_BYTES_MAX,
-  XATTR_LIST_BYTES_MAX,
-  XATTR_VALUE_BYTES_MAX,
-} from "../wire/limits.ts";
+import { payloadBytesMax, SYMLINK_BYTES_MAX, XATTR_LIST_BYTES_MAX, XATTR_VALUE_BYTES_MAX } from "../wire/limits.ts";
 import type { CallName, Handlers } from "../wire/messages.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { Open } from "./session.ts";
@@ -34,7 +29,7 @@ export function checkCall(
   if (name === "read") bound(name, "length", asked["lengthBytes"] as number, 0, sectionBytes);
   else if (name === "write") bound(name, "length", payloadBytes, 0, sectionBytes);
   else if (name === "readdir") {
-    bound(name, "page", asked["bytesMax"] as number, 0, DIRENT_PAGE_BYTES_MAX);
+    bound(name, "page", asked["bytesMax"] as number, 0, payloadBytesMax(sectionBytes));
   } else if (name === "symlink") bound(name, "target", payloadBytes, 1, SYMLINK_BYTES_MAX);
   else if (name === "setxattr") bound(name, "value", payloadBytes, 0, XATTR_VALUE_BYTES_MAX);
 }
@@ -60,9 +55,17 @@ function checkedFlags(flags: number): OpenFlags {
   return flags;
 }
 
-/** A payload that must be small enough, whatever the file system returned. */
-function bounded(name: string, payload: Buffer, bytesMax: number): Buffer {
-  if (payload.length > bytesMax) throw new FsError("ERANGE", name);
+/**
+ * A payload the file system makes itself: counted against the session's memory, by a pooled buffer that is lent and not used, from before it is
+ * made until it has left. It must be small enough, whatever the file system returned.
+ */
+async function counted(ctx: Context, bytesMax: number, make: () => Promise<Buffer>): Promise<Buffer> {
+  const { buffers } = ctx.session;
+  const claim = buffers.tryTake(bytesMax) ?? (await ctx.takeBuffer(bytesMax));
+  ctx.releaseReply = () => buffers.give(claim);
+  ctx.throwIfCanceled();
+  const payload = await make();
+  if (payload.length > bytesMax) throw new FsError("ERANGE", ctx.message.name);
   return payload;
 }
 
@@ -123,13 +126,13 @@ function nodeHandlers() {
       return {};
     },
     readlink: async (ctx, { id }) => ({
-      payload: bounded("readlink", await ctx.fs.readlink(ctx, id), SYMLINK_BYTES_MAX),
+      payload: await counted(ctx, SYMLINK_BYTES_MAX, () => ctx.fs.readlink(ctx, id)),
     }),
     getxattr: async (ctx, { id, name }) => ({
-      payload: bounded("getxattr", await ctx.fs.getxattr(ctx, id, name), XATTR_VALUE_BYTES_MAX),
+      payload: await counted(ctx, XATTR_VALUE_BYTES_MAX, () => ctx.fs.getxattr(ctx, id, name)),
     }),
     listxattr: async (ctx, { id }) => ({
-      payload: bounded("listxattr", await ctx.fs.listxattr(ctx, id), XATTR_LIST_BYTES_MAX),
+      payload: await counted(ctx, XATTR_LIST_BYTES_MAX, () => ctx.fs.listxattr(ctx, id)),
     }),
     async setxattr(ctx, { id, name, flags, payload }) {
       await ctx.fs.setxattr(ctx, id, name, payload, flags);
@@ -262,8 +265,9 @@ function directoryHandlers(state: ServerState) {
       return { handle };
     },
     async readdir(ctx, { cookie, bytesMax, withEntries }) {
-      const page = await ctx.fs.readdir(ctx, ctx.directory().inner, cookie, bytesMax, withEntries);
-      return { payload: bounded("readdir", page, bytesMax) };
+      const { inner } = ctx.directory();
+      const read = () => ctx.fs.readdir(ctx, inner, cookie, bytesMax, withEntries);
+      return { payload: await counted(ctx, bytesMax, read) };
     },
     async fsyncdir(ctx, { dataOnly }) {
       await ctx.fs.fsyncdir(ctx, ctx.directory().inner, dataOnly);

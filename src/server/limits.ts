@@ -5,13 +5,7 @@
  */
 import { strict as assert } from "node:assert";
 import { pooledBytes } from "../base/buffer-pool.ts";
-import {
-  CREDITS_MAX,
-  CREDITS_MIN,
-  SECTION_BYTES_MAX,
-  SECTION_BYTES_MIN,
-  XATTR_VALUE_BYTES_MAX,
-} from "../wire/limits.ts";
+import { CREDITS_MAX, CREDITS_MIN, payloadBytesMax, SECTION_BYTES_MAX, SECTION_BYTES_MIN } from "../wire/limits.ts";
 
 export interface ServerLimits {
   /** The largest section agreed to; a client may ask for less. */
@@ -57,14 +51,9 @@ export function completeLimits(given: Partial<ServerLimits> | undefined): Server
   const limits = { ...DEFAULT_SERVER_LIMITS, ...given };
   assert(limits.sectionBytesMax >= SECTION_BYTES_MIN && limits.sectionBytesMax <= SECTION_BYTES_MAX, "section size");
   assert(limits.creditsMax >= CREDITS_MIN && limits.creditsMax <= CREDITS_MAX, "credits");
-  const largestBytes = requestPayloadBytesMax(limits.sectionBytesMax);
+  const largestBytes = payloadBytesMax(limits.sectionBytesMax);
   assert(pooledBytes(largestBytes) <= limits.sessionBytesReserved, "the largest payload fits into the reserve");
   assert(limits.sessionBytesReserved <= limits.sessionBytesMax, "the reserve is part of a session's bytes");
   assert(limits.sessionsMax * limits.sessionBytesReserved <= limits.bytesMax, "the reserves fit");
   return limits;
-}
-
-/** The most payload a request of a session with this section size can carry, whatever the message. */
-export function requestPayloadBytesMax(sectionBytes: number): number {
-  return Math.max(sectionBytes, XATTR_VALUE_BYTES_MAX);
 }

@@ -12,9 +12,15 @@ import { clientProof, PROOF_BYTES, proofsEqual, serverProof, sessionKey, transcr
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { bodyBytes, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
-import { BODY_BYTES_MAX, CREDITS_MIN, PROTOCOL_VERSION, SECTION_BYTES_MAX, SECTION_BYTES_MIN } from "../wire/limits.ts";
+import {
+  BODY_BYTES_MAX,
+  CREDITS_MIN,
+  PROTOCOL_VERSION,
+  payloadBytesMax,
+  SECTION_BYTES_MAX,
+  SECTION_BYTES_MIN,
+} from "../wire/limits.ts";
 import { ChannelKind, FLAG_REPLY, type Handlers, type Reply, type Request, SQUASH_NAMES } from "../wire/messages.ts";
-import { requestPayloadBytesMax } from "./limits.ts";
 import { ServedChannel } from "./served-channel.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { Session } from "./session.ts";
@@ -153,7 +159,7 @@ export class ServerSetUp implements ChannelReceiver {
     channel.send(replyHeader, reply, welcome);
     channel.accept({
       bodyBytesMax: BODY_BYTES_MAX,
-      payloadBytesMax: requestPayloadBytesMax(session.sectionBytes),
+      payloadBytesMax: payloadBytesMax(session.sectionBytes),
     });
     const served = new ServedChannel({
       channel,

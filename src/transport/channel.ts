@@ -70,6 +70,8 @@ export class Channel {
   #queuedBytes = 0;
   #inFlightBytes = 0;
   #flushIsDue = false;
+  /** Whether the link is paused because of congestion. */
+  #isHeldUp = false;
   #drainWaiters: (() => void)[] = [];
   #gone: () => void = () => {};
 
@@ -79,7 +81,11 @@ export class Channel {
   receivedBytes = 0;
   sentBytes = 0;
 
-  /** `sendBytesMax`: beyond this much unsent, the channel calls itself congested; senders who can wait then do. */
+  /**
+   * `sendBytesMax`: beyond this much unsent, the channel calls itself congested. Senders who can wait then do, and nothing is read from a peer that
+   * takes nothing, so that what it makes us say is bounded. Only one of two peers may have such a bound (the server), or both could wait for each
+   * other; the other one is bounded by its credits.
+   */
   constructor(link: ByteLink, options: { clock: Clock; sendBytesMax: number; trace?: Trace | undefined }) {
     this.#link = link;
     this.#clock = options.clock;
@@ -138,6 +144,10 @@ export class Channel {
     }
     this.#encode(header, codec, values, payload, sent);
     this.#flushSoon();
+    if (!this.#isHeldUp && this.isCongested) {
+      this.#isHeldUp = true;
+      this.#link.pause();
+    }
   }
 
   /** Whether more is waiting to be sent than is good. */
@@ -176,7 +186,7 @@ export class Channel {
   /** Goes on after `payloadBegin` returned undefined. */
   provide(target: Buffer): void {
     if (this.#state !== "open") return;
-    if (this.#guard(() => this.#decoder?.provide(target) ?? true)) this.#link.resume();
+    if (this.#guard(() => this.#decoder?.provide(target) ?? true)) this.#resume();
   }
 
   /** The rest of the payload being received is dropped; its target is not written to from now on. */
@@ -290,7 +300,13 @@ export class Channel {
       this.#segmentAt = 0;
     }
     for (const chunk of chunks) chunk.sent?.();
-    if (this.#drainWaiters.length > 0 && !this.isCongested) this.#wakeDrainWaiters();
+    if (!this.isCongested) {
+      if (this.#drainWaiters.length > 0) this.#wakeDrainWaiters();
+      if (this.#isHeldUp) {
+        this.#isHeldUp = false;
+        this.#resume();
+      }
+    }
     if (this.#queuedBytes > 0) this.#flush();
     else if (this.#state === "closing" && this.#inFlight.length === 0) this.#link.end();
   };
@@ -299,6 +315,11 @@ export class Channel {
     const waiters = this.#drainWaiters;
     this.#drainWaiters = [];
     for (const wake of waiters) wake();
+  }
+
+  /** Reads on, unless somebody still wants to wait. */
+  #resume(): void {
+    if (!this.#isHeldUp && !this.isWaiting) this.#link.resume();
   }
 
   #received(bytes: number, decode: () => boolean): void {
@@ -327,6 +348,7 @@ export class Channel {
     this.#linger = this.#clock.after(LINGER_MS, () => this.#link.destroy());
     if (this.#queuedBytes > 0) this.#flushSoon();
     else if (this.#inFlight.length === 0) this.#link.end();
+    // What arrives is dropped, but it must be read for the peer's end to be seen.
     this.#link.resume();
     this.#receiver?.closed(error);
   }

@@ -34,8 +34,11 @@ export const SYMLINK_BYTES_MAX = 4095;
 /** @see XATTR_SIZE_MAX, XATTR_LIST_MAX in linux/limits.h */
 export const XATTR_VALUE_BYTES_MAX = 65_536;
 export const XATTR_LIST_BYTES_MAX = 65_536;
-/** A page of directory entries; the agreed section size does not count for it. */
-export const DIRENT_PAGE_BYTES_MAX = 1024 * 1024;
 
 /** Channels for sections that a client opens at most: more connections help no line. The server has its own limit a session. */
 export const IO_CHANNELS_MAX = 8;
+
+/** The largest payload of any message, pages of directory entries included, once a section size is agreed. */
+export function payloadBytesMax(sectionBytes: number): number {
+  return Math.max(sectionBytes, XATTR_VALUE_BYTES_MAX, XATTR_LIST_BYTES_MAX);
+}

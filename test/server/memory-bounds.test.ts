@@ -136,3 +136,44 @@ test("a canceled read that waits for memory ends at once", async () => {
   await settle();
   assert.equal(peer.payloads.length, 4);
 });
+
+test("a client that asks without end and takes no answer does not make the server hold them", async () => {
+  const { ready, server, gate } = await drive();
+  const { peer, handle } = await ready();
+  peer.link.pause();
+  const before = gate.calls.length;
+  let tag = 0;
+  for (let round = 0; round < 400; round += 1) {
+    for (let slot = 0; slot < 60; slot += 1) {
+      tag += 1;
+      const turn = (tag % 65_536) * 65_536 + slot;
+      peer.send("read", { caller, offsetBytes: 0, lengthBytes: 8000 }, { tag: turn, handle });
+    }
+    await settle();
+  }
+  const answered = gate.calls.length - before;
+  assert.ok(answered < 1000, `${answered} answers of 8000 bytes are held for a bound of 4 MiB`);
+  assert.ok(server.counters().receivedBytes < 4 * 1024 * 1024);
+  const other = await ready();
+  assert.equal(other.peer.isClosed, false);
+  peer.channel.destroy();
+  await settle();
+  assert.equal(server.counters().bufferBytes, 0);
+});
+
+test("pages and attributes count as a session's memory, from before they are made", async () => {
+  const { ready, gate, server } = await drive();
+  const { peer } = await ready();
+  const { id } = await gate.fileSystem.root({ caller });
+  gate.gates.add("getxattr");
+  for (let tag = 0; tag < 6; tag += 1) peer.send("getxattr", { caller, id, name: named("user.a") }, { tag });
+  await settle();
+  assert.equal(gate.held.length, 4);
+  assert.equal(server.counters().bufferBytes, LIMITS.sessionBytesMax);
+  while (gate.held.length > 0) {
+    gate.held[0]?.pass();
+    await settle();
+  }
+  assert.equal(server.counters().bufferBytes, 0);
+  assert.equal(peer.frames.filter((text) => text.endsWith("ENODATA")).length, 6);
+});

@@ -154,6 +154,20 @@ test("a channel is congested beyond its bound and drained when the link has take
   assert.equal(client.unsentBytes, 0);
 });
 
+test("nothing is read from a peer that takes nothing, until it does", async () => {
+  const { client, server, serverLink, toServer } = started({ sendBytesMax: 1000 });
+  serverLink.faults.isStalled = true;
+  sendPayload(server, 1, Buffer.alloc(LONG));
+  await settle();
+  for (let tag = 1; tag <= 10; tag += 1) sendCancel(client, tag);
+  await settle();
+  assert.equal(toServer.frames.length, 0);
+  serverLink.faults.isStalled = false;
+  serverLink.kick();
+  await settle();
+  assert.equal(toServer.frames.length, 10);
+});
+
 test("who waits for a channel to drain is let go when it dies", async () => {
   const { client, clientLink } = started({ sendBytesMax: 10 });
   clientLink.faults.isStalled = true;
