@@ -37,6 +37,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
   #isDraining = false;
   /** The client said that it goes for good. */
   #isFinal = false;
+  readonly #isIo: boolean;
   readonly #onClosed: () => void;
   #lastRawCaller: Caller | undefined;
   #lastCaller: Caller | undefined;
@@ -48,6 +49,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     state: ServerState;
     handlers: Handlers<ServedRequest>;
     credits: number;
+    /** An io channel takes sections only. */
+    isIo: boolean;
     onClosed: () => void;
   }) {
     this.#channel = parts.channel;
@@ -55,6 +58,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     this.#state = parts.state;
     this.#handlers = parts.handlers as unknown as Readonly<Record<CallName, AnyHandler>>;
     this.#inFlight = new Array<ServedRequest | undefined>(parts.credits).fill(undefined);
+    this.#isIo = parts.isIo;
     this.#onClosed = parts.onClosed;
     this.#session.addChannel(this);
   }
@@ -141,6 +145,9 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
   #begin(message: Message, header: FrameHeader, body: ByteReader): ServedRequest {
     if (message.row.phase !== "ready") {
       throw new ProtocolError(CloseCode.STATE, `${message.name}: set-up is over`);
+    }
+    if (this.#isIo && message.row.sections !== true) {
+      throw new ProtocolError(CloseCode.STATE, `${message.name}: not on an io channel`);
     }
     const slot = header.tag & SLOT_MASK;
     if (slot >= this.#inFlight.length) throw new ProtocolError(CloseCode.LIMIT, `${message.name}: beyond the credits`);

@@ -167,6 +167,7 @@ export class ServerSetUp implements ChannelReceiver {
       state: this.#state,
       handlers: this.#handlers,
       credits: at.challenge.credits,
+      isIo: at.hello.channelKind === ChannelKind.IO,
       onClosed: () => this.#end.closed(),
     });
     channel.handOver(served);

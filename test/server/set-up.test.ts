@@ -273,6 +273,9 @@ test("a channel joins a session with the session's key, and sees its opens", asy
   io.send("write", { caller, offsetBytes: 0, killSuidgid: false }, { tag: 1, handle, section: 3 }, Buffer.from("data"));
   await settle();
   assert.equal(io.frames.at(-1), `write reply tag=1 handle=${handle} section=3 writtenBytes=4`);
+  io.send("root", { caller }, { tag: 2 });
+  await settle();
+  assert.match(lastGoodbye(io), /code=3 reason="root: not on an io channel"/);
   assert.equal(server.counters().sessions, 1);
   for (const key of [Buffer.alloc(32), tokenKey(TOKEN)]) {
     const wrong = newPeer();
