@@ -19,6 +19,7 @@ export default async function* report(source) {
   for await (const { type, data } of source) {
     if (type !== "test:pass" && type !== "test:fail") continue;
     if (data.details.type === "suite" && type === "test:pass") continue;
+    if (data.skip === "test name does not match pattern") continue;
     const { error } = data.details;
     if (type === "test:fail" && error?.failureType === "subtestsFailed") continue;
     const skipped = data.skip !== undefined || data.todo !== undefined;

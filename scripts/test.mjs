@@ -2,7 +2,7 @@
 /**
  * Runs the built tests: every dist/test/**.test.js, or those whose source path holds one of the PATTERNs.
  *
- *     node scripts/test.mjs [PATTERN...]
+ *     node scripts/test.mjs [--name=REGEX] [PATTERN...]      --name: only tests with such a name
  *     NETDRIVE_TEST_UNDER="valgrind -q" node scripts/test.mjs [PATTERN...]     each file as a child of that command
  *
  * Each file runs in a process and a temp folder of its own; those that mount or load the machine one at a time, the
@@ -28,12 +28,15 @@ const SERIAL_FILE_TIMEOUT_MS = 900_000;
 const SLOWED_TIMEOUT_MS = 1_800_000;
 const OUTPUT_CHARS_MAX = 64 << 10;
 
+const names = process.argv.filter((word) => word.startsWith("--name=")).map((word) => word.slice("--name=".length));
+const patterns = process.argv.slice(2).filter((word) => !word.startsWith("--name="));
+
 const isSerial = (path) => SERIAL_FOLDERS.has(path.split("/")[1]);
 const indent = (text) => text.replace(/^/gm, "      ");
 const say = (text) => process.stdout.write(`${text}\n`);
 
 /** Paths of the sources of the tests to run: `test/room/file.test.ts`. */
-function collect(patterns) {
+function collect() {
   const built = join(root, "dist/test");
   if (!existsSync(built)) return [];
   return readdirSync(built, { recursive: true })
@@ -47,7 +50,12 @@ function collect(patterns) {
 async function execute(path, env) {
   const file = join(root, "dist", path.replace(/\.ts$/, ".js"));
   const under = (process.env.NETDRIVE_TEST_UNDER ?? "").split(" ").filter(Boolean);
-  const command = [...under, process.execPath, "--enable-source-maps", `--test-reporter=${reporter}`, file];
+  const options = [
+    "--enable-source-maps",
+    `--test-reporter=${reporter}`,
+    ...names.map((name) => `--test-name-pattern=${name}`),
+  ];
+  const command = [...under, process.execPath, ...options, file];
   const child = spawn(command[0], command.slice(1), {
     cwd: root,
     env,
@@ -131,7 +139,7 @@ async function main() {
       process.exit(1);
     });
   }
-  const paths = collect(process.argv.slice(2));
+  const paths = collect();
   const totals = { passed: 0, failed: 0, skipped: 0 };
   const failed = [];
   let files = 0;
