@@ -5,7 +5,7 @@
 
 // Section sizes and credits are negotiated within these.
 export { CREDITS_MAX } from "../sections/credit-window.ts";
-export { SECTION_BYTES_MAX, SECTION_BYTES_MIN, SECTIONS_MAX } from "../sections/section-plan.ts";
+export { SECTION_BYTES_MAX, SECTION_BYTES_MIN } from "../sections/section-plan.ts";
 
 /** The protocol version this program speaks, and the only one. */
 export const PROTOCOL_VERSION = 1;
