@@ -121,6 +121,7 @@ int64_t Engine::Submit(napi_env env, uint32_t index, Bytes bytes) {
   job.done = call.done;
   job.credential = credential;
   job.slow = Disk::Slow(slot.operation);
+  job.kind = credential.get();
   {
     std::lock_guard lock(mutex_);
     running_++;

@@ -244,8 +244,9 @@ void Disk::AfterRemoval(const NodePin& node, int fd, const NodeKey& parent, cons
   if (!node) return;
   table_.Unlocate(node.get(), parent, name);
   struct statx stat;
-  if (statx(fd, "", AT_EMPTY_PATH, STATX_NLINK | STATX_TYPE, &stat) < 0) return;
-  if (stat.stx_nlink == 0 || S_ISDIR(stat.stx_mode)) table_.SetDeleted(node.get(), true);
+  // Asked, not assumed: another program may have put something else at the name in between.
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_NLINK, &stat) < 0) return;
+  if (stat.stx_nlink == 0) table_.SetDeleted(node.get(), true);
 }
 
 }  // namespace netdrive

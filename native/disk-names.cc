@@ -37,7 +37,10 @@ int64_t Disk::Lookup(Call& call) {
   if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
   int fd;
   if (call.here) {
-    BorrowedIdentity identity(Borrow(call));
+    struct statx stat;
+    const Credential* caller = Borrow(call);
+    if (caller != nullptr && statx(parent_fd, "", AT_EMPTY_PATH, STATX_UID, &stat) < 0) return -errno;
+    BorrowedIdentity identity(caller, caller != nullptr ? stat.stx_uid : 0);
     if (identity.error() < 0) return identity.error();
     fd = OpenEntry(parent_fd, call.slot.name, true);
   } else {

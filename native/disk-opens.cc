@@ -77,7 +77,7 @@ int64_t Disk::OpenFile(Call& call) {
   };
   int fd;
   if (call.here) {
-    BorrowedIdentity identity(Borrow(call));
+    BorrowedIdentity identity(Borrow(call), stat.stx_uid);
     if (identity.error() < 0) return identity.error();
     fd = open();
     // A lease of somebody else is to be broken first.
@@ -110,7 +110,7 @@ int64_t Disk::Opendir(Call& call) {
   if (table_.HandlesFull()) return -ENFILE;
   int fd;
   if (call.here) {
-    BorrowedIdentity identity(Borrow(call));
+    BorrowedIdentity identity(Borrow(call), stat.stx_uid);
     if (identity.error() < 0) return identity.error();
     fd = Reopen(path_fd, O_RDONLY | O_DIRECTORY);
   } else {
@@ -165,10 +165,11 @@ int64_t Disk::Create(Call& call) {
   if (int error = Become(call, (flags & kOpenKillSuidgid) != 0); error < 0) return error;
   if ((flags & kOpenExcl) != 0) return CreateNew(call, parent, parent_fd);
   for (int i = 0; i < kCreateTries; i++) {
-    int64_t result = CreateExisting(call, parent, parent_fd);
+    int64_t result = CreateNew(call, parent, parent_fd);
+    // What is there already is looked at before it is opened: it may be anything.
+    if (result != -EEXIST && result != -ELOOP && result != -EXDEV) return result;
+    result = CreateExisting(call, parent, parent_fd);
     if (result != -ENOENT) return result;
-    result = CreateNew(call, parent, parent_fd);
-    if (result != -EEXIST) return result;
   }
   return -EBUSY;
 }
@@ -216,9 +217,6 @@ int64_t Disk::Release(Call& call) {
     // Only where it is not the last reference to the inode, and has nothing to write, closing cannot wait.
     bool idle = local_ && (handle->flags & (kOpenWrite | kOpenTrunc)) == 0;
     if (!idle || table_.Descriptor(handle->node) < 0) return kPending;
-  } else if (int error = TakeIdentity(nullptr, false); error < 0) {
-    table_.Drop(handle, false);
-    return error;
   }
   struct statx stat;
   if (statx(handle->fd, "", AT_EMPTY_PATH, STATX_NLINK, &stat) == 0 && stat.stx_nlink == 0) {

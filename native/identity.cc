@@ -141,18 +141,19 @@ mode_t ApplyUmask(mode_t mode, mode_t mask) {
   return mode;
 }
 
-BorrowedIdentity::BorrowedIdentity(const Credential* credential) : credential_(credential) {
+BorrowedIdentity::BorrowedIdentity(const Credential* credential, uid_t owner) : credential_(credential) {
   if (credential_ != nullptr && credential_->uid == 0) credential_ = nullptr;
   if (credential_ == nullptr) return;
-  groups_changed_ = credential_->groups != process_identity.groups;
+  group_changed_ = credential_->uid != owner;
+  groups_changed_ = group_changed_ && credential_->groups != process_identity.groups;
   bool taken = !groups_changed_ || SetGroups(credential_->groups);
-  taken = taken && SetFsGid(credential_->gid) && SetFsUid(credential_->uid);
-  if (!taken) error_ = -EPERM;
+  taken = taken && (!group_changed_ || SetFsGid(credential_->gid));
+  if (!taken || !SetFsUid(credential_->uid)) error_ = -EPERM;
 }
 
 BorrowedIdentity::~BorrowedIdentity() {
   if (credential_ == nullptr) return;
-  bool restored = SetFsUid(process_identity.uid) && SetFsGid(process_identity.gid) &&
+  bool restored = SetFsUid(process_identity.uid) && (!group_changed_ || SetFsGid(process_identity.gid)) &&
                   (!groups_changed_ || SetGroups(process_identity.groups));
   if (restored) return;
   fputs("netdrive addon: the process's identity could not be restored\n", stderr);

@@ -60,15 +60,26 @@ Job* Pool::Next() {
   return quick_.first;
 }
 
+Pool::Worker* Pool::Choose(const void* kind) {
+  if (idle_.empty() || waking_) return nullptr;
+  auto same = std::find_if(idle_.rbegin(), idle_.rend(), [&](Worker* worker) { return worker->kind == kind; });
+  auto chosen = same == idle_.rend() ? idle_.end() - 1 : same.base() - 1;
+  Worker* worker = *chosen;
+  idle_.erase(chosen);
+  worker->woken = true;
+  waking_ = true;
+  return worker;
+}
+
 bool Pool::Submit(Job* job) {
-  bool wake;
+  Worker* worker;
   {
     std::lock_guard lock(mutex_);
     if (!Start()) return false;
     Link(job);
-    wake = idle_ > 0;
+    worker = Choose(job->kind);
   }
-  if (wake) wake_.notify_one();
+  if (worker != nullptr) worker->wake.notify_one();
   return true;
 }
 
@@ -79,16 +90,16 @@ bool Pool::Remove(Job* job) {
   return true;
 }
 
-void Pool::CloseLater(int fd, std::atomic<int64_t>* count) {
-  bool wake;
+void Pool::CloseLater(int fd, std::atomic<int64_t>* count, bool urgent) {
+  Worker* worker = nullptr;
   {
     std::lock_guard lock(mutex_);
     closing_.push_back({fd, count});
+    closing_urgent_ |= urgent;
     // One wake-up for many: a worker that is awake finds the rest.
-    wake = idle_ > 0 && closing_.size() == 1;
-    Start();
+    if (Start() && (urgent || closing_.size() >= kClosingWorthIt)) worker = Choose(nullptr);
   }
-  if (wake) wake_.notify_one();
+  if (worker != nullptr) worker->wake.notify_one();
 }
 
 void Pool::WaitForCloses(const std::atomic<int64_t>* count) {
@@ -101,9 +112,8 @@ void Pool::WaitForCloses(const std::atomic<int64_t>* count) {
 void Pool::CloseOne(std::unique_lock<std::mutex>& lock) {
   Closing closing = closing_.back();
   closing_.pop_back();
+  if (closing_.empty()) closing_urgent_ = false;
   lock.unlock();
-  // Closing frees blocks and, on some file systems, writes: as the process, not as the last caller.
-  TakeIdentity(nullptr, false);
   close(closing.fd);
   lock.lock();
   closing.count->fetch_sub(1);
@@ -123,18 +133,24 @@ void Pool::RemoveSweep(const void* context) {
 }
 
 // One idle worker at a time looks at the clock.
-void Pool::WaitForWork(std::unique_lock<std::mutex>& lock) {
-  idle_++;
+void Pool::WaitForWork(Worker& worker, std::unique_lock<std::mutex>& lock) {
+  worker.woken = false;
+  idle_.push_back(&worker);
+  auto woken = [&] { return worker.woken; };
   if (sweeps_.empty() || sweeper_waits_) {
-    wake_.wait(lock);
-    idle_--;
+    worker.wake.wait(lock, woken);
+    waking_ = false;
     return;
   }
   sweeper_waits_ = true;
-  bool due = wake_.wait_for(lock, std::chrono::seconds(kSweepSeconds)) == std::cv_status::timeout;
+  bool due = !worker.wake.wait_for(lock, std::chrono::seconds(kSweepSeconds), woken);
   sweeper_waits_ = false;
-  idle_--;
-  if (due) SweepAll(lock);
+  if (!due) {
+    waking_ = false;
+    return;
+  }
+  std::erase(idle_, &worker);
+  SweepAll(lock);
 }
 
 void Pool::SweepAll(std::unique_lock<std::mutex>& lock) {
@@ -142,7 +158,6 @@ void Pool::SweepAll(std::unique_lock<std::mutex>& lock) {
     Sweep sweep = sweeps_[i];
     sweeping_ = sweep.context;
     lock.unlock();
-    TakeIdentity(nullptr, false);
     sweep.run(sweep.context);
     lock.lock();
     sweeping_ = nullptr;
@@ -152,22 +167,28 @@ void Pool::SweepAll(std::unique_lock<std::mutex>& lock) {
 
 void Pool::Work() {
   OwnUmask();
+  Worker worker;
   std::unique_lock lock(mutex_);
   for (;;) {
     Job* job = closing_.size() < kClosingMany ? Next() : nullptr;
     if (job != nullptr) {
       // Not to be looked at after it ran.
       bool slow = job->slow;
+      worker.kind = job->kind;
       Unlink(job);
       slow_running_ += slow;
+      Job* next = Next();
+      bool more = next != nullptr || closing_urgent_;
+      Worker* helper = more ? Choose(next != nullptr ? next->kind : nullptr) : nullptr;
       lock.unlock();
+      if (helper != nullptr) helper->wake.notify_one();
       job->run(job);
       lock.lock();
       slow_running_ -= slow;
     } else if (!closing_.empty()) {
       CloseOne(lock);
     } else {
-      WaitForWork(lock);
+      WaitForWork(worker, lock);
     }
   }
 }

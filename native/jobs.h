@@ -21,6 +21,8 @@ struct Job {
   bool queued = false;
   // May wait for the disk for long (fsync): such jobs leave kThreadsKept threads to the others.
   bool slow = false;
+  // Jobs with the same one are best run by the same thread: the identity they run with, which is dear to change.
+  const void* kind = nullptr;
 };
 
 class Pool {
@@ -30,6 +32,8 @@ class Pool {
   static constexpr int kSweepSeconds = 10;
   // Descriptors waiting to be closed before closing them goes before jobs.
   static constexpr size_t kClosingMany = 256;
+  // How many of those without hurry are worth waking a worker for.
+  static constexpr size_t kClosingWorthIt = 64;
 
   // The process's pool; it lives until the process ends. Threads start with the first job.
   static Pool& Get();
@@ -40,8 +44,9 @@ class Pool {
   // Takes a job that has not started out of the queue; false if it runs or is done.
   bool Remove(Job* job);
 
-  // Closes `fd` soon, then decrements `count`.
-  void CloseLater(int fd, std::atomic<int64_t>* count);
+  // Closes `fd`, then decrements `count`: at once if `urgent`, else when a worker is awake anyway, many are waiting, or a sweep is due.
+  // With whatever identity the worker has: closing asks nobody for permission.
+  void CloseLater(int fd, std::atomic<int64_t>* count, bool urgent);
 
   // Has `sweep` run on an idle worker every kSweepSeconds until it is removed, which waits for it to end.
   struct Sweep {
@@ -60,6 +65,11 @@ class Pool {
     std::atomic<int64_t>* count;
   };
 
+  struct Worker {
+    std::condition_variable wake;
+    bool woken = false;
+    const void* kind = nullptr;
+  };
   struct Queue {
     Job* first = nullptr;
     Job* last = nullptr;
@@ -67,7 +77,10 @@ class Pool {
 
   bool Start();
   void Work();
-  void WaitForWork(std::unique_lock<std::mutex>& lock);
+  // Chooses the idle worker that ran such a job last, or else the one that slept for the shortest time, to be woken after the lock is
+  // given back. Null if all are awake, or one is on its way: it will wake the next if there is more to do.
+  Worker* Choose(const void* kind);
+  void WaitForWork(Worker& worker, std::unique_lock<std::mutex>& lock);
   void SweepAll(std::unique_lock<std::mutex>& lock);
   void CloseOne(std::unique_lock<std::mutex>& lock);
   void Link(Job* job);
@@ -76,17 +89,21 @@ class Pool {
   Job* Next();
 
   std::mutex mutex_;
-  std::condition_variable wake_;
   std::condition_variable closed_;
   Queue quick_;
   Queue slow_;
   int slow_running_ = 0;
   std::vector<Closing> closing_;
+  // One of them at least is urgent.
+  bool closing_urgent_ = false;
   std::vector<Sweep> sweeps_;
   const void* sweeping_ = nullptr;
   bool sweeper_waits_ = false;
   int threads_ = 0;
-  int idle_ = 0;
+  // A worker was woken and has not come yet.
+  bool waking_ = false;
+  // The one that became idle last is the last.
+  std::vector<Worker*> idle_;
 };
 
 }  // namespace netdrive

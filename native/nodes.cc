@@ -189,7 +189,7 @@ void NodeTable::Forget(const NodeKey& key) {
   if (found == nodes_.end() || key == root_key) return;
   Node* node = &found->second;
   if (node->pins > 0 || node->opens != nullptr || !Findable(*node)) return;
-  if (node->fd >= 0) CloseDescriptor(node);
+  if (node->fd >= 0) CloseDescriptor(node, false);
   Unlink(node);
   Link(node, node->directory ? kColdDirectory : kColdFile, false);
 }
@@ -199,9 +199,9 @@ bool NodeTable::Findable(const Node& node) const {
 }
 
 // With mutex_ held; the node is not pinned.
-void NodeTable::CloseDescriptor(Node* node) {
+void NodeTable::CloseDescriptor(Node* node, bool urgent) {
   closing_.fetch_add(1);
-  Pool::Get().CloseLater(node->fd, &closing_);
+  Pool::Get().CloseLater(node->fd, &closing_, urgent);
   node->fd = -1;
   node_descriptors_--;
 }
@@ -216,7 +216,7 @@ void NodeTable::TrimDescriptors() {
       passed++;
       continue;
     }
-    CloseDescriptor(node);
+    CloseDescriptor(node, false);
     Touch(node);
   }
 }
@@ -245,7 +245,7 @@ bool NodeTable::EraseIfGone(Node* node) {
 }
 
 void NodeTable::Erase(Node* node) {
-  if (node->fd >= 0) CloseDescriptor(node);
+  if (node->fd >= 0) CloseDescriptor(node, node->deleted);
   Unlink(node);
   // By a copy: erase by reference into the element itself is not allowed to be relied on.
   NodeKey key = node->key;
@@ -320,7 +320,7 @@ void NodeTable::Drop(Handle* handle, bool close_here) {
     handles_--;
     if (!close_here) {
       closing_.fetch_add(1);
-      Pool::Get().CloseLater(handle->fd, &closing_);
+      Pool::Get().CloseLater(handle->fd, &closing_, true);
     }
     EraseIfGone(node);
   }

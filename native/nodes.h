@@ -165,7 +165,8 @@ class NodeTable {
   // To the front of the list it belongs to.
   void Touch(Node* node);
   bool Findable(const Node& node) const;
-  void CloseDescriptor(Node* node);
+  // `urgent` if it may be what keeps a deleted file's blocks.
+  void CloseDescriptor(Node* node, bool urgent);
   void TrimDescriptors();
   void TrimNodes();
   bool EraseIfGone(Node* node);

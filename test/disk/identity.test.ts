@@ -65,6 +65,40 @@ test("reading, writing and searching are allowed by the caller's user, group and
   assert.ok(await disk.lookup(alice, closed, n("in")));
 });
 
+test("owners are judged by the owner's bits alone, and nobody by the groups of the process", async () => {
+  await using scratch = await scratchDisk();
+  const { disk, root } = scratch;
+  const directory = await disk.mkdir(alice, root, n("d"), mode(0o777));
+  await disk.mkdir(alice, directory.id, n("in"), mode(0o755));
+  const { entry, opened } = await disk.create(alice, root, n("f"), READ_WRITE, mode(0o666));
+  await disk.release(alice, opened.handle);
+  // The process is root, and of group 0; so are these, and alice is not.
+  for (const change of [
+    { uid: 1000, gid: 0, mode: 0o077 },
+    { uid: 1001, gid: 0, mode: 0o770 },
+    { uid: 1001, gid: 2000, mode: 0o707 },
+  ]) {
+    await disk.setattr(asRoot, directory.id, change);
+    await disk.setattr(asRoot, entry.id, change);
+    await refused("EACCES", disk.lookup(alice, directory.id, n("in")));
+    await refused("EACCES", disk.opendir(alice, directory.id));
+    await refused("EACCES", disk.open(alice, entry.id, OpenFlag.READ));
+    await refused("EACCES", disk.access(alice, entry.id, 4));
+  }
+  for (const change of [
+    { uid: 1000, gid: 0, mode: 0o700 },
+    { uid: 1001, gid: 2000, mode: 0o070 },
+    { uid: 1001, gid: 0, mode: 0o007 },
+  ]) {
+    await disk.setattr(asRoot, directory.id, change);
+    await disk.setattr(asRoot, entry.id, change);
+    await disk.lookup(alice, directory.id, n("in"));
+    await disk.releasedir(alice, await disk.opendir(alice, directory.id));
+    await disk.release(alice, (await disk.open(alice, entry.id, READ_WRITE)).handle);
+    await disk.access(alice, entry.id, 7);
+  }
+});
+
 test("requests of many users at the same time keep to their own identity, on all threads", async () => {
   await using scratch = await scratchDisk();
   const { disk, root } = scratch;
