@@ -39,10 +39,24 @@ interface Piece {
   spoilt: boolean;
   /** Reads that wait for it. Its memory is free when it is dropped, has arrived, and nobody holds it. */
   holders: number;
+  /** It ends where the file does, as of the open, which is as fresh as attributes are. */
+  endsFile: boolean;
   freed: boolean;
   /** Bytes of it that foreground reads have taken. */
   takenBytes: number;
 }
+
+const NEW_PIECE = {
+  lengthBytes: -1,
+  arrivedMs: 0,
+  arrival: Promise.resolve(),
+  dropped: false,
+  spoilt: false,
+  holders: 0,
+  endsFile: false,
+  freed: false,
+  takenBytes: 0,
+};
 
 export class OpenReader implements ReadAheadSink {
   readonly #inner: FileSystem;
@@ -74,6 +88,8 @@ export class OpenReader implements ReadAheadSink {
     this.#handle = parts.opened.handle;
     this.#fileBytes = parts.opened.attr.sizeBytes;
     this.#closed = parts.closed;
+    const { content } = parts.opened;
+    if (content !== undefined) this.#keepContent(content);
     this.#policy = new ReadAheadPolicy(parts.budget, this, {
       unitBytes: parts.options.sectionBytes,
       windowBytesMin: Math.min(parts.options.sectionBytes, LINE_BYTES_MIN),
@@ -93,7 +109,7 @@ export class OpenReader implements ReadAheadSink {
         end = Math.min(end, this.#nextPieceBytes(at) - offsetBytes);
         parts.push(this.#inner.read(ctx, this.#handle, at, target.subarray(done, end)));
       } else {
-        end = Math.min(end, piece.offsetBytes + piece.wantedBytes - offsetBytes);
+        if (!piece.endsFile) end = Math.min(end, piece.offsetBytes + piece.wantedBytes - offsetBytes);
         parts.push(this.#readPiece(ctx, piece, at, target.subarray(done, end)));
       }
       ends.push(end);
@@ -152,19 +168,7 @@ export class OpenReader implements ReadAheadSink {
     if (this.#pieceAt(offsetBytes) !== undefined || next < offsetBytes + lengthBytes) return;
     const memory = this.#memory.take(lengthBytes);
     if (memory === undefined) return;
-    const piece: Piece = {
-      offsetBytes,
-      wantedBytes: lengthBytes,
-      memory,
-      lengthBytes: -1,
-      arrivedMs: 0,
-      arrival: Promise.resolve(),
-      dropped: false,
-      spoilt: false,
-      holders: 0,
-      freed: false,
-      takenBytes: 0,
-    };
+    const piece: Piece = { ...NEW_PIECE, offsetBytes, wantedBytes: lengthBytes, memory };
     const index = this.#pieces.findIndex((other) => other.offsetBytes > offsetBytes);
     this.#pieces.splice(index < 0 ? this.#pieces.length : index, 0, piece);
     const ctx = { caller: this.#caller, priority: RequestPriority.READ_AHEAD };
@@ -174,6 +178,15 @@ export class OpenReader implements ReadAheadSink {
       // The foreground read that wants these bytes will ask for them itself, and meet the error.
       () => this.#arrived(piece, 0),
     );
+  }
+
+  /** The bytes that came with the open are a piece like those read ahead. */
+  #keepContent(content: Buffer): void {
+    if (!this.#memory.reserve(content.length)) return;
+    const lengthBytes = content.length;
+    const arrivedMs = this.#options.clock.monotonicMs();
+    const whole = { offsetBytes: 0, wantedBytes: lengthBytes, lengthBytes, endsFile: true };
+    this.#pieces.push({ ...NEW_PIECE, ...whole, memory: content, arrivedMs });
   }
 
   #arrived(piece: Piece, bytes: number): void {
@@ -189,11 +202,12 @@ export class OpenReader implements ReadAheadSink {
     try {
       if (piece.lengthBytes < 0) await raceSignal(piece.arrival, ctx.signal);
       // A short piece says where the file ended when it was fetched. It may have grown since, and only the server knows.
-      if (!piece.spoilt && piece.lengthBytes >= at + target.length) {
-        piece.memory.copy(target, 0, at, at + target.length);
-        piece.takenBytes += target.length;
+      const bytes = piece.endsFile ? Math.min(target.length, piece.lengthBytes - at) : target.length;
+      if (!piece.spoilt && piece.lengthBytes >= at + bytes) {
+        piece.memory.copy(target, 0, at, at + bytes);
+        piece.takenBytes += bytes;
         if (piece.takenBytes >= piece.lengthBytes) this.#dropPiece(piece);
-        return target.length;
+        return bytes;
       }
     } finally {
       piece.holders -= 1;

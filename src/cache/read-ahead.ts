@@ -46,7 +46,14 @@ export class PieceMemory {
     return isSection ? this.#sections.take() : Buffer.allocUnsafeSlow(bytes);
   }
 
-  /** `memory` as `take` returned it. */
+  /** Counts memory of somebody else's making, to be given back like one's own; false if the mount holds as much as it may. */
+  reserve(bytes: number): boolean {
+    if (this.heldBytes + bytes > this.#bytesMax) return false;
+    this.heldBytes += bytes;
+    return true;
+  }
+
+  /** `memory` as `take` returned it, or `reserve` counted it. */
   give(memory: Buffer): void {
     this.heldBytes -= memory.length;
     if (memory.length === this.#sections.sectionBytes) this.#sections.give(memory);

@@ -28,6 +28,7 @@ import {
 import { type Message, messages } from "../wire/codec.ts";
 import {
   FORGET_IDS_MAX,
+  OPEN_CONTENT_BYTES_MAX,
   payloadBytesMax,
   SYMLINK_BYTES_MAX,
   XATTR_LIST_BYTES_MAX,
@@ -41,6 +42,8 @@ import type { SessionChannels } from "./session-channels.ts";
 
 const U32 = 2 ** 32;
 const CHANGING_OPEN_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
+/** Of these only READ: the open is for reading a file as it is. */
+const WHOLE_READ_FLAGS = OpenFlag.READ | CHANGING_OPEN_FLAGS | OpenFlag.DIRECT;
 /** Calls nobody waits for are made on behalf of the client itself. */
 const NOBODYS: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 
@@ -213,9 +216,13 @@ export class RemoteFileSystem implements FileSystem {
 
   async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
     if (this.#readOnly && (flags & CHANGING_OPEN_FLAGS) !== 0) throw new FsError("EROFS", "open");
-    return this.#call(ctx, "open", { caller: ctx.caller, id, flags }, (reply, _payload, handle) => {
+    const contentBytesMax = (flags & WHOLE_READ_FLAGS) === OpenFlag.READ ? OPEN_CONTENT_BYTES_MAX : 0;
+    const fields = { caller: ctx.caller, id, flags, contentBytesMax };
+    return this.#fetch(ctx, "open", fields, contentBytesMax, (reply, content, handle) => {
       const { attr, ...keys } = reply as unknown as Reply<"open">;
-      return { handle: this.#opened("file", id, handle, flags, keys).id, attr };
+      if (content.length !== 0 && content.length !== attr.sizeBytes) throw nonsense("open: not the file's bytes");
+      const opened = { handle: this.#opened("file", id, handle, flags, keys).id, attr };
+      return content.length === 0 ? opened : { ...opened, content };
     });
   }
 

@@ -5,7 +5,13 @@
  */
 import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
 import { type HandleId, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
-import { payloadBytesMax, SYMLINK_BYTES_MAX, XATTR_LIST_BYTES_MAX, XATTR_VALUE_BYTES_MAX } from "../wire/limits.ts";
+import {
+  OPEN_CONTENT_BYTES_MAX,
+  payloadBytesMax,
+  SYMLINK_BYTES_MAX,
+  XATTR_LIST_BYTES_MAX,
+  XATTR_VALUE_BYTES_MAX,
+} from "../wire/limits.ts";
 import type { CallName, Handlers } from "../wire/messages.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { Open } from "./session.ts";
@@ -28,7 +34,9 @@ export function checkCall(
 ): void {
   if (name === "read") bound(name, "length", asked["lengthBytes"] as number, 0, sectionBytes);
   else if (name === "write") bound(name, "length", payloadBytes, 0, sectionBytes);
-  else if (name === "readdir") {
+  else if (name === "open") {
+    bound(name, "content", asked["contentBytesMax"] as number, 0, OPEN_CONTENT_BYTES_MAX);
+  } else if (name === "readdir") {
     bound(name, "page", asked["bytesMax"] as number, 0, payloadBytesMax(sectionBytes));
   } else if (name === "symlink") bound(name, "target", payloadBytes, 1, SYMLINK_BYTES_MAX);
   else if (name === "setxattr") bound(name, "value", payloadBytes, 0, XATTR_VALUE_BYTES_MAX);
@@ -101,6 +109,22 @@ async function makeOpen<T>(
     throw new FsError("EINTR", ctx.message.name);
   }
   return { handle, open, result: made.result };
+}
+
+/** All bytes of a file just opened, if they are few and can be had without waiting for memory; else none. */
+async function contentOf(ctx: Context, open: Open, sizeBytes: number, bytesMax: number): Promise<Buffer> {
+  if (sizeBytes === 0 || sizeBytes > bytesMax || (open.flags & OpenFlag.READ) === 0) return NOTHING;
+  const { buffers } = ctx.session;
+  const buffer = buffers.tryTake(sizeBytes);
+  if (buffer === undefined) return NOTHING;
+  ctx.releaseReply = () => buffers.give(buffer);
+  try {
+    const content = buffer.subarray(0, sizeBytes);
+    return (await ctx.fs.read(ctx, open.inner, 0, content)) === sizeBytes ? content : NOTHING;
+  } catch {
+    // The read that the client will make meets the error itself.
+    return NOTHING;
+  }
 }
 
 /** All handlers of a server. */
@@ -177,12 +201,13 @@ function nameHandlers() {
 
 function openHandlers(state: ServerState) {
   return {
-    async open(ctx, { id, flags }) {
+    async open(ctx, { id, flags, contentBytesMax }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
         const opened = await ctx.fs.open(ctx, id, flags);
         return { inner: opened.handle, node: id, result: opened.attr };
       });
-      return { handle, attr: result, ...state.keysOf(open) };
+      const payload = await contentOf(ctx, open, result.sizeBytes, contentBytesMax);
+      return { handle, attr: result, ...state.keysOf(open), payload };
     },
     async create(ctx, { parent, name, flags, mode, umask }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {

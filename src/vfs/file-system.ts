@@ -93,6 +93,8 @@ export interface Opened {
   handle: HandleId;
   /** Attributes as of the open. */
   attr: Attr;
+  /** All bytes of a small file as of the open, where they came along; the caller's to keep. */
+  content?: Buffer;
 }
 
 /** What `setattr` changes; absent fields stay. "now" is the server's clock. */

@@ -42,3 +42,6 @@ export const IO_CHANNELS_MAX = 8;
 export function payloadBytesMax(sectionBytes: number): number {
   return Math.max(sectionBytes, XATTR_VALUE_BYTES_MAX, XATTR_LIST_BYTES_MAX);
 }
+
+/** The most bytes of a file that come along with its open. */
+export const OPEN_CONTENT_BYTES_MAX = 32 * 1024;

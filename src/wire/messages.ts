@@ -263,9 +263,10 @@ export const MESSAGES = {
     phase: "ready",
     handle: "made",
     replay: "once",
-    request: { ...BY_ID, flags: "u32" },
+    payload: "reply",
+    request: { ...BY_ID, flags: "u32", contentBytesMax: "u32" },
     reply: { attr: "attr", ...KEYS },
-    says: "Opens a file.",
+    says: "Opens a file. The payload is all its bytes if they are no more than asked for and at hand, else empty.",
   },
   create: {
     code: 33,

@@ -46,6 +46,8 @@ export function attrOf(sizeBytes: number): Attr {
 
 export class HeldFile extends ForwardingFileSystem {
   content = Buffer.alloc(0);
+  /** What comes along with an open. */
+  openContent: Buffer | undefined;
   readonly held: Held[] = [];
   readonly log: string[] = [];
   readonly id = "file" as NodeId;
@@ -57,7 +59,8 @@ export class HeldFile extends ForwardingFileSystem {
 
   override async open(_ctx: RequestContext, _id: NodeId, _flags: OpenFlags): Promise<Opened> {
     this.log.push("open");
-    return { handle: this.#nextHandle++ as HandleId, attr: attrOf(this.content.length) };
+    const opened = { handle: this.#nextHandle++ as HandleId, attr: attrOf(this.content.length) };
+    return this.openContent === undefined ? opened : { ...opened, content: this.openContent };
   }
 
   override async lookup(): Promise<Entry> {

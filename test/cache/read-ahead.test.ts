@@ -116,6 +116,32 @@ describe("read-ahead", () => {
     await readNow(made, SECTION, SECTION);
   });
 
+  it("answers reads of a small file from what came with its open, while it is fresh and unchanged", async () => {
+    const read = async (change?: (made: Awaited<ReturnType<typeof setUp>>) => Promise<unknown> | unknown) => {
+      const made = await setUp();
+      made.file.content = Buffer.from("small");
+      made.file.openContent = Buffer.from("small");
+      const { handle } = await made.cached.open(CTX, made.file.id, OpenFlag.READ);
+      await change?.(made);
+      const target = Buffer.alloc(4096);
+      const reading = made.cached.read(CTX, handle, 0, target);
+      const asked = made.file.held.filter(({ op }) => op === "read").length;
+      await made.file.releaseAll();
+      const text = target.toString("utf8", 0, await reading);
+      await made.cached.release(CTX, handle);
+      await made.cached.release(CTX, made.handle);
+      assert.equal(made.cached.figures.readAheadBytes, 0);
+      return { text, asked };
+    };
+    assert.deepEqual(await read(), { text: "small", asked: 0 });
+    assert.equal((await read(({ clock }) => clock.advance(FRESH_MS + 1))).asked, 1);
+    const changed = await read(async ({ cached, handle, file }) => {
+      await cached.write(CTX, handle, 0, Buffer.from("other"));
+      await file.releaseAll();
+    });
+    assert.equal(changed.text, "other");
+  });
+
   it("leaves errors to the read that meets them", async () => {
     const made = await setUp();
     const first = made.read(0, SECTION);

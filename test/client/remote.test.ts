@@ -10,6 +10,7 @@ import { type Server, startServer } from "../../src/server/server.ts";
 import { S_IFREG } from "../../src/vfs/attr.ts";
 import { decodeDirents } from "../../src/vfs/dirent-page.ts";
 import { type NodeId, OpenFlag, type RequestContext } from "../../src/vfs/file-system.ts";
+import { OPEN_CONTENT_BYTES_MAX } from "../../src/wire/limits.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 
 const ctx: RequestContext = { caller: { uid: 0, gid: 0, groups: [4, 5], pid: 77 } };
@@ -69,6 +70,26 @@ test("what is written through a drive is read through it, across sections and at
     assert.ok(some.subarray(0, 3).equals(data.subarray(-3)));
     assert.equal(await fileSystem.read(ctx, opened.handle, 1e9, some), 0);
     await fileSystem.release(ctx, opened.handle);
+  });
+});
+
+test("all bytes of a small file come with an open for reading, and only then", async () => {
+  await withDrive(async ({ remote, root }) => {
+    const { fileSystem } = remote;
+    const sizes = [0, 1, OPEN_CONTENT_BYTES_MAX, OPEN_CONTENT_BYTES_MAX + 1];
+    for (const [index, sizeBytes] of sizes.entries()) {
+      const name = nameFromText(`file ${index}`);
+      const { entry, opened } = await fileSystem.create(ctx, root, name, READ_WRITE, NEW_FILE);
+      const data = pattern(sizeBytes);
+      if (sizeBytes > 0) await fileSystem.write(ctx, opened.handle, 0, data);
+      const comes = sizeBytes > 0 && sizeBytes <= OPEN_CONTENT_BYTES_MAX;
+      for (const flags of [OpenFlag.READ, READ_WRITE, OpenFlag.WRITE, OpenFlag.READ | OpenFlag.DIRECT]) {
+        const { handle, content } = await fileSystem.open(ctx, entry.id, flags);
+        assert.deepEqual(content, comes && flags === OpenFlag.READ ? data : undefined);
+        await fileSystem.release(ctx, handle);
+      }
+      await fileSystem.release(ctx, opened.handle);
+    }
   });
 });
 

@@ -138,7 +138,7 @@ test("a connection's death aborts its requests; an open made too late is closed"
   assert.notEqual(handle, 0);
   for (const name of ["open", "read"]) gate.gates.add(name);
   const { id } = await memory.lookup({ caller }, root, named("f"));
-  peer.send("open", { caller, id, flags: READ_WRITE }, { tag: 1 });
+  peer.send("open", { caller, id, flags: READ_WRITE, contentBytesMax: 0 }, { tag: 1 });
   peer.send("read", { caller, offsetBytes: 0, lengthBytes: 10 }, { tag: 2, handle });
   await gate.holding(2);
   peer.link.destroy();
@@ -286,7 +286,7 @@ test("values a file system must not see are refused with EINVAL", async () => {
   const state = await ready();
   const { peer, root, gate } = state;
   const handle = await create(state);
-  peer.send("open", { caller, id: root, flags: 1 << 20 }, { tag: 1 });
+  peer.send("open", { caller, id: root, flags: 1 << 20, contentBytesMax: 0 }, { tag: 1 });
   peer.send("access", { caller, id: root, mask: 8 }, { tag: 2 });
   peer.send("symlink", { caller, parent: root, name: named("l") }, { tag: 3 }, Buffer.from("a\0b"));
   await settle();
