@@ -36,7 +36,7 @@ import {
 } from "../wire/limits.ts";
 import type { CallName, Reply, Request } from "../wire/messages.ts";
 import type { Fields, Result } from "./call.ts";
-import { RemoteOpen } from "./remote-open.ts";
+import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
 import { runSections } from "./section-run.ts";
 import type { SessionChannels } from "./session-channels.ts";
 
@@ -456,6 +456,18 @@ export class RemoteFileSystem implements FileSystem {
   close(): Promise<void> {
     this.#opens.clear();
     return this.#close();
+  }
+
+  /**
+   * Asks for the resume key of an open file once more; it comes with a fresh challenge.
+   *
+   * @throws FsError EBADF unknown handle; EISDIR a directory, which has none.
+   */
+  async queryKey(ctx: RequestContext, handle: HandleId): Promise<OpenKeys> {
+    const open = this.#find("queryKey", handle);
+    const keys = await this.#call(ctx, "queryKey", {}, (reply) => reply as unknown as Keys, open);
+    open.keys = keys;
+    return keys;
   }
 
   /** A handle that came for a caller who had given up. */

@@ -11,9 +11,10 @@ import type { ByteLink } from "../transport/byte-link.ts";
 import { Channel } from "../transport/channel.ts";
 import { dial } from "../transport/dial.ts";
 import type { Trace } from "../transport/trace.ts";
-import type { FileSystem } from "../vfs/file-system.ts";
+import type { FileSystem, HandleId, RequestContext } from "../vfs/file-system.ts";
 import { CallChannel, type CallChannelFigures } from "./call-channel.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
+import type { OpenKeys } from "./remote-open.ts";
 import { SessionChannels } from "./session-channels.ts";
 import { type Agreement, type SetUpWish, setUpChannel } from "./set-up.ts";
 import type { DriveUrl } from "./url.ts";
@@ -94,6 +95,8 @@ export interface Remote {
   status(): RemoteStatus;
   /** What fills the line, bytes: its bandwidth times its round trip as measured so far. */
   lineBytes(): number;
+  /** Asks for the resume key of an open file once more. @throws FsError EBADF, EISDIR. */
+  queryKey(ctx: RequestContext, handle: HandleId): Promise<OpenKeys>;
   /** Releases all opens and says goodbye; bounded in time. */
   close(): Promise<void>;
 }
@@ -145,6 +148,7 @@ export async function connectLink(
     }),
     status: () => statusOf(link.peer, channels.figures, fileSystem.openCount),
     lineBytes: () => channels.lineBytes,
+    queryKey: (ctx, handle) => fileSystem.queryKey(ctx, handle),
     close,
   };
 }

@@ -53,6 +53,7 @@ export function completeLimits(given: Partial<ServerLimits> | undefined): Server
   assert(limits.creditsMax >= CREDITS_MIN && limits.creditsMax <= CREDITS_MAX, "credits");
   const largestBytes = payloadBytesMax(limits.sectionBytesMax);
   assert(pooledBytes(largestBytes) <= limits.sessionBytesReserved, "the largest payload fits into the reserve");
+  assert(limits.sessionBytesMax < 2 ** 32, "a session's bytes can be said on the wire");
   assert(limits.sessionBytesReserved <= limits.sessionBytesMax, "the reserve is part of a session's bytes");
   assert(limits.sessionsMax * limits.sessionBytesReserved <= limits.bytesMax, "the reserves fit");
   return limits;

@@ -220,14 +220,17 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     const isEmpty = payload === undefined || payload.length === 0;
     const header = this.#replyHeader(request, 0);
     if (made !== 0) header.handle = made;
-    this.#channel.send(
-      header,
-      message.reply as BodyCodec,
-      answer,
-      isEmpty ? undefined : payload,
-      isEmpty ? undefined : request.releaseReply,
-    );
-    if (isEmpty) request.releaseReply?.();
+    const release = request.releaseReply;
+    try {
+      if (isEmpty) this.#channel.send(header, message.reply as BodyCodec, answer);
+      else this.#channel.send(header, message.reply as BodyCodec, answer, payload, release);
+    } catch (error) {
+      // The file system returned what the protocol cannot say.
+      if (made !== 0) this.#session.dropHandle(request, made);
+      this.#failed(request, error);
+      return;
+    }
+    if (isEmpty) release?.();
     this.#free(request);
   }
 

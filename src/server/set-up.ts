@@ -197,9 +197,13 @@ export class ServerSetUp implements ChannelReceiver {
       graceMs: state.limits.sessionGraceMs,
       clock: state.clock,
       log: state.log,
-      onEnd: (ended) => state.removeSession(ended),
+      onEnd: (ended) => {
+        state.removeSession(ended);
+        state.log.info(`the session of ${this.#channel.peer} on share '${share.name}' is over`);
+      },
     });
     state.addSession(session);
+    state.log.info(`${this.#channel.peer} opened share '${share.name}'`);
     return session;
   }
 

@@ -95,6 +95,8 @@ const nodeId: FieldCodec<NodeId> = {
   bytesMax: 1 + NODE_ID_BYTES_MAX,
   layout: `u8 length 1..${NODE_ID_BYTES_MAX}, then that many bytes`,
   write(writer, value) {
+    if (value.length === 0 || value.length > NODE_ID_BYTES_MAX)
+      throw new RangeError(`node id of ${value.length} bytes`);
     writer.u8(value.length);
     writer.latin1(value);
   },
@@ -111,6 +113,7 @@ const name: FieldCodec<Name> = {
   bytesMax: 1 + NAME_BYTES_MAX,
   layout: `u8 length 1..${NAME_BYTES_MAX}, then that many bytes, none of them 0`,
   write(writer, value) {
+    if (value.length === 0 || value.length > NAME_BYTES_MAX) throw new RangeError(`name of ${value.length} bytes`);
     writer.u8(value.length);
     writer.latin1(value);
   },

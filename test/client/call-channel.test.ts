@@ -273,6 +273,20 @@ test("a drive that is read-only by its client's will refuses changes without ask
   assert.equal(server.asked.length, 0);
 });
 
+test("the resume key of an open can be asked for again: sealed anew, with a fresh challenge", async () => {
+  const drive = linkDrive();
+  const { remote } = await drive.connect();
+  const { id: root } = await remote.fileSystem.root(ctx);
+  const { opened } = await remote.fileSystem.create(ctx, root, named("f"), 3, { mode: 0o100644, umask: 0 });
+  const [first, second] = [await remote.queryKey(ctx, opened.handle), await remote.queryKey(ctx, opened.handle)];
+  assert.ok(!first.resumeKey.equals(second.resumeKey) && !first.challenge.equals(second.challenge));
+  assert.deepEqual(first.serviceBlob, second.serviceBlob);
+  const directory = await remote.fileSystem.opendir(ctx, root);
+  await assert.rejects(remote.queryKey(ctx, directory), { errno: "EISDIR" });
+  await assert.rejects(remote.queryKey(ctx, 999 as HandleId), { errno: "EBADF" });
+  await remote.close();
+});
+
 test("close says goodbye, fails what is under way, and nothing is left on the server", async () => {
   const drive = linkDrive();
   const { remote } = await drive.connect();

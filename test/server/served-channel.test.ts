@@ -315,6 +315,20 @@ test("an unexpected error of the file system is EIO for the client and a line wi
   assert.match(drive.lines.at(-1) ?? "", /getattr: unexpected error: TypeError: a bug/);
 });
 
+test("what a file system returns and the protocol cannot say is EIO, and an open made of it is closed", async () => {
+  const { peer, gate, root, memory } = await ready();
+  gate.gates.add("create");
+  const fields = { caller, parent: root, name: named("f"), flags: READ_WRITE, mode: 0o100644, umask: 0 };
+  peer.send("create", fields, { tag: 1 });
+  await gate.holding(1);
+  const { entry, opened } = await memory.create({ caller }, root, named("f"), READ_WRITE, { mode: 0o100644, umask: 0 });
+  gate.held[0]?.answer({ entry: { ...entry, id: "x".repeat(65) as NodeId }, opened });
+  await settle();
+  assert.equal(peer.frames.at(-1), "create reply tag=1 EIO");
+  assert.equal(memory.openCount, 0);
+  assert.equal(peer.isClosed, false);
+});
+
 test("resume keys differ for each open, and can be asked for again", async () => {
   const state = await ready();
   const { peer } = state;

@@ -10,6 +10,8 @@ export interface HeldCall {
   /** Lets it reach the file system behind. */
   pass(): void;
   fail(error: Error): void;
+  /** Ends it without the file system behind. */
+  answer(value: unknown): void;
 }
 
 export class GatedFs {
@@ -70,6 +72,9 @@ export class GatedFs {
         },
         fail: (error) => {
           if (leave()) reject(error);
+        },
+        answer: (value) => {
+          if (leave()) resolve(value);
         },
       };
       this.held.push(call);
