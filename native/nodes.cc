@@ -18,6 +18,10 @@ constexpr uint32_t kHandleIndexMask = (1u << kHandleIndexBits) - 1;
 constexpr size_t kFreeEntriesMin = 4096;
 // How many that may not go are passed over when one is to go.
 constexpr int kPassOverMax = 8;
+// How many nodes a sweep looks at before it lets others to the table.
+constexpr size_t kSweepSome = 128;
+// The table grows without moving everything at once up to this many.
+constexpr uint32_t kReservedMax = 1 << 20;
 // More is never asked of the process's limit.
 constexpr rlim_t kDescriptorsMax = 1 << 20;
 
@@ -29,6 +33,9 @@ NodeTable::NodeTable(NodeLimits limits) : limits_(limits) {
   struct rlimit limit;
   bool known = getrlimit(RLIMIT_NOFILE, &limit) == 0;
   process_descriptors_max_ = known ? static_cast<uint32_t>(std::min<rlim_t>(limit.rlim_cur, kDescriptorsMax)) : 1024;
+  // Passed over by whoever looks for a node to let go.
+  marker_.pins = 1;
+  nodes_.reserve(std::min(limits.nodes_max, kReservedMax));
   tables++;
 }
 
@@ -329,28 +336,43 @@ void NodeTable::Drop(Handle* handle, bool close_here) {
   delete handle;
 }
 
+// A marker walks the list of nodes that have descriptors, from the longest unused on, some at a time: nobody waits long for the lock.
 void NodeTable::Sweep() {
-  std::vector<NodeKey> keys;
   {
     std::lock_guard lock(mutex_);
-    for (Node* node = lists_[kWarm].first; node != nullptr; node = node->next) keys.push_back(node->key);
+    if (marker_.list != kNone) return;
+    Link(&marker_, kWarm, false);
   }
-  for (const NodeKey& key : keys) {
-    Node* node;
-    int fd;
+  std::vector<Node*> some;
+  do {
+    some.clear();
     {
       std::lock_guard lock(mutex_);
-      auto found = nodes_.find(key);
-      if (found == nodes_.end()) continue;
-      node = &found->second;
-      fd = node->fd;
-      node->pins++;
+      while (some.size() < kSweepSome && marker_.previous != nullptr) {
+        Node* node = marker_.previous;
+        node->pins++;
+        some.push_back(node);
+        MoveMarkerBefore(node);
+      }
     }
-    struct statx stat;
-    bool gone = fd >= 0 && statx(fd, "", AT_EMPTY_PATH, STATX_NLINK, &stat) == 0 && stat.stx_nlink == 0;
-    if (gone) Orphaned(node);
-    Unpin(node);
-  }
+    for (Node* node : some) {
+      struct statx stat;
+      int fd = Descriptor(node);
+      if (fd >= 0 && statx(fd, "", AT_EMPTY_PATH, STATX_NLINK, &stat) == 0 && stat.stx_nlink == 0) Orphaned(node);
+      Unpin(node);
+    }
+  } while (!some.empty());
+  std::lock_guard lock(mutex_);
+  Unlink(&marker_);
+}
+
+void NodeTable::MoveMarkerBefore(Node* node) {
+  Unlink(&marker_);
+  marker_.list = kWarm;
+  marker_.previous = node->previous;
+  marker_.next = node;
+  (node->previous == nullptr ? lists_[kWarm].first : node->previous->next) = &marker_;
+  node->previous = &marker_;
 }
 
 void NodeTable::Clear() {

@@ -169,6 +169,7 @@ class NodeTable {
   void CloseDescriptor(Node* node, bool urgent);
   void TrimDescriptors();
   void TrimNodes();
+  void MoveMarkerBefore(Node* node);
   bool EraseIfGone(Node* node);
   void Erase(Node* node);
 
@@ -180,6 +181,8 @@ class NodeTable {
   std::mutex mutex_;
   std::unordered_map<NodeKey, Node, NodeKeyHash> nodes_;
   List lists_[kLists];
+  // Where a sweep stands in the list of nodes with descriptors.
+  Node marker_;
   uint32_t node_descriptors_ = 0;
   struct Entry {
     Handle* handle = nullptr;

@@ -125,6 +125,21 @@ test("blocks of files deleted here are freed at once, and of those deleted besid
   }
 });
 
+test("a sweep finds all that is gone among many nodes, while they are used", async () => {
+  await using scratch = await scratchDisk();
+  const { disk, root } = scratch;
+  const names = Array.from({ length: 700 }, (_, index) => `f${index}`);
+  for (const name of names) writeFileSync(scratch.at(name), "");
+  await Promise.all(names.map((name) => disk.lookup(asRoot, root, n(name))));
+  for (const name of names.slice(0, 300)) unlinkSync(scratch.at(name));
+  const before = disk.counters().nodeDescriptors;
+  const sweeps = [disk.sweep(asRoot), disk.sweep(asRoot)];
+  const used = names.slice(300).map((name) => disk.lookup(asRoot, root, n(name)));
+  await Promise.all([...sweeps, ...used]);
+  await disk.sweep(asRoot);
+  assert.equal(disk.counters().nodeDescriptors, before - 300);
+});
+
 test("forgotten nodes keep no descriptor, and are found again all the same", async () => {
   await using scratch = await scratchDisk();
   const { disk } = scratch;
