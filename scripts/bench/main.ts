@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { systemClock } from "../../src/base/clock.ts";
 import type { Bench, BenchContext } from "./bench.ts";
+import { channelBench } from "./bench-channel.ts";
 import { memoryBench } from "./bench-memory.ts";
 import { metadataBench } from "./bench-metadata.ts";
 import { pipelineBench } from "./bench-pipeline.ts";
@@ -32,6 +33,7 @@ const BENCHES: readonly Bench[] = [
   pipelineBench,
   memoryBench,
   roundTripBench,
+  channelBench,
 ];
 const RUN_COUNT = 5;
 const MEMORY_DIRECTORY = "/dev/shm";
