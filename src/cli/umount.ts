@@ -17,7 +17,8 @@ export function addUmount(program: Command): void {
       "\nWorks as well when the server is gone, or the drive's process was killed.\n\nExample:\n  netdrive umount ./drive",
     )
     .action(async (path: string, options: { lazy?: boolean; force?: boolean }) => {
-      const remark = await unmountDrive(path, { clock: systemClock, ...options });
-      if (remark !== undefined) process.stderr.write(`netdrive: ${remark}\n`);
+      const say = (text: string) => void process.stderr.write(`netdrive: ${text}\n`);
+      const remark = await unmountDrive(path, { clock: systemClock, say, ...options });
+      if (remark !== undefined) say(remark);
     });
 }

@@ -22,9 +22,11 @@ export interface UnmountOptions {
   lazy?: boolean;
   /** Give up requests that are not answered, and what they would have written. */
   force?: boolean;
+  /** Tells the user what takes long. */
+  say: (text: string) => void;
 }
 
-/** How long a daemon may take to end after its mount is gone. */
+/** How long a daemon usually takes at most to end after its mount is gone. */
 const DAEMON_END_MS = 10_000;
 const LOOK_EVERY_MS = 20;
 /** How long `takeDown` waits for those who use the mount. */
@@ -68,7 +70,7 @@ export async function unmountDrive(path: string, options: UnmountOptions): Promi
   const remark = await detach(entry, { shown, lazy: options.lazy === true, isServed });
   if (daemon !== undefined) {
     // A lazily detached mount lives on until its last user is gone, and so does its daemon.
-    if (options.lazy !== true) await waitForEnd(daemon, options.clock);
+    if (options.lazy !== true) await waitForEnd(daemon, options);
     removeRecord(canonical, daemon.pid);
   }
   return remark;
@@ -120,15 +122,14 @@ function namesOfUsers(path: string): string {
   return `${users.slice(0, USERS_SHOWN_MAX).join(", ")}${more}`;
 }
 
-/** Waits for the daemon; one that does not end by itself is told to, then made to. */
-async function waitForEnd(daemon: ProcessIdentity, clock: Clock): Promise<void> {
-  for (const signal of ["SIGTERM", "SIGKILL"] as const) {
-    const deadlineMs = clock.monotonicMs() + DAEMON_END_MS;
-    while (clock.monotonicMs() < deadlineMs) {
-      if (!isAlive(daemon)) return;
-      await pause(clock, LOOK_EVERY_MS);
-    }
-    process.kill(daemon.pid, signal);
+/** Waits for the daemon, which may still have to send what was written; with `force` only for a while. */
+async function waitForEnd(daemon: ProcessIdentity, { clock, force, say }: UnmountOptions): Promise<void> {
+  const lateMs = clock.monotonicMs() + DAEMON_END_MS;
+  for (let isSaid = false; isAlive(daemon); await pause(clock, LOOK_EVERY_MS)) {
+    if (isSaid || clock.monotonicMs() < lateMs) continue;
+    isSaid = true;
+    if (force === true) process.kill(daemon.pid, "SIGKILL");
+    else say(`it is unmounted, and process ${daemon.pid} still sends what was written; Ctrl-C leaves it to that`);
   }
 }
 
