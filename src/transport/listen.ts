@@ -85,7 +85,7 @@ export async function listen(options: {
     // A destroyed socket of the HTTP server says 'error' to nobody once it is ours.
     socket.on("error", () => socket.destroy());
     if (request.url !== UPGRADE_PATH || request.headers.upgrade?.toLowerCase() !== UPGRADE_PROTOCOL) {
-      socket.end(plain(request.url === UPGRADE_PATH ? 426 : 404));
+      socket.end(plain(request.url === UPGRADE_PATH ? 426 : 404), () => socket.destroy());
       return;
     }
     socket.write(SWITCHING);

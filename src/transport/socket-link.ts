@@ -88,11 +88,11 @@ export class SocketLink implements ByteLink {
   }
 
   end(): void {
-    this.#socket?.end();
+    (this.#socket ?? this.#raw).end();
   }
 
   destroy(): void {
-    this.#socket?.destroy();
+    (this.#socket ?? this.#raw).destroy();
   }
 
   #closed(): void {

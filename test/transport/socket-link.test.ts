@@ -102,6 +102,25 @@ test("who does not ask for an upgrade gets a short answer that names nothing", a
   }
 });
 
+test("a refused upgrade and a link nobody starts are closed, whatever the peer does", async () => {
+  const { listener, link } = await listening();
+  const { port } = listener.address;
+  const upgrade = (path: string) => {
+    const socket = connect({ port, host: HOST, allowHalfOpen: true });
+    socket.on("error", () => {});
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: netdrive/1\r\n\r\n`);
+    socket.resume();
+    return socket;
+  };
+  const refused = upgrade("/other");
+  const accepted = upgrade("/netdrive/1");
+  (await link).destroy();
+  // Both keep their own side open; the server must not wait for them.
+  await listener.close();
+  refused.destroy();
+  accepted.destroy();
+});
+
 test("frames and long payloads pass a real upgrade in both directions, whatever is cut where", async () => {
   const { listener, link } = await listening();
   const clientLink = await dialTo(listener.address.port);
