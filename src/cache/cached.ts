@@ -138,9 +138,16 @@ export class CachedFileSystem extends ForwardingFileSystem {
   override async read(ctx: RequestContext, handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
     const open = this.#opens.get(handle);
     if (open === undefined) return this.inner.read(ctx, handle, offsetBytes, target);
-    if (this.#writes.overlaps(open.id, offsetBytes, target.length)) await this.#writes.drain(open.id);
-    if (open.reader === undefined) return this.inner.read(ctx, handle, offsetBytes, target);
-    return open.reader.read(ctx, offsetBytes, target);
+    const { id, reader } = open;
+    if (this.#writes.overlaps(id, offsetBytes, target.length)) await this.#writes.drain(id);
+    const read = () =>
+      reader === undefined ? this.inner.read(ctx, handle, offsetBytes, target) : reader.read(ctx, offsetBytes, target);
+    const isUnsentBehind = this.#writes.reaches(id, offsetBytes);
+    const count = await read();
+    // A short read says that the file ends there, but the server does not know yet what was written behind.
+    if (count === target.length || !(isUnsentBehind || this.#writes.reaches(id, offsetBytes))) return count;
+    await this.#writes.drain(id);
+    return read();
   }
 
   override async write(
@@ -153,7 +160,9 @@ export class CachedFileSystem extends ForwardingFileSystem {
     const open = this.#opens.get(handle);
     if (open === undefined) return this.inner.write(ctx, handle, offsetBytes, data, options);
     this.#writes.reportError(open, "write");
-    if ((open.flags & WRITES_THROUGH) !== 0 || this.#options.writeBehindBytesMax === 0) {
+    // Where no file can reach, the answer is known behind and must not come late.
+    const isBeyond = offsetBytes + data.length > Number.MAX_SAFE_INTEGER;
+    if ((open.flags & WRITES_THROUGH) !== 0 || isBeyond || this.#options.writeBehindBytesMax === 0) {
       return this.#changing(open.id, offsetBytes + data.length, () =>
         this.inner.write(ctx, handle, offsetBytes, data, options),
       );

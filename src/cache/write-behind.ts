@@ -94,6 +94,11 @@ export class WriteBehind {
     return this.#nodes.get(id)?.data.overlaps(offsetBytes, lengthBytes) ?? false;
   }
 
+  /** Whether there are unsent bytes at `offsetBytes` or anywhere behind it. */
+  reaches(id: NodeId, offsetBytes: number): boolean {
+    return this.overlaps(id, offsetBytes, Number.POSITIVE_INFINITY);
+  }
+
   /** An open that can write begins; it is told of errors until `removeWriter`. */
   addWriter(open: WriterOpen): void {
     const writers = this.#writers.get(open.id);

@@ -154,6 +154,19 @@ describe("write-behind", () => {
     assert.equal(target[150], 2);
   });
 
+  it("does not say that the file ends where unsent bytes lie behind", async () => {
+    const { file, cached } = setUp();
+    file.content = Buffer.alloc(10, 1);
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    await cached.write(CTX, handle, 5000, Buffer.alloc(10, 2));
+    const target = Buffer.alloc(100, 9);
+    const read = cached.read(CTX, handle, 0, target);
+    await file.releaseAll();
+    assert.equal(await read, 100);
+    assert.ok(target.equals(Buffer.concat([Buffer.alloc(10, 1), Buffer.alloc(90)])));
+    assert.deepEqual(file.log, ["open", "read", "write", "read"]);
+  });
+
   it("writes through for opens that ask for it, after what is unsent of the node", async () => {
     for (const flag of [OpenFlag.SYNC, OpenFlag.DSYNC, OpenFlag.DIRECT, OpenFlag.APPEND]) {
       const { file, cached } = setUp();
