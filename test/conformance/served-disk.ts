@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { systemClock } from "../../src/base/clock.ts";
 import { silentLog } from "../../src/base/log.ts";
+import { CachedFileSystem } from "../../src/cache/cached.ts";
 import { connectLink, connectRemote, type Remote } from "../../src/client/remote.ts";
 import { createDisk, type Disk } from "../../src/disk/disk.ts";
 import { LinkServer, type ServerFigures, type ServerOptions, startServer } from "../../src/server/server.ts";
@@ -36,12 +37,10 @@ async function overSocket(options: ServerOptions): Promise<Link> {
 }
 
 /** Nothing may be left of a stack whose cases have all closed what they opened. */
-async function end(disk: Disk, { remote, server }: Link): Promise<void> {
-  const { opens, requestsOutstanding, inFlightBytes } = remote.status();
-  assert.deepEqual(
-    { opens, requestsOutstanding, inFlightBytes },
-    { opens: 0, requestsOutstanding: 0, inFlightBytes: 0 },
-  );
+async function end(disk: Disk, { remote, server }: Link, cached: CachedFileSystem | undefined): Promise<void> {
+  assert.equal(remote.status().opens, 0);
+  await cached?.close();
+  if (cached !== undefined) assert.deepEqual(cached.figures, { dirtyBytes: 0, readAheadBytes: 0 });
   await remote.close();
   await server.close();
   const { channels, sessions, handles, bufferBytes } = server.counters();
@@ -52,23 +51,37 @@ async function end(disk: Disk, { remote, server }: Link): Promise<void> {
   assert.equal(disk.counters().handles, 0);
 }
 
-/** Starts the stack over `kind` of link. */
-export async function startServedDisk(kind: "memory" | "socket"): Promise<Stack> {
+/** A window and sections so small that full windows, parts and order all count; reading ahead as if the line were long. */
+function cachedDrive(remote: Remote): CachedFileSystem {
+  return new CachedFileSystem(remote.fileSystem, {
+    sectionBytes: 4096,
+    writeBehindBytesMax: 64 * 1024,
+    readAheadBytesMax: 1024 * 1024,
+    lineBytes: () => 512 * 1024,
+    kernelReadAheadBytes: () => 0,
+    log: silentLog,
+    clock: systemClock,
+  });
+}
+
+/** Starts the stack over `kind` of link, with a cache in front if wanted. */
+export async function startServedDisk(kind: "memory" | "socket", options: { isCached?: boolean } = {}): Promise<Stack> {
   const temp = makeTemp(kind);
   const disk = await createDisk({ directory: temp.path, applyCredentials: true, log: silentLog });
-  const options: ServerOptions = {
+  const serverOptions: ServerOptions = {
     shares: new Map([[SHARE, { fileSystem: disk, readOnly: false }]]),
     token: TOKEN,
     squash: "none",
     log: silentLog,
     clock: systemClock,
   };
-  const link = await (kind === "memory" ? overMemory(options) : overSocket(options));
+  const link = await (kind === "memory" ? overMemory(serverOptions) : overSocket(serverOptions));
+  const cached = options.isCached === true ? cachedDrive(link.remote) : undefined;
   return {
-    posix: walkerPosix(link.remote.fileSystem),
+    posix: walkerPosix(cached ?? link.remote.fileSystem),
     close: async () => {
       try {
-        await end(disk, link);
+        await end(disk, link, cached);
       } finally {
         await disk.close();
         await temp.remove();
