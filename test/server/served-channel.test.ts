@@ -266,6 +266,10 @@ test("sizes beyond what was agreed end the connection", async () => {
       },
     ],
     [
+      "open",
+      ({ peer, root }) => peer.send("open", { caller, id: root, flags: 1, contentBytesMax: 2 ** 24 }, { tag: 1 }),
+    ],
+    [
       "symlink",
       ({ peer, root }) =>
         peer.send("symlink", { caller, parent: root, name: named("l") }, { tag: 1 }, big.subarray(0, 4096)),
