@@ -197,7 +197,8 @@ async function run(context: BenchContext): Promise<Report> {
   return {
     title: "Small operations, uncached, over loopback",
     notes: [
-      "One thread, one operation after the other; all names are new to the client, the exported directory is in memory (tmpfs) so that no disk is measured. The plain directory and " +
+      "One thread, one operation after the other; all names are new to the client, the exported directory is in memory (tmpfs) so that no disk is measured. " +
+      "The plain directory and " +
         "the relay (FUSE alone, no network for a stat) are floors. sshfs encrypts, netdrive's channel is plain here.",
     ],
     peers: peers.map((peer) => peer.description),

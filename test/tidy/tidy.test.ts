@@ -48,6 +48,25 @@ const BANNED: { word: RegExp; where: RegExp; except?: RegExp; instead: string }[
   { word: /(^|[\s"'`(])\/(work|root|home)\//, where: /./, instead: "a path no machine is named by" },
 ];
 
+/** Files of src that no test is named after or imports, and what runs them instead. */
+const RUN_BY: [files: RegExp, by: string][] = [
+  [
+    /^src\/cli\/(main|program|serve|serve-shares|list|status|up|umount|unmount|mount|mount-target)\.ts$/,
+    "test/cli, as processes",
+  ],
+  [/^src\/cli\/(mount-drive|mount-daemon|launch-daemon|daemon-message)\.ts$/, "test/cli/mount, as processes"],
+  [/^src\/fuse\/serve-(attrs|dirs|files|names)\.ts$/, "test/fuse/session and test/conformance/fuse-disk"],
+  [/^src\/fuse\/(data-room|encode|file-handle|init|request)\.ts$/, "test/fuse/session"],
+  [
+    /^src\/client\/(call|remote-open|remote-file-system)\.ts$/,
+    "test/client/call-channel and test/conformance/remote-memory",
+  ],
+  [/^src\/server\/(dispatch|served-request|session|state)\.ts$/, "test/server/served-channel"],
+  [/^src\/disk\/request-slots\.ts$/, "test/disk/disk"],
+  [/^src\/transport\/trace\.ts$/, "test/transport/channel"],
+  [/^src\/sections\/bandwidth-estimate\.ts$/, "test/sections/credit-window"],
+];
+
 /** All places where a rule is broken, as `path:line: what`. */
 function broken(check: (source: Source) => (string | undefined)[]): string[] {
   return sources
@@ -111,4 +130,24 @@ test("every room below src has its import rule", () => {
     rooms.filter((room) => !ruled.has(`**/src/${room}/**`)),
     [],
   );
+});
+
+test("every file of src has a test, or is known to be run by another", () => {
+  const paths = new Set(sources.map(({ path }) => path));
+  const imported = new Set(
+    sources
+      .filter(({ path }) => path.startsWith("test/"))
+      .flatMap(({ text }) => [...text.matchAll(/"(?:\.\.\/)+(src\/[^"]+\.ts)"/g)].map(([, path]) => path)),
+  );
+  const hasTest = (path: string) =>
+    imported.has(path) || paths.has(path.replace(/^src/, "test").replace(/\.ts$/, ".test.ts"));
+  const files = [...paths].filter((path) => path.startsWith("src/"));
+  const isRun = (path: string) => RUN_BY.some(([pattern]) => pattern.test(path));
+  assert.deepEqual(
+    files.filter((path) => !hasTest(path) && !isRun(path)),
+    [],
+    "write a test, or say in RUN_BY what runs it",
+  );
+  const needless = RUN_BY.filter(([pattern]) => !files.some((path) => pattern.test(path) && !hasTest(path)));
+  assert.deepEqual(needless, [], "remove these from RUN_BY");
 });
