@@ -2,7 +2,7 @@
 //
 // One ArrayBuffer, the pool, holds `slot_count` slots of `slot_bytes` each and one more as scratch for replies; the data of a WRITE
 // request starts page-aligned, `kHeadBytes` before it lies the request's header. A slot is on the free list or with JavaScript, never
-// both. Everything here runs on the JavaScript thread: the descriptor is watched by the loop's epoll and read when it has requests. Threads
+// both. Everything but the sending of large replies (fuse-writer.h) is done on the JavaScript thread: the descriptor is watched by the loop's epoll and read when it has requests. Threads
 // that read and wake the loop were tried: a request then cost 8.5 us of processor instead of 5.0 (2 cores, kernel 6.18, Node 20.20, fstat in
 // a loop) and one more change of thread; 1 MiB writes were no faster, as copying is a small part of them.
 #include <sys/uio.h>
@@ -14,26 +14,13 @@
 #include <new>
 #include <vector>
 
+#include "fuse-writer.h"
 #include "fuse.h"
-
-// libuv is part of Node's interface for addons, but its header does not come with node-api-headers. These few functions are all we
-// need of it; a handle's size is asked for, so no structure of its own is assumed.
-extern "C" {
-struct uv_loop_s;
-size_t uv_handle_size(int type);
-int uv_poll_init(uv_loop_s* loop, void* handle, int fd);
-int uv_poll_start(void* handle, int events, void (*callback)(void* handle, int status, int events));
-int uv_poll_stop(void* handle);
-void uv_close(void* handle, void (*callback)(void* handle));
-void uv_handle_set_data(void* handle, void* data);
-void* uv_handle_get_data(const void* handle);
-}
+#include "uv-subset.h"
 
 namespace netdrive {
 namespace {
 
-constexpr int kUvPoll = 8;      // UV_POLL of uv_handle_type
-constexpr int kUvReadable = 1;  // UV_READABLE of uv_poll_event
 constexpr uint32_t kPageBytes = 4096;
 // struct fuse_in_header and struct fuse_write_in: the kernel wants room for both before max_write.
 constexpr uint32_t kHeadBytes = 80;
@@ -57,9 +44,12 @@ struct Device {
   // Shared with JavaScript: requests of a batch, and slots given back at its end.
   Request* batch = nullptr;
   int32_t* returned = nullptr;
-  napi_ref memory[3] = {};
+  ReplyWriter::Sent* sent = nullptr;
+  napi_ref memory[4] = {};
   napi_ref on_batch = nullptr;
+  napi_ref on_sent = nullptr;
   napi_ref on_end = nullptr;
+  ReplyWriter writer;
   napi_ref receiver = nullptr;
   napi_async_context context = nullptr;
   // The uv_poll_t; null before the start and after the end.
@@ -127,13 +117,15 @@ void CloseDevice(Device* device) {
     uv_poll_stop(poll);
     uv_close(poll, [](void* handle) { free(handle); });
   }
+  // The descriptor's number may be another file's as soon as it is closed.
+  device->writer.Stop();
   if (device->fd >= 0) close(device->fd);
   device->fd = -1;
 }
 
 // Lets go of JavaScript, which holds the device in turn.
 void DropCallbacks(Device* device) {
-  for (napi_ref* reference : {&device->on_batch, &device->on_end}) {
+  for (napi_ref* reference : {&device->on_batch, &device->on_sent, &device->on_end}) {
     if (*reference != nullptr) napi_delete_reference(device->env, *reference);
     *reference = nullptr;
   }
@@ -163,6 +155,16 @@ void OnReadable(void* handle, int, int) {
   napi_close_handle_scope(device->env, scope);
 }
 
+// Large replies have gone out.
+void OnSent(void* context) {
+  auto* device = static_cast<Device*>(context);
+  const uint32_t count = device->writer.TakeSent(device->sent);
+  napi_handle_scope scope;
+  if (count == 0 || napi_open_handle_scope(device->env, &scope) != napi_ok) return;
+  Call(device, device->on_sent, static_cast<int32_t>(count), nullptr);
+  napi_close_handle_scope(device->env, scope);
+}
+
 // The environment goes away while mounted: the loop must not call into it any more.
 void OnTeardown(void* data) { CloseDevice(static_cast<Device*>(data)); }
 
@@ -173,7 +175,7 @@ void Finalize(napi_env env, void* data, void*) {
   CloseDevice(device);
   DropCallbacks(device);
   if (device->context != nullptr) napi_async_destroy(env, device->context);
-  for (napi_ref reference : {device->memory[0], device->memory[1], device->memory[2], device->receiver}) {
+  for (napi_ref reference : {device->memory[0], device->memory[1], device->memory[2], device->memory[3], device->receiver}) {
     if (reference != nullptr) napi_delete_reference(env, reference);
   }
   delete device;
@@ -199,7 +201,7 @@ uint8_t* AddMemory(napi_env env, Device* device, int index, size_t bytes, napi_v
   return static_cast<uint8_t*>(data);
 }
 
-// fuseCreateDevice(fd, slotCount, dataBytesMax): { device, pool, poolOffset, batch, returned, slotBytes }. Takes over the descriptor.
+// fuseCreateDevice(fd, slotCount, dataBytesMax): { device, pool, poolOffset, batch, returned, sent, slotBytes }. Takes over the descriptor.
 napi_value CreateDevice(napi_env env, napi_callback_info info) {
   size_t argc = 3;
   napi_value argv[3], object, external, number;
@@ -232,7 +234,9 @@ napi_value CreateDevice(napi_env env, napi_callback_info info) {
   uint8_t* memory = AddMemory(env, device, 0, device->pool_bytes + kPageBytes, object, "pool");
   device->batch = reinterpret_cast<Request*>(AddMemory(env, device, 1, kBatchMax * sizeof(Request), object, "batch"));
   device->returned = reinterpret_cast<int32_t*>(AddMemory(env, device, 2, slot_count * sizeof(int32_t), object, "returned"));
-  if (memory == nullptr || device->batch == nullptr || device->returned == nullptr) {
+  device->sent =
+      reinterpret_cast<ReplyWriter::Sent*>(AddMemory(env, device, 3, slot_count * sizeof(ReplyWriter::Sent), object, "sent"));
+  if (memory == nullptr || device->batch == nullptr || device->returned == nullptr || device->sent == nullptr) {
     napi_throw_error(env, nullptr, "netdrive addon: out of memory");
     return nullptr;
   }
@@ -245,10 +249,10 @@ napi_value CreateDevice(napi_env env, napi_callback_info info) {
   return object;
 }
 
-// fuseStartDevice(device, receiver, onBatch(count) => returned, onEnd(errno)): 0 or -errno
+// fuseStartDevice(device, receiver, onBatch(count) => returned, onSent(count), onEnd(errno)): 0 or -errno
 napi_value StartDevice(napi_env env, napi_callback_info info) {
-  size_t argc = 4;
-  napi_value argv[4], name, result;
+  size_t argc = 5;
+  napi_value argv[5], name, result;
   NETDRIVE_CHECK(env, napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr));
   Device* device = GetDevice(env, argv[0]);
   if (device == nullptr) return nullptr;
@@ -262,7 +266,8 @@ napi_value StartDevice(napi_env env, napi_callback_info info) {
   NETDRIVE_CHECK(env, napi_async_init(env, argv[1], name, &device->context));
   NETDRIVE_CHECK(env, napi_create_reference(env, argv[1], 1, &device->receiver));
   NETDRIVE_CHECK(env, napi_create_reference(env, argv[2], 1, &device->on_batch));
-  NETDRIVE_CHECK(env, napi_create_reference(env, argv[3], 1, &device->on_end));
+  NETDRIVE_CHECK(env, napi_create_reference(env, argv[3], 1, &device->on_sent));
+  NETDRIVE_CHECK(env, napi_create_reference(env, argv[4], 1, &device->on_end));
   NETDRIVE_CHECK(env, napi_add_env_cleanup_hook(env, OnTeardown, device));
   void* poll = malloc(uv_handle_size(kUvPoll));
   // Makes the descriptor non-blocking, too.
@@ -296,25 +301,55 @@ napi_value Result(napi_env env, ssize_t written) {
   return value;
 }
 
-// fuseReply(device, offset, bytes, slot): errno. Sends bytes of the pool; then the slot is free again, unless it is -1.
-napi_value Reply(napi_env env, napi_callback_info info) {
+struct PoolReply {
+  Device* device;
+  uint32_t offset;
+  uint32_t bytes;
+  int32_t slot;
+};
+
+// The arguments (device, offset, bytes, slot) of a reply that lies in the pool; false with a pending exception.
+bool GetPoolReply(napi_env env, napi_callback_info info, PoolReply* reply) {
   size_t argc = 4;
   napi_value argv[4];
-  NETDRIVE_CHECK(env, napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr));
-  Device* device = GetDevice(env, argv[0]);
-  if (device == nullptr) return nullptr;
-  uint32_t offset, bytes;
-  int32_t slot;
-  NETDRIVE_CHECK(env, napi_get_value_uint32(env, argv[1], &offset));
-  NETDRIVE_CHECK(env, napi_get_value_uint32(env, argv[2], &bytes));
-  NETDRIVE_CHECK(env, napi_get_value_int32(env, argv[3], &slot));
-  if (offset > device->pool_bytes || bytes > device->pool_bytes - offset ||
-      slot >= static_cast<int32_t>(device->slot_count)) {
-    napi_throw_range_error(env, nullptr, "netdrive addon: reply outside of the pool");
-    return nullptr;
+  if (napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr) != napi_ok) return false;
+  reply->device = GetDevice(env, argv[0]);
+  if (reply->device == nullptr) return false;
+  if (napi_get_value_uint32(env, argv[1], &reply->offset) == napi_ok &&
+      napi_get_value_uint32(env, argv[2], &reply->bytes) == napi_ok &&
+      napi_get_value_int32(env, argv[3], &reply->slot) == napi_ok && reply->offset <= reply->device->pool_bytes &&
+      reply->bytes <= reply->device->pool_bytes - reply->offset &&
+      reply->slot < static_cast<int32_t>(reply->device->slot_count)) {
+    return true;
   }
-  napi_value result = Result(env, write(device->fd, device->pool + offset, bytes));
-  if (slot >= 0) ReturnSlot(device, slot);
+  napi_throw_range_error(env, nullptr, "netdrive addon: reply outside of the pool");
+  return false;
+}
+
+// fuseReply(device, offset, bytes, slot): errno. Sends bytes of the pool; then the slot is free again, unless it is -1.
+napi_value Reply(napi_env env, napi_callback_info info) {
+  PoolReply reply;
+  if (!GetPoolReply(env, info, &reply)) return nullptr;
+  Device* device = reply.device;
+  napi_value result = Result(env, write(device->fd, device->pool + reply.offset, reply.bytes));
+  if (reply.slot >= 0) ReturnSlot(device, reply.slot);
+  return result;
+}
+
+// fuseReplyLater(device, offset, bytes, slot): errno. The same by another thread; the slot stays JavaScript's, and is named by onSent.
+napi_value ReplyLater(napi_env env, napi_callback_info info) {
+  PoolReply reply;
+  if (!GetPoolReply(env, info, &reply)) return nullptr;
+  Device* device = reply.device;
+  int failure = device->poll == nullptr || reply.slot < 0 ? ENODEV : 0;
+  if (failure == 0 && !device->writer.is_started()) {
+    uv_loop_s* loop;
+    NETDRIVE_CHECK(env, napi_get_uv_event_loop(env, &loop));
+    failure = device->writer.Start(loop, device->fd, device->slot_count, OnSent, device);
+  }
+  if (failure == 0) device->writer.Push({device->pool + reply.offset, reply.bytes, reply.slot});
+  napi_value result;
+  NETDRIVE_CHECK(env, napi_create_int32(env, failure, &result));
   return result;
 }
 
@@ -363,6 +398,7 @@ napi_value RegisterFuseDevice(napi_env env, napi_value exports) {
   if (Export(env, exports, "fuseStartDevice", StartDevice) == nullptr) return nullptr;
   if (Export(env, exports, "fuseCloseDevice", Close) == nullptr) return nullptr;
   if (Export(env, exports, "fuseReply", Reply) == nullptr) return nullptr;
+  if (Export(env, exports, "fuseReplyLater", ReplyLater) == nullptr) return nullptr;
   if (Export(env, exports, "fuseReplyWith", ReplyWith) == nullptr) return nullptr;
   return Export(env, exports, "fuseReturnSlot", GiveSlotBack);
 }

@@ -38,6 +38,8 @@ import { KernelRequest } from "./request.ts";
 const TWO_32 = 2 ** 32;
 /** Requests in flight beyond which no more are read: the rest waits in the kernel, where a kill ends it. */
 export const IN_FLIGHT_MAX = 8192;
+/** Replies of so many bytes are sent by another thread: handing over and waking it costs about as much as copying 100 KiB. */
+const LATER_BYTES_MIN = 256 * 1024;
 /** Forgotten nodes are passed on together. */
 const FORGET_DELAY_MS = 50;
 
@@ -102,6 +104,8 @@ export class Session {
   readonly #interrupts: Interrupts;
   readonly #init: InitOptions;
   readonly #inFlight = new Map<number, KernelRequest>();
+  /** By slot: requests whose reply another thread is sending. */
+  readonly #sending: (KernelRequest | undefined)[] = [];
   /** Slots of requests beyond IN_FLIGHT_MAX, not yet given back. */
   readonly #withheld: number[] = [];
   #requests = 0;
@@ -151,8 +155,8 @@ export class Session {
   }
 
   start(): void {
-    this.device.start(
-      (slot, bytes) => {
+    this.device.start({
+      request: (slot, bytes) => {
         try {
           return this.#onRequest(slot, bytes);
         } catch (cause) {
@@ -161,8 +165,12 @@ export class Session {
           return true;
         }
       },
-      (errno) => this.#finish(errno),
-    );
+      sent: (slot, refusal) => {
+        const request = this.#sending[slot];
+        if (request !== undefined) this.#sentLater(request, refusal);
+      },
+      end: (errno) => this.#finish(errno),
+    });
   }
 
   counters(): SessionCounters {
@@ -239,10 +247,22 @@ export class Session {
   }
 
   /** Sends the first `bytes` of the data room of the request's own slot. */
-  sendSlot(request: KernelRequest, bytes: number): boolean {
+  sendSlot(request: KernelRequest, bytes: number): void {
     const start = this.device.dataOffset(request.slot) - OUT_HEADER_BYTES;
     this.#putHeader(start, request, bytes, 0);
-    return this.#sent(request, this.device.reply(start, bytes + OUT_HEADER_BYTES, this.room.unclaim(request)));
+    if (bytes < LATER_BYTES_MIN || this.device.replyLater(start, bytes + OUT_HEADER_BYTES, request.slot) !== 0) {
+      this.#sent(request, this.device.reply(start, bytes + OUT_HEADER_BYTES, this.room.unclaim(request)));
+    } else {
+      this.#sending[request.slot] = request;
+    }
+  }
+
+  /** A large reply has gone out, or not; nothing depends on which. */
+  #sentLater(request: KernelRequest, refusal: number): void {
+    this.#sending[request.slot] = undefined;
+    const slot = this.room.unclaim(request);
+    if (slot >= 0) this.device.returnSlot(slot);
+    this.#sent(request, refusal);
   }
 
   sendBuffer(request: KernelRequest, payload: Buffer): boolean {

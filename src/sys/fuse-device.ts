@@ -1,9 +1,9 @@
 /**
  * /dev/fuse as JavaScript sees it: slots with requests in, replies out. No opcode is known here.
  *
- * The addon reads requests into the slots when the event loop finds some; `onRequest` is told which ones. A slot belongs to JavaScript from then until it is
+ * The addon reads requests into the slots when the event loop finds some; `DeviceEvents` says which ones. A slot belongs to JavaScript from then until it is
  * given back, by a reply that names it or by `returnSlot`. The pool is one ArrayBuffer: slots, and a scratch slot after the last one
- * in which small replies are put together; sending is synchronous, so one is enough.
+ * in which small replies are put together; sending those is synchronous, so one is enough.
  */
 import { errnoName, errnoNumber } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
@@ -24,18 +24,34 @@ interface Native {
     poolOffset: number;
     batch: ArrayBuffer;
     returned: ArrayBuffer;
+    sent: ArrayBuffer;
     slotBytes: number;
   };
   fuseStartDevice(
     device: object,
     receiver: object,
     onBatch: (count: number) => number,
+    onSent: (count: number) => void,
     onEnd: (errno: number) => void,
   ): number;
   fuseCloseDevice(device: object): void;
   fuseReply(device: object, offset: number, bytes: number, slot: number): number;
+  fuseReplyLater(device: object, offset: number, bytes: number, slot: number): number;
   fuseReplyWith(device: object, offset: number, bytes: number, payload: Buffer): number;
   fuseReturnSlot(device: object, slot: number): void;
+}
+
+/** What a device tells; none may throw. */
+export interface DeviceEvents {
+  /** A slot holds a request of so many bytes; returns whether the slot is given back now. */
+  request(slot: number, bytes: number): boolean;
+  /** A reply of `replyLater` was sent: 0, or the errno of the kernel's refusal. The slot is still JavaScript's. */
+  sent(slot: number, refusal: number): void;
+  /**
+   * Comes once, when the connection to the kernel has ended: ENODEV after an unmount, ECONNABORTED after an abort. The descriptor is
+   * closed then, and nothing is told any more of replies under way.
+   */
+  end(errno: number): void;
 }
 
 /** What the request loop needs of a device; tests put their own in its place. */
@@ -55,14 +71,13 @@ export interface FuseDevice {
    * @returns 0, or the errno of the kernel's refusal: ENOENT if nobody waits for this reply any more.
    */
   reply(offset: number, bytes: number, slot: number): number;
+  /** The same for a large reply out of `slot`, by another thread: see DeviceEvents.sent. Returns 0, or why it cannot be. */
+  replyLater(offset: number, bytes: number, slot: number): number;
   /** The same with a payload behind; it is copied before this returns. */
   replyWith(offset: number, bytes: number, payload: Buffer): number;
   returnSlot(slot: number): void;
-  /**
-   * Starts reading. `onRequest` must not throw; it returns whether the slot is given back now. `onEnd` comes once, when the
-   * connection to the kernel has ended: ENODEV after an unmount, ECONNABORTED after an abort; the descriptor is closed then.
-   */
-  start(onRequest: (slot: number, bytes: number) => boolean, onEnd: (errno: number) => void): void;
+  /** Starts reading. */
+  start(events: DeviceEvents): void;
   /** Ends the connection from our side: what waits in the mount fails, `onEnd` is told ECONNABORTED. */
   close(): void;
 }
@@ -75,6 +90,7 @@ export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: nu
   const pool = Buffer.from(made.pool, made.poolOffset, (slotCount + 1) * slotBytes);
   const batch = new Int32Array(made.batch);
   const returned = new Int32Array(made.returned);
+  const sent = new Int32Array(made.sent);
   let ended = false;
   let end = (_errno: number) => {};
   return {
@@ -84,24 +100,28 @@ export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: nu
     requestOffset: (slot) => slot * slotBytes + PAGE_BYTES - HEAD_BYTES,
     dataOffset: (slot) => slot * slotBytes + PAGE_BYTES,
     reply: (offset, bytes, slot) => native.fuseReply(device, offset, bytes, slot),
+    replyLater: (offset, bytes, slot) => native.fuseReplyLater(device, offset, bytes, slot),
     replyWith: (offset, bytes, payload) => native.fuseReplyWith(device, offset, bytes, payload),
     returnSlot(slot) {
       if (!ended) native.fuseReturnSlot(device, slot);
     },
-    start(onRequest, onEnd) {
+    start(events) {
       const onBatch = (count: number) => {
         let back = 0;
         for (let i = 0; i < count; i++) {
           const slot = batch[2 * i] as number;
-          if (onRequest(slot, batch[2 * i + 1] as number)) returned[back++] = slot;
+          if (events.request(slot, batch[2 * i + 1] as number)) returned[back++] = slot;
         }
         return back;
       };
+      const onSent = (count: number) => {
+        for (let i = 0; i < count; i++) events.sent(sent[2 * i] as number, sent[2 * i + 1] as number);
+      };
       end = (errno) => {
         ended = true;
-        onEnd(errno);
+        events.end(errno);
       };
-      const failure = native.fuseStartDevice(device, {}, onBatch, end);
+      const failure = native.fuseStartDevice(device, {}, onBatch, onSent, end);
       if (failure < 0) throw new FsError(errnoName(-failure), "watch", "/dev/fuse");
     },
     close() {

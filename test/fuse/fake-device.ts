@@ -3,11 +3,11 @@
  */
 import { ERRNO } from "../../src/base/errno.ts";
 import { OUT_HEADER_BYTES } from "../../src/fuse/abi.ts";
-import type { FuseDevice } from "../../src/sys/fuse-device.ts";
+import type { DeviceEvents, FuseDevice } from "../../src/sys/fuse-device.ts";
 
 const HEAD_BYTES = 80;
 const PAGE_BYTES = 4096;
-const DATA_BYTES_MAX = 64 * 1024;
+const DATA_BYTES_MAX = 512 * 1024;
 
 /** A reply as the kernel would see it. */
 export interface Reply {
@@ -27,8 +27,7 @@ export class FakeDevice implements FuseDevice {
   refuse = 0;
   readonly #free: number[] = [];
   readonly #waiting = new Map<number, (reply: Reply) => void>();
-  #onRequest: (slot: number, bytes: number) => boolean = () => true;
-  #onEnd: (errno: number) => void = () => {};
+  #events: DeviceEvents = { request: () => true, sent() {}, end() {} };
 
   constructor(slotCount = 8) {
     this.slotCount = slotCount;
@@ -48,15 +47,21 @@ export class FakeDevice implements FuseDevice {
     return slot * (PAGE_BYTES + DATA_BYTES_MAX) + PAGE_BYTES;
   }
 
-  start(onRequest: (slot: number, bytes: number) => boolean, onEnd: (errno: number) => void): void {
-    this.#onRequest = onRequest;
-    this.#onEnd = onEnd;
+  start(events: DeviceEvents): void {
+    this.#events = events;
   }
 
   reply(offset: number, bytes: number, slot: number): number {
     const refused = this.#take(Buffer.from(this.pool.subarray(offset, offset + bytes)));
     if (slot >= 0) this.returnSlot(slot);
     return refused;
+  }
+
+  replyLater(offset: number, bytes: number, slot: number): number {
+    setImmediate(() => {
+      this.#events.sent(slot, this.#take(Buffer.from(this.pool.subarray(offset, offset + bytes))));
+    });
+    return 0;
   }
 
   replyWith(offset: number, bytes: number, payload: Buffer): number {
@@ -87,7 +92,7 @@ export class FakeDevice implements FuseDevice {
     const slot = this.#free.pop();
     if (slot === undefined) throw new Error("no free slot: the kernel would wait");
     bytes.copy(this.pool, this.requestOffset(slot));
-    if (this.#onRequest(slot, bytes.length)) this.returnSlot(slot);
+    if (this.#events.request(slot, bytes.length)) this.returnSlot(slot);
   }
 
   /** Hands over a request and waits for its reply. */
@@ -100,7 +105,7 @@ export class FakeDevice implements FuseDevice {
   }
 
   end(errno: number): void {
-    this.#onEnd(errno);
+    this.#events.end(errno);
   }
 
   close(): void {

@@ -179,6 +179,22 @@ test("however many writes and reads wait, slots remain for everything else, and 
   assert.equal(session.room.heapBytes, 0);
 });
 
+test("the slot of a large read stays with it until its reply has gone out", async () => {
+  const { fileSystem } = recordingFs();
+  const full = new Proxy(fileSystem, {
+    get: (target, name) =>
+      name === "read"
+        ? async (_ctx: unknown, _handle: unknown, _at: unknown, into: Buffer) => into.fill("z").length
+        : Reflect.get(target, name),
+  });
+  const { device, session } = await withOpenFile(full);
+  const answer = device.ask(requestBytes(Opcode.READ, readBody(300_000), { node: 2 }));
+  await new Promise(process.nextTick);
+  assert.deepEqual([session.counters().inFlight, device.freeSlots], [1, device.slotCount - 1]);
+  assert.equal((await answer).body.toString("latin1"), "z".repeat(300_000));
+  assert.deepEqual([session.counters().inFlight, device.freeSlots], [0, device.slotCount]);
+});
+
 test("a read for more than a reply can hold is refused", async () => {
   const { fileSystem } = recordingFs();
   const { device } = await withOpenFile(fileSystem);

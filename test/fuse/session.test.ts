@@ -154,9 +154,9 @@ test("INIT is answered with what we can do of what the kernel offers", async () 
     07000000 2d000000  major minor
     00000200  max_readahead
     69e0e470  flags
-    04000300 00000100  max_background congestion_threshold max_write
+    04000300 00000800  max_background congestion_threshold max_write
     01000000  time_gran
-    10000000  max_pages map_alignment
+    80000000  max_pages map_alignment
     ${"00".repeat(32)}`);
   assert.equal(body.toString("hex"), expected.toString("hex"));
   await session.initialized;

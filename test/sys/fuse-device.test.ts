@@ -8,6 +8,7 @@ import { loadAddon } from "../../src/sys/addon.ts";
 import { createFuseDevice, type FuseDevice } from "../../src/sys/fuse-device.ts";
 
 const DATA_BYTES_MAX = 64 * 1024;
+const EAGAIN = 11;
 const ENODEV = 19;
 const ECONNABORTED = 103;
 
@@ -31,12 +32,20 @@ function started(slotCount: number, keep = false) {
   const ended = new Promise<number>((resolve) => {
     end = resolve;
   });
-  device.start((slot, bytes) => {
-    const at = device.requestOffset(slot);
-    seen.push({ slot, text: device.pool.toString("latin1", at, at + bytes) });
-    waiting.shift()?.();
-    return !keep;
-  }, end);
+  const sent: [number, number][] = [];
+  device.start({
+    request(slot, bytes) {
+      const at = device.requestOffset(slot);
+      seen.push({ slot, text: device.pool.toString("latin1", at, at + bytes) });
+      waiting.shift()?.();
+      return !keep;
+    },
+    sent(slot, refusal) {
+      sent.push([slot, refusal]);
+      waiting.shift()?.();
+    },
+    end,
+  });
   const send = (text: string) => writeSync(theirs, text);
   /** Sends and waits until it was handed over. */
   const ask = async (text: string) => {
@@ -45,7 +54,7 @@ function started(slotCount: number, keep = false) {
     await heard;
     return seen.at(-1) as { slot: number; text: string };
   };
-  return { device, theirs, seen, send, ask, ended };
+  return { device, theirs, seen, sent, waiting, send, ask, ended };
 }
 
 function heard(theirs: number): string {
@@ -75,6 +84,36 @@ test("replies are bytes of the pool, alone or with a payload behind", async () =
   assert.equal(device.replyWith(scratch - 16, 4, Buffer.alloc(0)), 0);
   assert.equal(heard(theirs), "head");
   device.close();
+  closeSync(theirs);
+});
+
+test("a large reply is sent by another thread, which says when it has gone out", async () => {
+  const { device, theirs, sent, waiting, ask } = started(4, true);
+  const { slot } = await ask("read");
+  const start = device.dataOffset(slot);
+  device.pool.write("large", start);
+  const gone = new Promise<void>((resolve) => waiting.push(resolve));
+  assert.equal(device.replyLater(start, 5, slot), 0);
+  await gone;
+  assert.equal(heard(theirs), "large");
+  assert.deepEqual(sent, [[slot, 0]]);
+  const refused = new Promise<void>((resolve) => waiting.push(resolve));
+  // Nobody listens, so the socket takes no more in the end.
+  while (device.reply(start, 60_000, -1) === 0);
+  assert.equal(device.replyLater(start, 60_000, slot), 0);
+  await refused;
+  assert.deepEqual(sent[1], [slot, EAGAIN]);
+  device.close();
+  assert.equal(device.replyLater(start, 5, slot), ENODEV);
+  closeSync(theirs);
+});
+
+test("closing while large replies are under way waits for the one that is being sent, and for no other", async () => {
+  const { device, theirs, ended, ask } = started(8, true);
+  const { slot } = await ask("read");
+  for (let i = 0; i < 8; i++) device.replyLater(device.dataOffset(slot), 60_000, slot);
+  device.close();
+  assert.equal(await ended, ECONNABORTED);
   closeSync(theirs);
 });
 
@@ -117,10 +156,14 @@ test("it can be closed while a request is handed over", async () => {
   const [ours, theirs] = native.fuseSocketPair();
   const device: FuseDevice = createFuseDevice(ours, 2, DATA_BYTES_MAX);
   const ended = new Promise<number>((resolve) => {
-    device.start(() => {
-      device.close();
-      return true;
-    }, resolve);
+    device.start({
+      request() {
+        device.close();
+        return true;
+      },
+      sent() {},
+      end: resolve,
+    });
   });
   writeSync(theirs, "x");
   assert.equal(await ended, ECONNABORTED);
@@ -150,8 +193,8 @@ test("a programmer's mistakes are errors, not crashes", () => {
   assert.throws(() => native.fuseReturnSlot(device, -1), /no such slot/);
   assert.throws(() => native.fuseReply({}, 0, 1, -1), /expected a FUSE device/);
   const nothing = () => 0;
-  native.fuseStartDevice(device, {}, nothing, nothing);
-  assert.throws(() => native.fuseStartDevice(device, {}, nothing, nothing), /started before/);
+  native.fuseStartDevice(device, {}, nothing, nothing, nothing);
+  assert.throws(() => native.fuseStartDevice(device, {}, nothing, nothing, nothing), /started before/);
   (native as unknown as { fuseCloseDevice(device: object): void }).fuseCloseDevice(device);
   closeSync(theirs);
 });

@@ -1,0 +1,27 @@
+// The few functions of libuv we need. libuv is part of Node's interface for addons, but its header does not come with
+// node-api-headers. A handle's size is asked for, so no structure of its own is assumed.
+#pragma once
+
+#include <cstddef>
+
+extern "C" {
+struct uv_loop_s;
+size_t uv_handle_size(int type);
+int uv_poll_init(uv_loop_s* loop, void* handle, int fd);
+int uv_poll_start(void* handle, int events, void (*callback)(void* handle, int status, int events));
+int uv_poll_stop(void* handle);
+int uv_async_init(uv_loop_s* loop, void* handle, void (*callback)(void* handle));
+int uv_async_send(void* handle);
+void uv_unref(void* handle);
+void uv_close(void* handle, void (*callback)(void* handle));
+void uv_handle_set_data(void* handle, void* data);
+void* uv_handle_get_data(const void* handle);
+}
+
+namespace netdrive {
+
+constexpr int kUvAsync = 1;     // UV_ASYNC of uv_handle_type
+constexpr int kUvPoll = 8;      // UV_POLL of uv_handle_type
+constexpr int kUvReadable = 1;  // UV_READABLE of uv_poll_event
+
+}  // namespace netdrive
