@@ -3,8 +3,8 @@
  */
 import type { Command } from "commander";
 import { printable } from "../base/log.ts";
+import { MOUNT_TYPE, readMountTable } from "../sys/mount-table.ts";
 import { findRecord, readRecords } from "./mount-registry.ts";
-import { MOUNT_TYPE, readMountTable } from "./mount-table.ts";
 import { isAlive } from "./process-table.ts";
 
 interface ListedMount {

@@ -9,7 +9,7 @@ import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { MOUNT_TYPE, readMountTable } from "./mount-table.ts";
+import { MOUNT_TYPE, readMountTable } from "../sys/mount-table.ts";
 import { isAlive, type ProcessIdentity } from "./process-table.ts";
 
 export interface MountRecord {

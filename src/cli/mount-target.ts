@@ -4,9 +4,9 @@
 import { access, constants, lstat, open, readdir, readFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { printable } from "../base/log.ts";
+import { MOUNT_TYPE, mountAt } from "../sys/mount-table.ts";
 import { Exit, failure } from "./failure.ts";
 import type { MountOptions } from "./mount-options.ts";
-import { MOUNT_TYPE, mountAt } from "./mount-table.ts";
 import { canonicalPath } from "./unmount.ts";
 
 const DEVICE = "/dev/fuse";

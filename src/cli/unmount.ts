@@ -11,9 +11,9 @@ import { FsError } from "../base/errors.ts";
 import { printable } from "../base/log.ts";
 import { raceSignal } from "../base/signals.ts";
 import { abortConnection, unmountPath } from "../sys/fuse-mount.ts";
+import { MOUNT_TYPE, type MountEntry, mountAt } from "../sys/mount-table.ts";
 import { Exit, failure } from "./failure.ts";
 import { findRecord, removeRecord } from "./mount-registry.ts";
-import { MOUNT_TYPE, type MountEntry, mountAt } from "./mount-table.ts";
 import { isAlive, type ProcessIdentity, usersOf } from "./process-table.ts";
 
 export interface UnmountOptions {
@@ -66,7 +66,7 @@ export async function unmountDrive(path: string, options: UnmountOptions): Promi
   }
   const daemon = findRecord(canonical)?.daemon;
   const isServed = daemon !== undefined && isAlive(daemon);
-  if (options.force === true) await giveUp(entry);
+  if (options.force === true) await abortConnection(entry);
   const remark = await detach(entry, { shown, lazy: options.lazy === true, isServed });
   if (daemon !== undefined) {
     // A lazily detached mount lives on until its last user is gone, and so does its daemon.
@@ -74,11 +74,6 @@ export async function unmountDrive(path: string, options: UnmountOptions): Promi
     removeRecord(canonical, daemon.pid);
   }
   return remark;
-}
-
-/** Makes the kernel fail every request of the mount, those in flight included. */
-async function giveUp({ path, type, source, deviceMinor }: MountEntry): Promise<void> {
-  await abortConnection({ path, type, source, deviceMajor: 0, deviceMinor });
 }
 
 async function detach(

@@ -4,11 +4,12 @@
  * Knows the kernel's and fusermount3's interfaces, not what is served. Nothing here touches a path inside a mount.
  */
 import { spawn } from "node:child_process";
-import { readFile, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { constants } from "node:os";
 import { errnoName } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
 import { loadAddon } from "./addon.ts";
+import { mountAt } from "./mount-table.ts";
 
 interface Native {
   fuseOpenDevice(): number;
@@ -211,34 +212,9 @@ export interface MountedPath {
   deviceMinor: number;
 }
 
-/** The topmost mount exactly at `path`, from /proc/self/mountinfo, without touching it. @see proc(5) */
+/** The topmost mount exactly at `path`, without touching it. */
 export async function findMount(path: string): Promise<MountedPath | undefined> {
-  const wanted = Buffer.from(path);
-  let found: MountedPath | undefined;
-  for (const line of (await readFile("/proc/self/mountinfo", "latin1")).split("\n")) {
-    const [before, after] = line.split(" - ") as [string, string | undefined];
-    const fields = before.split(" ");
-    const at = unescapeMountField(fields[4] ?? "");
-    if (after === undefined || !at.equals(wanted)) continue;
-    const [major, minor] = (fields[2] ?? "").split(":").map(Number);
-    const [type, source] = after.split(" ");
-    found = {
-      path,
-      type: type ?? "",
-      source: unescapeMountField(source ?? "").toString(),
-      deviceMajor: major ?? 0,
-      deviceMinor: minor ?? 0,
-    };
-  }
-  return found;
-}
-
-/** Space, tab, newline and backslash are octal in mountinfo. */
-function unescapeMountField(field: string): Buffer {
-  return Buffer.from(
-    field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))),
-    "latin1",
-  );
+  return mountAt(path);
 }
 
 /** Raises how far the kernel reads ahead on this mount; 128 KiB by default. Best effort: only root may. */

@@ -5,8 +5,8 @@ import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync,
 import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, type TestContext, test } from "node:test";
-import { mountAt } from "../../src/cli/mount-table.ts";
 import { identify } from "../../src/cli/process-table.ts";
+import { mountAt } from "../../src/sys/mount-table.ts";
 import { type CommandResult, command, startService } from "../support/child.ts";
 import { detach, netdrive, type ServedShare, startServe } from "../support/drive.ts";
 import { makeTemp } from "../support/temp.ts";

@@ -8,7 +8,7 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { readMountTable } from "../../src/cli/mount-table.ts";
+import { readMountTable } from "../../src/sys/mount-table.ts";
 import { type Service, startService } from "./child.ts";
 import { makeTemp, mountsBelow, type Temp } from "./temp.ts";
 

@@ -6,7 +6,7 @@
 import { chmodSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { readMountTable } from "../../src/cli/mount-table.ts";
+import { readMountTable } from "../../src/sys/mount-table.ts";
 
 /** A directory of its own; `remove` may be called more than once. */
 export interface Temp extends AsyncDisposable {

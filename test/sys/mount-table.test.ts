@@ -1,7 +1,7 @@
 /** Reading /proc/self/mountinfo. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { mountAt, parseMountInfo, readMountTable } from "../../src/cli/mount-table.ts";
+import { mountAt, parseMountInfo, readMountTable } from "../../src/sys/mount-table.ts";
 
 const LINES = [
   "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue",
@@ -12,9 +12,23 @@ const LINES = [
 
 test("path, type, source, read-only and device are read, escapes undone", () => {
   assert.deepEqual(parseMountInfo(`${LINES.join("\n")}\n`), [
-    { path: "/mnt2", type: "ext3", source: "/dev/root", readOnly: false, deviceMinor: 0 },
-    { path: "/tmp/a b\\c", type: "fuse.netdrive", source: "netdrive://h:1/s t", readOnly: true, deviceMinor: 53 },
-    { path: "/tmp/ä", type: "fuse.netdrive", source: "netdrive://h:1/x", readOnly: false, deviceMinor: 54 },
+    { path: "/mnt2", type: "ext3", source: "/dev/root", readOnly: false, deviceMajor: 98, deviceMinor: 0 },
+    {
+      path: "/tmp/a b\\c",
+      type: "fuse.netdrive",
+      source: "netdrive://h:1/s t",
+      readOnly: true,
+      deviceMajor: 0,
+      deviceMinor: 53,
+    },
+    {
+      path: "/tmp/ä",
+      type: "fuse.netdrive",
+      source: "netdrive://h:1/x",
+      readOnly: false,
+      deviceMajor: 0,
+      deviceMinor: 54,
+    },
   ]);
 });
 

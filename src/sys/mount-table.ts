@@ -12,7 +12,8 @@ export interface MountEntry {
   type: string;
   source: string;
   readOnly: boolean;
-  /** Minor device number: the name of a FUSE connection in /sys/fs/fuse/connections. */
+  deviceMajor: number;
+  /** For FUSE the name of the connection in /sys/fs/fuse/connections. */
   deviceMinor: number;
 }
 
@@ -29,6 +30,7 @@ export function parseMountInfo(text: string): MountEntry[] {
       type,
       source: plainText(source ?? ""),
       readOnly: options.split(",").includes("ro"),
+      deviceMajor: Number(device.split(":")[0]),
       deviceMinor: Number(device.split(":")[1]),
     });
   }
