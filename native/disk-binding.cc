@@ -326,6 +326,9 @@ napi_value Create(napi_env env, napi_callback_info info) {
     NETDRIVE_CHECK(env, napi_create_function(env, method.name, NAPI_AUTO_LENGTH, method.function, engine.get(), &function));
     NETDRIVE_CHECK(env, napi_set_named_property(env, object, method.name, function));
   }
+  napi_value local;
+  NETDRIVE_CHECK(env, napi_get_boolean(env, engine->disk.local(), &local));
+  NETDRIVE_CHECK(env, napi_set_named_property(env, object, "local", local));
   NETDRIVE_CHECK(env, engine->Init(env, object, arguments.value(7)));
   NETDRIVE_CHECK(env, napi_wrap(env, object, engine.get(), Collect, nullptr, nullptr));
   engine.release();

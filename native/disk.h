@@ -114,6 +114,8 @@ struct DiskOptions {
 
 class Disk {
  public:
+  // Whether system calls on it wait for no network and no daemon, and close(2) has nothing to report.
+  bool local() const { return local_; }
   explicit Disk(const DiskOptions& options) : table_(options.limits), options_(options) {}
   Disk(const Disk&) = delete;
   Disk& operator=(const Disk&) = delete;

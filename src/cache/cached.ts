@@ -76,6 +76,11 @@ export class CachedFileSystem extends ForwardingFileSystem {
     });
   }
 
+  /** What was acknowledged here may still fail. */
+  override get isFlushless(): boolean {
+    return false;
+  }
+
   /** Bytes held now, for status pages. */
   get figures(): { dirtyBytes: number; readAheadBytes: number } {
     return { dirtyBytes: this.#writes.dirtyBytes, readAheadBytes: this.#reads.heldBytes };

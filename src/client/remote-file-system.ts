@@ -109,6 +109,10 @@ export class RemoteFileSystem implements FileSystem {
     this.#close = options.close;
   }
 
+  get isFlushless(): boolean {
+    return this.#channels.agreement.isFlushless;
+  }
+
   /** Opens the caller has. */
   get openCount(): number {
     return this.#opens.size;
@@ -319,7 +323,7 @@ export class RemoteFileSystem implements FileSystem {
   async flush(ctx: RequestContext, handle: HandleId): Promise<void> {
     const open = this.#find("flush", handle);
     // Without a write since, there is no error to report.
-    if (!open.isWritten) return;
+    if (!open.isWritten || this.isFlushless) return;
     await this.#call(ctx, "flush", { caller: ctx.caller }, nothing, open);
     open.isWritten = false;
   }

@@ -41,6 +41,8 @@ export interface Agreement {
   readonly share: string;
   readonly readOnly: boolean;
   readonly squash: (typeof SQUASH_NAMES)[number];
+  /** `flush` does nothing on this share. */
+  readonly isFlushless: boolean;
 }
 
 type State =
@@ -226,6 +228,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
       share: welcome.share,
       readOnly: welcome.readOnly,
       squash,
+      isFlushless: welcome.flushless,
     };
     this.#channel.accept({
       bodyBytesMax: BODY_BYTES_MAX,

@@ -76,6 +76,7 @@ export async function createDisk(options: DiskOptions): Promise<Disk> {
 }
 
 class DiskFileSystem implements Disk {
+  readonly isFlushless: boolean;
   readonly #slots: RequestSlots;
   readonly #engine: DiskEngine;
   readonly #scratch: Buffer[] = [];
@@ -85,6 +86,7 @@ class DiskFileSystem implements Disk {
   constructor(slots: RequestSlots) {
     this.#slots = slots;
     this.#engine = slots.engine;
+    this.isFlushless = slots.engine.isLocal;
   }
 
   counters(): EngineCounters {

@@ -147,6 +147,7 @@ export class ServerSetUp implements ChannelReceiver {
       bytesMax: limits.sessionBytesMax,
       readOnly: session.share.readOnly,
       squash: SQUASH_NAMES.indexOf(squash),
+      flushless: session.share.fileSystem.isFlushless === true,
       share: session.share.name,
       proof: Buffer.alloc(PROOF_BYTES),
     };

@@ -111,6 +111,7 @@ const PENDING = -4096;
 const OPENS = new Set<number>([OPERATION.open, OPERATION.create, OPERATION.tmpfile, OPERATION.opendir]);
 
 interface NativeEngine {
+  local: boolean;
   slots: ArrayBuffer;
   completions: ArrayBuffer;
   submit(slot: number, data?: Buffer): number;
@@ -179,6 +180,8 @@ export class DiskEngine {
   readonly f64: Float64Array;
   readonly bytes: Buffer;
   readonly view: DataView;
+  /** The file system is of this machine: close(2) has no error of an earlier write to report. */
+  readonly isLocal: boolean;
   readonly #native: NativeEngine;
   readonly #completions: Float64Array;
   readonly #free: number[] = [];
@@ -204,6 +207,7 @@ export class DiskEngine {
     );
     if (typeof native === "number") throw new FsError(errnoName(-native), "serve", options.directory);
     this.#native = native;
+    this.isLocal = native.local;
     this.#completions = new Float64Array(native.completions);
     this.u32 = new Uint32Array(native.slots);
     this.f64 = new Float64Array(native.slots);

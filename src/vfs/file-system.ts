@@ -128,6 +128,9 @@ export interface NewNode {
 }
 
 export interface FileSystem {
+  /** True: a write that has succeeded has no error left to report, so that `flush` does nothing. Absent: it may, as on a network file system. */
+  readonly isFlushless?: boolean;
+
   /** The directory everything is below. */
   root(ctx: RequestContext): Promise<Entry>;
 

@@ -23,6 +23,10 @@ export class ForwardingFileSystem implements FileSystem {
     this.inner = inner;
   }
 
+  get isFlushless(): boolean {
+    return this.inner.isFlushless === true;
+  }
+
   root(ctx: RequestContext): Promise<Entry> {
     return this.inner.root(ctx);
   }

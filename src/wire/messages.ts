@@ -80,10 +80,11 @@ export const MESSAGES = {
       bytesMax: "u32",
       readOnly: "bool",
       squash: "u8",
+      flushless: "bool",
       share: "text",
       proof: "bytes32",
     },
-    says: "Proves who the client is; the reply welcomes it and proves who the server is.",
+    says: "Proves who the client is; the reply welcomes it and proves who the server is. `flushless`: `flush` does nothing on this share and may be left out.",
   },
   goodbye: {
     code: 3,

@@ -202,6 +202,20 @@ test("release settles at once, is sent after the calls on the handle, and makes 
   assert.equal(remote.status().channels[0]?.state, "open");
 });
 
+test("on a share whose writes have no late errors, flush asks nobody", async () => {
+  const drive = await connectedDrive({ faults: { welcome: { flushless: true } } });
+  const { remote, server } = drive;
+  const file = await openFile(drive);
+  assert.equal(remote.fileSystem.isFlushless, true);
+  const writing = remote.fileSystem.write(ctx, file, 0, Buffer.alloc(5));
+  await settle();
+  server.answer(server.next("write"), { writtenBytes: 5 });
+  await writing;
+  await remote.fileSystem.flush(ctx, file);
+  await settle();
+  assert.equal(server.asked.length, 0);
+});
+
 test("flush asks the server only when something was written since the last one", async () => {
   const drive = await connectedDrive();
   const { remote, server } = drive;

@@ -133,6 +133,7 @@ export class FakeServer implements ChannelReceiver {
       bytesMax: 32 * 1024 * 1024,
       readOnly: false,
       squash: 0,
+      flushless: false,
       share: hello.share,
       proof: Buffer.alloc(32),
       ...this.#faults.welcome,
