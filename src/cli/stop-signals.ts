@@ -1,8 +1,10 @@
 /**
  * SIGINT, SIGTERM and SIGHUP as a wish to end, and a second one as a wish to end at once.
  *
+ * SIGHUP says that the terminal is gone, so without one it means nothing: Node forgets that nohup(1) ignored it.
  * One press of Ctrl-C can arrive twice, from the terminal and from an npm that passes it on, hence SAME_PRESS_MS.
  */
+import { isatty } from "node:tty";
 import type { Clock } from "../base/clock.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
@@ -21,7 +23,8 @@ export function catchStopSignals(clock: Clock): StopSignals {
   const first = new AbortController();
   const second = new AbortController();
   let firstMs = 0;
-  const onSignal = () => {
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (signal === "SIGHUP" && ![0, 1, 2].some(isatty)) return;
     if (!first.signal.aborted) {
       firstMs = clock.monotonicMs();
       first.abort();
