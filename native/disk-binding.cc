@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "arguments.h"
@@ -22,6 +23,8 @@ struct SlotJob : Job {
   size_t size = 0;
   Handle* carried = nullptr;
   size_t done = 0;
+  // The Buffers behind the first one: few requests have any.
+  std::vector<Bytes> more;
   std::shared_ptr<const Credential> credential;
   int64_t result = 0;
 };
@@ -42,7 +45,7 @@ class Engine {
   ~Engine() { Stop(); }
 
   napi_status Init(napi_env env, napi_value object, napi_value completed);
-  int64_t Submit(napi_env env, uint32_t slot, Bytes bytes);
+  int64_t Submit(napi_env env, uint32_t slot, std::span<const Bytes> buffers);
   bool Cancel(napi_env env, uint32_t slot);
   void Stop();
   void Finish(napi_env env);
@@ -106,19 +109,22 @@ void Engine::SetPending(napi_env env, int64_t pending) {
   pending_ = pending;
 }
 
-int64_t Engine::Submit(napi_env env, uint32_t index, Bytes bytes) {
+int64_t Engine::Submit(napi_env env, uint32_t index, std::span<const Bytes> buffers) {
   Slot& slot = slot_memory_[index];
   SlotJob& job = jobs_[index];
   if (slot.credential >= credentials_.size()) return -EPERM;
   if (wake_ == nullptr) return -EBADF;
   const auto& credential = credentials_[slot.credential];
-  Call call = {slot, bytes.data, bytes.size, credential.get(), true};
+  Bytes bytes = buffers.empty() ? Bytes() : buffers.front();
+  std::span<const Bytes> more = buffers.empty() ? buffers : buffers.subspan(1);
+  Call call = {slot, bytes.data, bytes.size, credential.get(), true, nullptr, 0, more};
   int64_t result = disk.Run(call);
   if (result != kPending) return result;
   job.data = bytes.data;
   job.size = bytes.size;
   job.carried = call.carried;
   job.done = call.done;
+  job.more.assign(more.begin(), more.end());
   job.credential = credential;
   job.slow = Disk::Slow(slot.operation);
   job.kind = credential.get();
@@ -137,7 +143,8 @@ int64_t Engine::Submit(napi_env env, uint32_t index, Bytes bytes) {
 }
 
 void Engine::Work(SlotJob* job) {
-  Call call = {slot_memory_[job->slot], job->data, job->size, job->credential.get(), false, job->carried, job->done};
+  Call call = {slot_memory_[job->slot], job->data,    job->size, job->credential.get(), false,
+               job->carried,            job->done,    job->more};
   job->result = disk.Run(call);
   bool wake;
   {
@@ -211,15 +218,16 @@ Engine* Self(napi_env env, napi_callback_info info) {
   return static_cast<Engine*>(data);
 }
 
-// submit(slot, buffer?) -> result, negative errno, or kPending.
+// submit(slot, ...buffers) -> result, negative errno, or kPending. kBuffersMax buffers at most.
 napi_value Submit(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   Engine* engine = Self(env, info);
   uint32_t slot = arguments.Unsigned(0);
-  Bytes bytes;
-  if (arguments.count() > 1) bytes = arguments.Buffer(1);
-  if (!arguments.ok() || slot >= engine->slots()) return arguments.Wrong();
-  return Number(env, engine->Submit(env, slot, bytes));
+  size_t count = arguments.count() - 1;
+  Bytes buffers[kBuffersMax];
+  for (size_t i = 0; i < count && i < kBuffersMax; i++) buffers[i] = arguments.Buffer(i + 1);
+  if (!arguments.ok() || slot >= engine->slots() || count > kBuffersMax) return arguments.Wrong();
+  return Number(env, engine->Submit(env, slot, {buffers, count}));
 }
 
 // cancel(slot) -> 1 if the request was queued and is gone, 0 if it runs.

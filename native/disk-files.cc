@@ -15,6 +15,16 @@ namespace {
 // One job copies at most this much, so that a worker is not kept for long; the caller asks again.
 constexpr size_t kCopyBytesMax = 32 << 20;
 
+// Takes `size` bytes off the front of [first, end). Returns the first part that is left.
+struct iovec* Advance(struct iovec* first, const struct iovec* end, size_t size) {
+  while (first < end && size >= first->iov_len) size -= (first++)->iov_len;
+  if (first < end) {
+    first->iov_base = static_cast<uint8_t*>(first->iov_base) + size;
+    first->iov_len -= size;
+  }
+  return first;
+}
+
 }  // namespace
 
 int64_t Disk::Read(Call& call) {
@@ -48,15 +58,24 @@ int64_t Disk::Write(Call& call) {
   if (!handle) return -EBADF;
   if (int error = Become(call, (call.slot.valid & kSetKillSuidgid) != 0); error < 0) return error;
   auto offset = static_cast<off_t>(call.slot.offset);
+  struct iovec parts[kBuffersMax] = {{call.data, call.size}};
+  struct iovec* end = parts + 1;
+  size_t size = call.size;
+  for (const Bytes& bytes : call.more) {
+    *end++ = {bytes.data, bytes.size};
+    size += bytes.size;
+  }
+  struct iovec* first = parts;
   size_t done = 0;
   do {
     // With O_APPEND the kernel ignores the offset.
-    ssize_t put = pwrite(handle->fd, call.data + done, call.size - done, offset + done);
+    ssize_t put = pwritev(handle->fd, first, static_cast<int>(end - first), offset + done);
     if (put < 0 && errno == EINTR) continue;
     if (put < 0) return done > 0 ? static_cast<int64_t>(done) : -errno;
     if (put == 0) break;
     done += put;
-  } while (done < call.size);
+    first = Advance(first, end, put);
+  } while (done < size);
   return done;
 }
 

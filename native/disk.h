@@ -9,9 +9,11 @@
 #include <sys/stat.h>
 
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "addon.h"
+#include "arguments.h"
 #include "attributes.h"
 #include "identity.h"
 #include "jobs.h"
@@ -21,6 +23,9 @@ namespace netdrive {
 
 // Not an errno: "this would block here", and what submit() answers for a request that went to the pool.
 constexpr int64_t kPending = -4096;
+
+// Buffers of one write. WRITEV_BUFFERS_MAX of src/vfs/file-system.ts.
+constexpr size_t kBuffersMax = 8;
 
 // One request and its reply. Offsets are those of SLOT in src/sys/disk-engine.ts, which checks them against `slotLayout` when it loads.
 struct Slot {
@@ -102,6 +107,8 @@ struct Call {
   Handle* carried = nullptr;
   // Bytes a first run has done: read.
   size_t done = 0;
+  // The Buffers that came after `data`: write. kBuffersMax - 1 at most.
+  std::span<const Bytes> more = {};
 };
 
 struct DiskOptions {

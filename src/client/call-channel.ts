@@ -190,6 +190,11 @@ export class CallChannel implements ChannelReceiver {
       this.#channel.close({ code: 0, text: "goodbye" });
       return;
     }
+    if (message.name === "written") {
+      checkRequest(message, header, "server");
+      for (const tag of messages.written.request.read(body).tags) this.#written(tag);
+      return;
+    }
     const call = this.#match(header);
     if (header.status !== 0) {
       this.#finish(call);
@@ -261,6 +266,16 @@ export class CallChannel implements ChannelReceiver {
       call.failed(error as Error);
       throw error;
     }
+  }
+
+  /** The write with this tag wrote all its bytes. @throws ProtocolError there is none. */
+  #written(tag: number): void {
+    const call = this.#calls[tag & SLOT_MASK];
+    if (call === undefined || call.tag !== tag || call.message.name !== "write") {
+      throw new ProtocolError(CloseCode.STATE, `tag ${tag} is not of a write`);
+    }
+    this.#finish(call);
+    this.#succeed(call, { writtenBytes: call.payload?.length ?? 0 }, NOTHING, call.handle);
   }
 
   /** The call a reply is for. @throws ProtocolError there is none, or the reply does not fit it. */

@@ -8,19 +8,20 @@
 import { FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Name } from "../base/name.ts";
-import { DiskEngine, type EngineCounters, NODE_KEY_BYTES, SETATTR, SLOT } from "../sys/disk-engine.ts";
+import { DiskEngine, type EngineCounters, NODE_KEY_BYTES, SETATTR, SLOT, type SlotData } from "../sys/disk-engine.ts";
 import type { Attr, TimeSpec } from "../vfs/attr.ts";
-import type {
-  AttrChange,
-  Entry,
-  FileSystem,
-  HandleId,
-  NewNode,
-  NodeId,
-  Opened,
-  OpenFlags,
-  RequestContext,
-  StatFs,
+import {
+  type AttrChange,
+  type Entry,
+  type FileSystem,
+  type HandleId,
+  type NewNode,
+  type NodeId,
+  type Opened,
+  type OpenFlags,
+  type RequestContext,
+  type StatFs,
+  WRITEV_BUFFERS_MAX,
 } from "../vfs/file-system.ts";
 import type { SlotIndex } from "./request-slots.ts";
 import { asAttr, asCount, asCreated, asEntry, asHandle, asOpened, nothing, RequestSlots } from "./request-slots.ts";
@@ -241,9 +242,18 @@ class DiskFileSystem implements Disk {
     data: Buffer,
     options?: { killSuidgid?: boolean },
   ): Promise<number> {
-    const slot = this.#slots.position(this.#slots.onHandle(ctx, handle), SLOT.offset, offsetBytes);
-    if (slot >= 0) this.#slots.u32(slot, SLOT.valid, options?.killSuidgid === true ? SETATTR.KILL_SUIDGID : 0);
-    return this.#slots.run("write", slot, asCount, data, ctx.signal);
+    return this.#write(ctx, handle, offsetBytes, data, options?.killSuidgid === true);
+  }
+
+  async writev(
+    ctx: RequestContext,
+    handle: HandleId,
+    offsetBytes: number,
+    buffers: readonly Buffer[],
+    options?: { killSuidgid?: boolean },
+  ): Promise<number> {
+    if (buffers.length === 0 || buffers.length > WRITEV_BUFFERS_MAX) throw new FsError("EINVAL", "write");
+    return this.#write(ctx, handle, offsetBytes, buffers, options?.killSuidgid === true);
   }
 
   flush(ctx: RequestContext, handle: HandleId): Promise<void> {
@@ -362,6 +372,18 @@ class DiskFileSystem implements Disk {
 
   close(): Promise<void> {
     return this.#engine.close();
+  }
+
+  #write(
+    ctx: RequestContext,
+    handle: HandleId,
+    offsetBytes: number,
+    data: SlotData,
+    killSuidgid: boolean,
+  ): Promise<number> {
+    const slot = this.#slots.position(this.#slots.onHandle(ctx, handle), SLOT.offset, offsetBytes);
+    if (slot >= 0) this.#slots.u32(slot, SLOT.valid, killSuidgid ? SETATTR.KILL_SUIDGID : 0);
+    return this.#slots.run("write", slot, asCount, data, ctx.signal);
   }
 
   #newNode(slot: SlotIndex, node: NewNode): SlotIndex {

@@ -9,7 +9,14 @@ import type { ErrnoName } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
 import { isEntryName, NAME_BYTES_MAX, type Name } from "../base/name.ts";
 import type { CancelSignal } from "../base/signals.ts";
-import { type Decode, type DiskEngine, NODE_KEY_BYTES, type OperationName, SLOT } from "../sys/disk-engine.ts";
+import {
+  type Decode,
+  type DiskEngine,
+  NODE_KEY_BYTES,
+  type OperationName,
+  SLOT,
+  type SlotData,
+} from "../sys/disk-engine.ts";
 import { type Attr, decodeAttr } from "../vfs/attr.ts";
 import type { Caller, Entry, HandleId, NodeId, Opened, RequestContext } from "../vfs/file-system.ts";
 
@@ -123,7 +130,7 @@ export class RequestSlots {
     name: OperationName,
     slot: SlotIndex,
     decode: Decode<T>,
-    data?: Buffer,
+    data?: SlotData,
     signal?: CancelSignal | undefined,
   ): Promise<T> {
     if (slot < 0) return Promise.reject(new FsError(this.#refused, name));

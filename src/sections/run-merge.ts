@@ -2,14 +2,13 @@
  * The server's view of a pipelined write: sections that arrive for one open are collected and adjacent ones joined into runs,
  * so that the disk sees fewer and larger writes.
  *
- * It writes nothing and has no timer: the caller adds what arrives, takes the runs that are ready, writes each with one call
- * and reports it `finished`. Runs are ready when they are full or old, or all of them when the caller says so
- * (no more input at hand, fsync, close).
+ * It writes nothing and knows no time: the caller adds what arrives, takes runs when it can write, writes each with one call
+ * and reports it `finished`. While it writes, what arrives gathers.
  *
  * INVARIANT: bytes that overlap reach the disk in the order in which their sections arrived: two runs that overlap are never out
  * for writing together, the earlier goes first, and a section joins an earlier run only past runs it does not overlap.
  *
- * Queue: `heldBytesMax` and `runsMax` bound what is held; beyond them `add` refuses and the caller stops reading its input.
+ * Queue: `heldBytesMax` and `runsMax` bound what is held; beyond them `add` refuses.
  */
 import assert from "node:assert/strict";
 
@@ -17,17 +16,14 @@ import assert from "node:assert/strict";
 export class WriteRun<Token> {
   offsetBytes: number;
   lengthBytes: number;
-  /** When its first section arrived. */
-  sinceMs: number;
   /** In the order of the file. */
   buffers: Buffer[];
   /** What the caller gave with each buffer. */
   tokens: Token[];
 
-  constructor(offsetBytes: number, data: Buffer, token: Token, sinceMs: number) {
+  constructor(offsetBytes: number, data: Buffer, token: Token) {
     this.offsetBytes = offsetBytes;
     this.lengthBytes = data.length;
-    this.sinceMs = sinceMs;
     this.buffers = [data];
     this.tokens = [token];
   }
@@ -50,14 +46,12 @@ export class WriteRun<Token> {
 export interface RunLimits {
   /** A run is full at this size; a single larger section is a run of its own. */
   readonly runBytesMax: number;
-  /** Buffers in one run; at most IOV_MAX (1024), what one system call takes. */
+  /** Buffers in one run. */
   readonly runSectionsMax: number;
-  /** Runs collected at once. */
+  /** Runs collected and being written. */
   readonly runsMax: number;
   /** Bytes of all sections that are collected or being written. A single larger section is accepted when nothing else is held. */
   readonly heldBytesMax: number;
-  /** A run waits no longer for neighbours. */
-  readonly holdMs: number;
 }
 
 export class RunMerge<Token> {
@@ -87,13 +81,13 @@ export class RunMerge<Token> {
    *
    * @returns false if a limit is reached; take and finish runs first.
    */
-  add(offsetBytes: number, data: Buffer, token: Token, nowMs: number): boolean {
+  add(offsetBytes: number, data: Buffer, token: Token): boolean {
     assert(data.length > 0, "a section is not empty");
     if (this.#heldBytes > 0 && this.#heldBytes + data.length > this.#limits.heldBytesMax) return false;
     const at = this.#findNeighbour(offsetBytes, data.length);
     if (at === -1) {
-      if (this.#pending.length >= this.#limits.runsMax) return false;
-      this.#pending.push(new WriteRun(offsetBytes, data, token, nowMs));
+      if (this.#pending.length + this.#writing.size >= this.#limits.runsMax) return false;
+      this.#pending.push(new WriteRun(offsetBytes, data, token));
     } else {
       const run = this.#pending[at] as WriteRun<Token>;
       if (run.endBytes === offsetBytes) {
@@ -112,13 +106,14 @@ export class RunMerge<Token> {
   }
 
   /**
-   * The next run to write, if one is ready; `all` takes them full and old or not. The caller owns it until `finished`.
+   * The next run to write, if there is one that need not wait for another; unless `all`, one that will hardly grow. The caller owns it
+   * until `finished`.
    *
    * Runs taken at the same time may be written in any order.
    */
-  take(nowMs: number, all: boolean): WriteRun<Token> | undefined {
+  take(all: boolean): WriteRun<Token> | undefined {
     for (let at = 0; at < this.#pending.length; at++) {
-      if (!all && !this.#isReady(this.#pending[at] as WriteRun<Token>, nowMs)) continue;
+      if (!all && this.#isGrowing(this.#pending[at] as WriteRun<Token>)) continue;
       const first = this.#unblocked(at);
       if (first === -1) continue;
       const [run] = this.#pending.splice(first, 1) as [WriteRun<Token>];
@@ -134,21 +129,13 @@ export class RunMerge<Token> {
     this.#heldBytes -= run.lengthBytes;
   }
 
-  /** When `take` will have a run for being old; Infinity while none can become so before another is finished. */
-  readyAtMs(): number {
-    let sinceMs = Number.POSITIVE_INFINITY;
-    this.#pending.forEach((run, at) => {
-      if (run.sinceMs < sinceMs && this.#unblocked(at) !== -1) sinceMs = run.sinceMs;
-    });
-    return sinceMs + this.#limits.holdMs;
-  }
-
-  #isReady(run: WriteRun<Token>, nowMs: number): boolean {
-    return (
-      run.lengthBytes >= this.#limits.runBytesMax ||
-      run.buffers.length >= this.#limits.runSectionsMax ||
-      nowMs - run.sinceMs >= this.#limits.holdMs
-    );
+  /** Whether it is part of something larger that is arriving: it has room and touches what is being written. */
+  #isGrowing(run: WriteRun<Token>): boolean {
+    if (!this.#fits(run, 1, 1)) return false;
+    for (const other of this.#writing) {
+      if (other.endBytes === run.offsetBytes || run.endBytes === other.offsetBytes) return true;
+    }
+    return false;
   }
 
   /** The run that must be written first so that `at` can be: itself, or one before it that overlaps; -1 if that waits for one being written. */
@@ -221,7 +208,7 @@ export class RunMerge<Token> {
     }
     assert.equal(this.#heldBytes, heldBytes, "bytes held are counted");
     assert(sections <= 1 || heldBytes <= this.#limits.heldBytesMax, "bytes held are bounded");
-    assert(this.#pending.length <= this.#limits.runsMax, "runs are bounded");
+    assert(this.#pending.length + this.#writing.size <= this.#limits.runsMax, "runs are bounded");
     const writing = [...this.#writing];
     writing.forEach((run, at) => {
       assert(!writing.some((other, index) => index < at && overlap(run, other)), "no two runs out overlap");
@@ -237,6 +224,5 @@ function joined<T>(head: WriteRun<T>, tail: WriteRun<T>): WriteRun<T> {
   for (const buffer of tail.buffers) head.buffers.push(buffer);
   for (const token of tail.tokens) head.tokens.push(token);
   head.lengthBytes += tail.lengthBytes;
-  head.sinceMs = Math.min(head.sinceMs, tail.sinceMs);
   return head;
 }

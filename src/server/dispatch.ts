@@ -16,6 +16,7 @@ import type { CallName, Handlers } from "../wire/messages.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { Open } from "./session.ts";
 import type { ServerState } from "./state.ts";
+import { WriteJoiner } from "./write-joiner.ts";
 
 const NOTHING = Buffer.alloc(0);
 const KNOWN_OPEN_FLAGS = Object.values(OpenFlag).reduce((all, flag) => all | flag, 0);
@@ -133,7 +134,7 @@ export function createHandlers(state: ServerState): Handlers<Context> {
     ...nodeHandlers(),
     ...nameHandlers(),
     ...openHandlers(state),
-    ...dataHandlers(),
+    ...dataHandlers(state),
     ...directoryHandlers(state),
   };
 }
@@ -231,7 +232,7 @@ function openHandlers(state: ServerState) {
   } satisfies Partial<Handlers<Context>>;
 }
 
-function dataHandlers() {
+function dataHandlers(state: ServerState) {
   return {
     async read(ctx, { offsetBytes, lengthBytes }) {
       const open = ctx.file();
@@ -247,8 +248,10 @@ function dataHandlers() {
       return { payload: bytes === target.length ? target : target.subarray(0, bytes) };
     },
     async write(ctx, { offsetBytes, killSuidgid, payload }) {
-      const options = killSuidgid ? { killSuidgid } : undefined;
-      return { writtenBytes: await ctx.fs.write(ctx, ctx.file().inner, offsetBytes, payload, options) };
+      const open = ctx.file();
+      const { inner: handle, flags } = open;
+      open.joiner ??= new WriteJoiner({ fileSystem: ctx.fs, handle, flags, counters: state.counters });
+      return { writtenBytes: await open.joiner.write(ctx, offsetBytes, payload, killSuidgid) };
     },
     async flush(ctx) {
       await ctx.fs.flush(ctx, ctx.file().inner);

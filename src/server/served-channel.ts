@@ -1,5 +1,5 @@
 /**
- * A ready channel on the server: takes requests, runs them, answers them in the order they end.
+ * A ready channel on the server: takes requests, runs them, answers them in the order they end, and writes that end together with one notice.
  *
  * It keeps the requests under way by the slot of their tag, so that one beyond the credits, or a tag used twice, is seen at once. When the channel
  * ends its requests are aborted; what they hold is given back when they settle.
@@ -11,6 +11,7 @@ import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import type { Caller } from "../vfs/file-system.ts";
 import { type BodyCodec, checkRequest, type Message, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
+import { WRITTEN_TAGS_MAX } from "../wire/limits.ts";
 import { type CallName, FLAG_REPLY, type Handlers } from "../wire/messages.ts";
 import { checkCall, checkWritable } from "./dispatch.ts";
 import { ServedRequest } from "./served-request.ts";
@@ -31,6 +32,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
   /** By slot. INVARIANT: #inFlightCount of them are set. */
   readonly #inFlight: (ServedRequest | undefined)[];
   #inFlightCount = 0;
+  /** Writes that wrote all their bytes, in this turn of the event loop; to be answered at its end. Bounded by the credits. */
+  #written: ServedRequest[] = [];
   /** The request whose payload is being received, or waits for a buffer. */
   #receiving: ServedRequest | undefined;
   #giveUpBuffer: (() => void) | undefined;
@@ -209,6 +212,11 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
 
   #answered(request: ServedRequest, answer: Record<string, unknown>): void {
     const { message } = request;
+    if (message.name === "write" && isWhole(request, answer)) {
+      this.#written.push(request);
+      if (this.#written.length === 1) process.nextTick(this.#answerWritten);
+      return;
+    }
     const made = message.row.handle === "made" ? (answer["handle"] as number) : 0;
     if (!this.#channel.isOpen) {
       if (made !== 0) this.#session.dropHandle(request, made);
@@ -233,6 +241,23 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     if (isEmpty) release?.();
     this.#free(request);
   }
+
+  readonly #answerWritten = (): void => {
+    const requests = this.#written;
+    this.#written = [];
+    const header = { ...emptyHeader(), opcode: messages.written.row.code };
+    for (let at = 0; at < requests.length; at += WRITTEN_TAGS_MAX) {
+      const some = requests.slice(at, at + WRITTEN_TAGS_MAX);
+      const [first] = some as [ServedRequest];
+      if (some.length > 1) {
+        this.#channel.send(header, messages.written.request, { tags: some.map(({ tag }) => tag) });
+      } else {
+        const writtenBytes = payloadOf(first).length;
+        this.#channel.send(this.#replyHeader(first, 0), messages.write.reply, { writtenBytes });
+      }
+    }
+    for (const request of requests) this.#free(request);
+  };
 
   #failed(request: ServedRequest, error: unknown): void {
     request.releaseReply?.();
@@ -262,4 +287,14 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     if (request.payloadBuffer !== undefined) this.#session.buffers.give(request.payloadBuffer);
     if (this.#isDraining && this.#inFlightCount === 0) this.close(CloseCode.SHUTDOWN, "the server is going down");
   }
+}
+
+function payloadOf(request: ServedRequest): Buffer {
+  return request.asked["payload"] as Buffer;
+}
+
+/** Whether a write wrote something, and all of it. */
+function isWhole(request: ServedRequest, answer: Record<string, unknown>): boolean {
+  const { length } = payloadOf(request);
+  return length > 0 && answer["writtenBytes"] === length;
 }

@@ -10,6 +10,7 @@ import type { Clock, Timer } from "../base/clock.ts";
 import { FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
+import type { WriteJoiner } from "./write-joiner.ts";
 
 /** A directory that is served. */
 export interface Share {
@@ -40,6 +41,8 @@ export class Open {
   readonly pid: number;
   /** INVARIANT: 0 exactly if the open is closed or about to be. */
   handles = 0;
+  /** Made with the first write. What it holds are requests under way, so that it is empty when the open is idle. */
+  joiner: WriteJoiner | undefined;
   #requests = 0;
   #onIdle: (() => void) | undefined;
 

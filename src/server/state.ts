@@ -13,6 +13,7 @@ import { tokenKey } from "../resume/proof.ts";
 import type { ServerLimits } from "./limits.ts";
 import type { Open, Session, Share } from "./session.ts";
 import type { Squash } from "./squash.ts";
+import type { WriteCounters } from "./write-joiner.ts";
 
 /** Bytes of ids of sessions, servers and boots. */
 export const ID_BYTES = 16;
@@ -27,7 +28,7 @@ const BLOB_SAME_SERVER = 1;
 const PEER_LOG_BURST = 20;
 const PEER_LOG_PER_SECOND = 1;
 
-export interface ServerCounters {
+export interface ServerCounters extends WriteCounters {
   /** Requests answered since the start. */
   requests: number;
   receivedBytes: number;
@@ -44,7 +45,14 @@ export class ServerState {
   readonly log: Log;
   readonly tokenKey: Buffer;
   readonly pool: BufferPool;
-  readonly counters: ServerCounters = { requests: 0, receivedBytes: 0, sentBytes: 0, refused: 0 };
+  readonly counters: ServerCounters = {
+    requests: 0,
+    receivedBytes: 0,
+    sentBytes: 0,
+    refused: 0,
+    writes: 0,
+    writtenSections: 0,
+  };
   /** Who this server is; will survive restarts with the state store. */
   readonly serverId = randomBytes(ID_BYTES);
   /** This start of it. */

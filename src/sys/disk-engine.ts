@@ -114,7 +114,7 @@ interface NativeEngine {
   local: boolean;
   slots: ArrayBuffer;
   completions: ArrayBuffer;
-  submit(slot: number, data?: Buffer): number;
+  submit(slot: number, ...data: Buffer[]): number;
   cancel(slot: number): number;
   credential(uid?: number, gid?: number, groups?: Buffer): number;
   forget(ids: Buffer): void;
@@ -138,11 +138,15 @@ interface DiskAddon {
 }
 
 /** Reads the reply of a successful request out of its slot; `result` is what the operation returned. */
-export type Decode<T> = (engine: DiskEngine, slot: number, result: number, data: Buffer | undefined) => T;
+export type Decode<T> = (engine: DiskEngine, slot: number, result: number) => T;
+
+/** What a request reads into or writes: a buffer, or 1..8 one after the other. */
+export type SlotData = Buffer | readonly Buffer[];
 
 interface Pending {
   readonly name: OperationName;
-  readonly data: Buffer | undefined;
+  /** Kept alive for the addon. */
+  readonly data: SlotData | undefined;
   readonly decode: Decode<unknown>;
   readonly resolve: (value: unknown) => void;
   readonly reject: (error: FsError) => void;
@@ -236,7 +240,7 @@ export class DiskEngine {
     name: OperationName,
     slot: number,
     decode: Decode<T>,
-    data?: Buffer,
+    data?: SlotData,
     signal?: CancelSignal | undefined,
   ): Promise<T> {
     if (signal?.aborted || this.#closed !== undefined) {
@@ -250,14 +254,13 @@ export class DiskEngine {
     name: OperationName,
     slot: number,
     decode: Decode<T>,
-    data: Buffer | undefined,
+    data: SlotData | undefined,
     signal: CancelSignal | undefined,
   ): Promise<T> {
     this.u32[(slot * SLOT.size) >>> 2] = OPERATION[name];
-    const result = data === undefined ? this.#native.submit(slot) : this.#native.submit(slot, data);
+    const result = this.#submitData(slot, data);
     if (result !== PENDING) {
-      const reply =
-        result < 0 ? Promise.reject<T>(failure(name, result)) : Promise.resolve(decode(this, slot, result, data));
+      const reply = result < 0 ? Promise.reject<T>(failure(name, result)) : Promise.resolve(decode(this, slot, result));
       this.#free.push(slot);
       return reply;
     }
@@ -277,6 +280,11 @@ export class DiskEngine {
       this.#pendingCount++;
       if (onAbort !== undefined) signal?.addEventListener("abort", onAbort);
     });
+  }
+
+  #submitData(slot: number, data: SlotData | undefined): number {
+    if (data === undefined) return this.#native.submit(slot);
+    return Buffer.isBuffer(data) ? this.#native.submit(slot, data) : this.#native.submit(slot, ...data);
   }
 
   /** The number that stands for this identity in a slot. */
@@ -355,7 +363,7 @@ export class DiskEngine {
       this.#native.discard(this.u32[(slot * SLOT.size + SLOT.reply_handle) >>> 2] as number);
       entry.reject(new FsError("EINTR", entry.name));
     } else {
-      entry.resolve(entry.decode(this, slot, result, entry.data));
+      entry.resolve(entry.decode(this, slot, result));
     }
   }
 

@@ -83,6 +83,9 @@ export const FallocateMode = {
 /** Flags of `setxattr`, as setxattr(2) numbers them. */
 export const XattrFlag = { CREATE: 1, REPLACE: 2 } as const;
 
+/** The most buffers of one `writev`. */
+export const WRITEV_BUFFERS_MAX = 8;
+
 export interface Entry {
   id: NodeId;
   attr: Attr;
@@ -216,6 +219,21 @@ export interface FileSystem {
     data: Buffer,
     options?: { killSuidgid?: boolean },
   ): Promise<number>;
+
+  /**
+   * Writes the bytes of 1..WRITEV_BUFFERS_MAX buffers one after the other, as one `write` of all of them would.
+   *
+   * Absent where it would be no better than a `write` for each.
+   */
+  writev?:
+    | ((
+        ctx: RequestContext,
+        handle: HandleId,
+        offsetBytes: number,
+        buffers: readonly Buffer[],
+        options?: { killSuidgid?: boolean },
+      ) => Promise<number>)
+    | undefined;
 
   /** A descriptor of the open was closed (close(2)): reports errors of earlier writes. May come several times per open. */
   flush(ctx: RequestContext, handle: HandleId): Promise<void>;

@@ -18,9 +18,12 @@ import type {
 
 export class ForwardingFileSystem implements FileSystem {
   protected readonly inner: FileSystem;
+  /** There exactly if the inner one has it. A decorator that overrides `write` must override this as well. */
+  readonly writev: FileSystem["writev"];
 
   constructor(inner: FileSystem) {
     this.inner = inner;
+    this.writev = inner.writev?.bind(inner);
   }
 
   get isFlushless(): boolean {

@@ -10,7 +10,7 @@ import { NAME_BYTES_MAX, type Name, nameToText } from "../base/name.ts";
 import { ATTR_BYTES, type Attr, decodeAttr, encodeAttr, type TimeSpec } from "../vfs/attr.ts";
 import type { AttrChange, Caller } from "../vfs/file-system.ts";
 import { NODE_ID_BYTES_MAX, type NodeId } from "../vfs/file-system.ts";
-import { CALLER_GROUPS_MAX, FORGET_IDS_MAX, OPAQUE_BYTES_MAX, REASON_BYTES_MAX } from "./limits.ts";
+import { CALLER_GROUPS_MAX, FORGET_IDS_MAX, OPAQUE_BYTES_MAX, REASON_BYTES_MAX, WRITTEN_TAGS_MAX } from "./limits.ts";
 
 export interface FieldCodec<T> {
   /** The most bytes a value can take. */
@@ -142,6 +142,23 @@ const nodeIds: FieldCodec<readonly NodeId[]> = {
     return ids;
   },
   print: (value) => `[${value.map((id) => nodeId.print(id)).join(" ")}]`,
+};
+
+const tags: FieldCodec<readonly number[]> = {
+  bytesMax: 2 + WRITTEN_TAGS_MAX * 4,
+  layout: `u16 count 1..${WRITTEN_TAGS_MAX}, then that many u32`,
+  write(writer, value) {
+    writer.u16(value.length);
+    for (const tag of value) writer.u32(tag);
+  },
+  read(reader) {
+    const count = reader.u16();
+    if (count === 0 || count > WRITTEN_TAGS_MAX) throw malformed(`${count} tags`);
+    const list: number[] = [];
+    for (let index = 0; index < count; index += 1) list.push(reader.u32());
+    return list;
+  },
+  print: (value) => `[${value.join(" ")}]`,
 };
 
 const { isSafeInteger } = Number;
@@ -369,6 +386,7 @@ export const FIELDS = {
   bytes32: fixed(32, "32 bytes"),
   nodeId,
   nodeIds,
+  tags,
   name,
   attr,
   attrChange,

@@ -23,6 +23,8 @@ export const CREDITS_MIN = 4;
 export const CALLER_GROUPS_MAX = 1024;
 /** Node ids in one `forget`. */
 export const FORGET_IDS_MAX = 512;
+/** Tags in one `written`. */
+export const WRITTEN_TAGS_MAX = 256;
 /** Resume keys, service blobs, challenges. */
 export const OPAQUE_BYTES_MAX = 512;
 /** Free text for people: why a channel is closed. */

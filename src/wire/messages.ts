@@ -406,6 +406,16 @@ export const MESSAGES = {
     says: "The resume key of an open once more, with a fresh challenge.",
   },
 
+  written: {
+    code: 44,
+    since: 1,
+    sender: "server",
+    phase: "ready",
+    replay: "idempotent",
+    request: { tags: "tags" },
+    says: "One reply to many: the writes with these tags wrote all their bytes. Each is of a `write` of this channel, still unanswered, and there once.",
+  },
+
   opendir: {
     code: 48,
     since: 1,

@@ -54,7 +54,7 @@ export class HeldFile extends ForwardingFileSystem {
   #nextHandle = 1;
 
   constructor() {
-    super(undefined as unknown as FileSystem);
+    super({} as FileSystem);
   }
 
   override async open(_ctx: RequestContext, _id: NodeId, _flags: OpenFlags): Promise<Opened> {

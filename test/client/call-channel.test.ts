@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ConnectionError, FsError } from "../../src/base/errors.ts";
 import type { HandleId, NodeId } from "../../src/vfs/file-system.ts";
+import { type BodyCodec, messages } from "../../src/wire/codec.ts";
 import { attrOf } from "../support/attr.ts";
 import { settle } from "../support/fake-clock.ts";
 import { type Asked, connectedDrive, type FakeServer } from "../support/fake-server.ts";
@@ -165,6 +166,35 @@ test("the data of an interrupted write is the caller's again when it fails, and 
   await settle();
   assert.ok(server.asked.every(({ payload }, index) => payload?.every((byte) => byte === index + 1)));
   assert.equal(server.asked.length, 2);
+});
+
+test("writes that are written all at once are answered, whole, and those nobody waits for free their slots", async () => {
+  const drive = await connectedDrive({ credits: 8 });
+  const { remote, server } = drive;
+  const file = await openFile(drive);
+  const { controller, context } = interruptible();
+  const writes = [5, 10_000, 70_000].map((bytes) => remote.fileSystem.write(ctx, file, 0, Buffer.alloc(bytes)));
+  const interrupted = assert.rejects(remote.fileSystem.write(context, file, 0, Buffer.alloc(7)), isInterrupted);
+  await settle();
+  const other = remote.fileSystem.getattr(ctx, id);
+  await settle();
+  controller.abort();
+  await interrupted;
+  const asked = server.asked.filter(({ name }) => name === "write");
+  assert.equal(asked.length, 4);
+  const next = remote.fileSystem.write(ctx, file, 0, Buffer.alloc(9));
+  await settle();
+  assert.equal(server.asked.filter(({ name }) => name === "write").length, 4, "all slots for data are in use");
+  const tags = asked.map(({ header }) => header.tag).reverse();
+  server.send({ opcode: 44 }, messages.written.request as BodyCodec, { tags });
+  assert.deepEqual(await Promise.all(writes), [5, 10_000, 70_000]);
+  await settle();
+  server.answer(server.asked.at(-1) as Asked, { writtenBytes: 9 });
+  assert.equal(await next, 9);
+  server.answer(server.next("getattr"), { attr });
+  await other;
+  assert.equal(remote.status().requestsOutstanding, 0);
+  assert.equal(remote.status().channels[0]?.state, "open");
 });
 
 test("a write under way when the link dies fails when the link has let go of its data", async () => {

@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ConnectionError, FsError, ProtocolError } from "../../src/base/errors.ts";
 import type { FileSystem, HandleId, NodeId } from "../../src/vfs/file-system.ts";
+import { type BodyCodec, messages } from "../../src/wire/codec.ts";
+import { WRITTEN_TAGS_MAX } from "../../src/wire/limits.ts";
 import { FLAG_REPLY, type MessageName } from "../../src/wire/messages.ts";
 import { attrOf } from "../support/attr.ts";
 import { settle } from "../support/fake-clock.ts";
@@ -34,7 +36,66 @@ const getattr: Case["call"] = (fileSystem) => fileSystem.getattr(ctx, id);
 const readAt: Case["call"] = (fileSystem, { file }) => fileSystem.read(ctx, file, 0, Buffer.alloc(100));
 const readdirAt: Case["call"] = (fileSystem, { directory }) => fileSystem.readdir(ctx, directory, 0n, 4096, true);
 
+const writeAt: Case["call"] = (fileSystem, { file }) => fileSystem.write(ctx, file, 0, Buffer.alloc(100));
+
+function sendWritten(
+  server: FakeServer,
+  tags: readonly number[],
+  header: { tag?: number } = {},
+  payload?: Buffer,
+): void {
+  server.send({ opcode: 44, ...header }, messages.written.request as BodyCodec, { tags }, payload);
+}
+
 const CASES: readonly Case[] = [
+  {
+    what: "a write written whose tag is not in use",
+    call: writeAt,
+    name: "write",
+    answer: (server, { header }) => sendWritten(server, [header.tag + 1]),
+  },
+  {
+    what: "a write written in an earlier turn of its slot",
+    call: writeAt,
+    name: "write",
+    answer: (server, { header }) => sendWritten(server, [(header.tag - 65_536) >>> 0]),
+  },
+  {
+    what: "a write written in a slot beyond the credits",
+    call: writeAt,
+    name: "write",
+    answer: (server) => sendWritten(server, [0xffffffff]),
+  },
+  {
+    what: "a read that is written",
+    call: readAt,
+    name: "read",
+    answer: (server, { header }) => sendWritten(server, [header.tag]),
+  },
+  {
+    what: "no write written",
+    call: writeAt,
+    name: "write",
+    answer: (server) => sendWritten(server, []),
+  },
+  {
+    what: "more writes written than one notice may say",
+    call: writeAt,
+    name: "write",
+    answer: (server, { header }) => sendWritten(server, new Array<number>(WRITTEN_TAGS_MAX + 1).fill(header.tag)),
+  },
+  {
+    what: "writes written with a tag of the notice's own",
+    call: writeAt,
+    name: "write",
+    answer: (server, { header }) => sendWritten(server, [header.tag], { tag: header.tag }),
+  },
+  {
+    what: "writes written with a payload",
+    call: writeAt,
+    name: "write",
+    answer: (server, { header }) => sendWritten(server, [header.tag], {}, Buffer.alloc(1)),
+  },
   {
     what: "a reply to a tag that is not in use",
     call: getattr,
@@ -209,6 +270,19 @@ test("the same reply twice ends the channel, after the call has had its answer",
   server.answer(asked, { attr });
   server.answer(asked, { attr });
   assert.deepEqual(await answered, attr);
+  assert.ok((await remote.closed) instanceof ProtocolError);
+});
+
+test("a write said to be written twice ends the channel, after the call has had its answer", async () => {
+  const { remote, server } = await connectedDrive();
+  const file = await opened(server, remote.fileSystem, "open");
+  const written = remote.fileSystem.write(ctx, file, 0, Buffer.alloc(10));
+  const waiting = assert.rejects(remote.fileSystem.getattr(ctx, id), ProtocolError);
+  await settle();
+  const { tag } = server.next("write").header;
+  sendWritten(server, [tag, tag]);
+  assert.equal(await written, 10);
+  await waiting;
   assert.ok((await remote.closed) instanceof ProtocolError);
 });
 

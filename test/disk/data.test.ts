@@ -1,9 +1,14 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { closeSync, fstatSync, openSync, readFileSync, statSync, truncateSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
+import { silentLog } from "../../src/base/log.ts";
+import { createDisk } from "../../src/disk/disk.ts";
 import { dropPages } from "../../src/sys/syscalls.ts";
-import { FallocateMode, type HandleId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { FallocateMode, type HandleId, OpenFlag, WRITEV_BUFFERS_MAX } from "../../src/vfs/file-system.ts";
 import { asRoot, mode, n, READ_WRITE, refused, type ScratchDisk, scratchDisk } from "../support/scratch-disk.ts";
+import { makeTemp } from "../support/temp.ts";
 
 async function openNew(scratch: ScratchDisk, flags = READ_WRITE): Promise<HandleId> {
   const { opened } = await scratch.disk.create(asRoot, scratch.root, n("f"), flags, mode(0o644));
@@ -32,6 +37,68 @@ test("what was written is read, and reading is short only at the end", async () 
   assert.equal(await disk.read(asRoot, handle, 0, Buffer.alloc(0)), 0);
   assert.equal(await disk.write(asRoot, handle, 0, Buffer.alloc(0)), 0);
   await disk.release(asRoot, handle);
+});
+
+/** Cuts `data` at these places. */
+function cut(data: Buffer, ...places: number[]): Buffer[] {
+  return [0, ...places].map((place, index) => data.subarray(place, places[index] ?? data.length));
+}
+
+test("several buffers are written one after the other, empty ones among them", async () => {
+  await using scratch = await scratchDisk();
+  const { disk } = scratch;
+  const handle = await openNew(scratch);
+  const data = pattern(1 << 20);
+  const writev = disk.writev?.bind(disk);
+  assert.ok(writev !== undefined);
+  const pieces = cut(data, 0, 1, 4096, 5000, 5000, 70_000, 70_001);
+  assert.equal(pieces.length, WRITEV_BUFFERS_MAX);
+  assert.equal(await writev(asRoot, handle, 3, pieces), data.length);
+  assert.ok(readFileSync(scratch.at("f")).subarray(3).equals(data));
+  assert.equal(await writev(asRoot, handle, 1, [Buffer.from("one")]), 3);
+  assert.equal(await writev(asRoot, handle, 0, [Buffer.alloc(0), Buffer.alloc(0)]), 0);
+  assert.ok(readFileSync(scratch.at("f")).subarray(4).equals(data.subarray(1)));
+  await refused("EINVAL", writev(asRoot, handle, 0, []));
+  await refused("EINVAL", writev(asRoot, handle, 0, new Array(WRITEV_BUFFERS_MAX + 1).fill(Buffer.alloc(1))));
+  await refused("EFBIG", writev(asRoot, handle, 2 ** 62, cut(data, 10)));
+  await disk.release(asRoot, handle);
+  await refused("EBADF", writev(asRoot, handle, 0, pieces));
+});
+
+test("several buffers are one system call", async () => {
+  await using scratch = await scratchDisk();
+  const { disk } = scratch;
+  const handle = await openNew(scratch);
+  const pieces = cut(Buffer.alloc(800, 7), 100, 200, 300, 400, 500, 600, 700);
+  const calls = () => Number(/syscw: (\d+)/.exec(readFileSync("/proc/self/io", "latin1"))?.[1]);
+  const before = calls();
+  for (let round = 0; round < 100; round += 1) await disk.writev?.(asRoot, handle, round * 800, pieces);
+  // Waking the JavaScript thread is a write as well, of an eventfd.
+  assert.ok(calls() - before < 100 * 4, `${calls() - before} write calls`);
+  assert.equal(statSync(scratch.at("f")).size, 80_000);
+  await disk.release(asRoot, handle);
+});
+
+test("a full disk takes as much of several buffers as fits, wherever that ends", async () => {
+  const temp = makeTemp("full");
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=64k", "none", temp.path]);
+  try {
+    const disk = await createDisk({ directory: temp.path, applyCredentials: true, log: silentLog });
+    const { id } = await disk.root(asRoot);
+    const { opened } = await disk.create(asRoot, id, n("f"), READ_WRITE, mode(0o644));
+    const data = pattern(100_000);
+    for (const places of [[10_000], [65_535], [65_536], [65_537], [1000, 40_000, 65_536, 65_540, 90_000]]) {
+      assert.equal(await disk.writev?.(asRoot, opened.handle, 0, cut(data, ...places)), 65_536);
+      assert.ok(readFileSync(join(temp.path, "f")).equals(data.subarray(0, 65_536)));
+      await refused("ENOSPC", disk.writev?.(asRoot, opened.handle, 65_536, cut(data, ...places)) as Promise<number>);
+      await disk.setattr(asRoot, id, { sizeBytes: 0 }, opened.handle);
+    }
+    await disk.release(asRoot, opened.handle);
+    await disk.close();
+  } finally {
+    execFileSync("umount", ["-l", temp.path]);
+    await temp.remove();
+  }
 });
 
 test("what is not in the page cache is read as well, by the workers", async () => {

@@ -176,6 +176,14 @@ export const GOLDEN: readonly Golden[] = [
       78797a                                                     # payload`,
   },
   {
+    name: "three writes that are written",
+    header: { opcode: 44 },
+    values: { tags: [5, 0x00020004, 0xffff0003] },
+    hex: `
+      0e000000 01 2c 0000 00000000 00000000 00000000 0000 0e00   # written, a notice
+      0300 05000000 04000200 0300ffff                            # three tags`,
+  },
+  {
     name: "readdir from the start",
     header: { opcode: 49, tag: 6, handle: 8 },
     values: { caller, cookie: 2n ** 64n - 1n, bytesMax: 65_536, withEntries: false },

@@ -5,14 +5,14 @@ import fc from "fast-check";
 import { RunMerge, type WriteRun } from "../../src/sections/run-merge.ts";
 import { seeded } from "../support/seed.ts";
 
-const LIMITS = { runBytesMax: 100, runSectionsMax: 8, runsMax: 6, heldBytesMax: 400, holdMs: 5 };
+const LIMITS = { runBytesMax: 100, runSectionsMax: 8, runsMax: 6, heldBytesMax: 400 };
 
 const section = (lengthBytes: number, fill = 1) => Buffer.alloc(lengthBytes, fill);
 
 /** Takes and finishes all runs. @returns [offset, length, sections] of each. */
 function flush<T>(merge: RunMerge<T>): [number, number, number][] {
   const runs: [number, number, number][] = [];
-  for (let run = merge.take(0, true); run !== undefined; run = merge.take(0, true)) {
+  for (let run = merge.take(true); run !== undefined; run = merge.take(true)) {
     runs.push([run.offsetBytes, run.lengthBytes, run.buffers.length]);
     merge.finished(run);
     merge.checkInvariants();
@@ -24,9 +24,9 @@ test("adjacent sections become one write, in whatever order they come", (t) => {
   fc.assert(
     fc.property(fc.shuffledSubarray([0, 1, 2, 3, 4, 5, 6, 7], { minLength: 8 }), (order) => {
       const merge = new RunMerge<number>(LIMITS);
-      for (const index of order) assert.equal(merge.add(500 + index * 10, section(10, index), index, 0), true);
+      for (const index of order) assert.equal(merge.add(500 + index * 10, section(10, index), index), true);
       merge.checkInvariants();
-      const run = merge.take(0, false) as WriteRun<number>;
+      const run = merge.take(true) as WriteRun<number>;
       assert.deepEqual([run.offsetBytes, run.lengthBytes], [500, 80]);
       assert.deepEqual(run.tokens, [0, 1, 2, 3, 4, 5, 6, 7]);
       assert.deepEqual(
@@ -42,73 +42,75 @@ test("adjacent sections become one write, in whatever order they come", (t) => {
 
 test("a run is full at its bytes or its sections, and the next section starts another", () => {
   const bytes = new RunMerge<number>(LIMITS);
-  for (let index = 0; index < 5; index++) bytes.add(index * 40, section(40), index, 0);
+  for (let index = 0; index < 5; index++) bytes.add(index * 40, section(40), index);
   assert.deepEqual(flush(bytes), [
     [0, 80, 2],
     [80, 80, 2],
     [160, 40, 1],
   ]);
   const sections = new RunMerge<number>(LIMITS);
-  for (let index = 0; index < 9; index++) sections.add(index, section(1), index, 0);
+  for (let index = 0; index < 9; index++) sections.add(index, section(1), index);
   assert.deepEqual(flush(sections), [
     [0, 8, 8],
     [8, 1, 1],
   ]);
 });
 
-test("a run waits for neighbours until it is full, old or wanted", () => {
-  const merge = new RunMerge<number>(LIMITS);
-  assert.equal(merge.readyAtMs(), Number.POSITIVE_INFINITY);
-  merge.add(0, section(10), 0, 100);
-  merge.add(10, section(10), 1, 103);
-  merge.add(50, section(10), 2, 103);
-  assert.equal(merge.readyAtMs(), 105);
-  assert.equal(merge.take(104, false), undefined);
-  assert.equal(merge.take(105, false)?.lengthBytes, 20);
-  assert.equal(merge.readyAtMs(), 108);
-  assert.equal(merge.take(105, true)?.offsetBytes, 50);
-});
-
 test("an overlapping section is written after the earlier one, never with it", () => {
   const merge = new RunMerge<string>(LIMITS);
-  merge.add(0, section(20), "old", 0);
-  merge.add(10, section(20), "new", 0);
-  const old = merge.take(0, true) as WriteRun<string>;
+  merge.add(0, section(20), "old");
+  merge.add(10, section(20), "new");
+  const old = merge.take(true) as WriteRun<string>;
   assert.deepEqual(old.tokens, ["old"]);
-  assert.equal(merge.take(0, true), undefined);
-  assert.equal(merge.readyAtMs(), Number.POSITIVE_INFINITY, "no timer can make it ready");
+  assert.equal(merge.take(true), undefined);
   merge.finished(old);
-  assert.deepEqual(merge.take(0, true)?.tokens, ["new"]);
+  assert.deepEqual(merge.take(true)?.tokens, ["new"]);
 });
 
-test("a full run that waits for an older one it overlaps makes that one ready", () => {
+test("what continues a run being written stays until it is full, that one is finished, or all are wanted", () => {
+  for (const way of ["full", "finished", "wanted", "before"]) {
+    const merge = new RunMerge<number>(LIMITS);
+    merge.add(100, section(10), 0);
+    const writing = merge.take(false) as WriteRun<number>;
+    assert.deepEqual(writing.tokens, [0], "what continues nothing need not stay");
+    if (way === "before") merge.add(90, section(10), 1);
+    else merge.add(110, section(10), 1);
+    assert.equal(merge.take(false), undefined);
+    if (way === "full") merge.add(120, section(90), 2);
+    else if (way === "finished" || way === "before") merge.finished(writing);
+    assert.equal(merge.take(way === "wanted")?.tokens[0], 1);
+  }
+});
+
+test("a run goes past a waiting one that it does not overlap", () => {
   const merge = new RunMerge<string>(LIMITS);
-  merge.add(95, section(10), "old", 0);
-  merge.add(0, section(50), "a", 0);
-  merge.add(50, section(50), "b", 0);
-  const first = merge.take(0, false) as WriteRun<string>;
-  assert.deepEqual(first.tokens, ["old"]);
-  merge.finished(first);
-  assert.deepEqual(merge.take(0, false)?.tokens, ["a", "b"]);
+  merge.add(0, section(10), "old");
+  const old = merge.take(true) as WriteRun<string>;
+  merge.add(5, section(10), "new");
+  merge.add(50, section(10), "other");
+  assert.deepEqual(merge.take(true)?.tokens, ["other"]);
+  assert.equal(merge.take(true), undefined);
+  merge.finished(old);
+  assert.deepEqual(merge.take(true)?.tokens, ["new"]);
 });
 
 test("beyond the bytes or the runs held nothing is accepted, but a single large section always is", () => {
   const merge = new RunMerge<number>(LIMITS);
-  assert.equal(merge.add(0, section(1000), 0, 0), true);
-  assert.equal(merge.add(1000, section(1), 1, 0), false);
-  const large = merge.take(0, false) as WriteRun<number>;
-  assert.equal(merge.add(1000, section(1), 1, 0), false, "what is being written is held as well");
+  assert.equal(merge.add(0, section(1000), 0), true);
+  assert.equal(merge.add(1000, section(1), 1), false);
+  const large = merge.take(true) as WriteRun<number>;
+  assert.equal(merge.add(1000, section(1), 1), false, "what is being written is held as well");
   merge.finished(large);
-  for (let index = 0; index < 6; index++) assert.equal(merge.add(index * 20, section(10), index, 0), true);
-  assert.equal(merge.add(500, section(10), 6, 0), false, "a seventh run");
-  assert.equal(merge.add(10, section(10), 7, 0), true, "but it may join");
+  for (let index = 0; index < 6; index++) assert.equal(merge.add(index * 20, section(10), index), true);
+  assert.equal(merge.add(500, section(10), 6), false, "a seventh run");
+  assert.equal(merge.add(10, section(10), 7), true, "but it may join");
   merge.checkInvariants();
 });
 
 test("a short write is shared out by the order of the file", () => {
   const merge = new RunMerge<string>(LIMITS);
-  for (const [index, token] of ["a", "b", "c"].entries()) merge.add(index * 10, section(10), token, 0);
-  const run = merge.take(0, true) as WriteRun<string>;
+  for (const [index, token] of ["a", "b", "c"].entries()) merge.add(index * 10, section(10), token);
+  const run = merge.take(true) as WriteRun<string>;
   const shares: [string, number, number][] = [];
   run.settle(13, (token, written, length) => shares.push([token, written, length]));
   assert.deepEqual(shares, [
@@ -137,7 +139,7 @@ test("random sections, overlapping or not, leave the file that writing them one 
   let written = 0;
   fc.assert(
     fc.property(fc.array(step, { minLength: 30, maxLength: 100 }), (steps) => {
-      const merge = new RunMerge<number>({ ...LIMITS, heldBytesMax: 300, holdMs: 12 });
+      const merge = new RunMerge<number>({ ...LIMITS, heldBytesMax: 300 });
       const expected = Buffer.alloc(200);
       const file = Buffer.alloc(200);
       const out: WriteRun<number>[] = [];
@@ -155,28 +157,25 @@ test("random sections, overlapping or not, leave the file that writing them one 
         merge.finished(run);
         written++;
       };
-      const take = (nowMs: number, all: boolean) => {
-        const run = merge.take(nowMs, all);
+      const take = (all: boolean) => {
+        const run = merge.take(all);
         if (run !== undefined) out.push(run);
         return run !== undefined;
       };
-      steps.forEach((each, nowMs) => {
+      for (const each of steps) {
         if (each.op === "add") {
           const fill = (tokens % 255) + 1;
-          if (merge.add(each.at, section(each.length, fill), tokens, nowMs)) {
+          if (merge.add(each.at, section(each.length, fill), tokens)) {
             expected.fill(fill, each.at, each.at + each.length);
             tokens++;
             added++;
           }
-        } else if (each.op === "take") {
-          const readyMs = merge.readyAtMs();
-          const found = take(nowMs, each.all);
-          if (readyMs <= nowMs) assert(found, "what is old is ready");
-        } else finish(each.pick % Math.max(out.length, 1));
+        } else if (each.op === "take") take(each.all);
+        else finish(each.pick % Math.max(out.length, 1));
         merge.checkInvariants();
-      });
+      }
       while (!merge.idle) {
-        while (take(0, true)) merge.checkInvariants();
+        while (take(true)) merge.checkInvariants();
         finish(out.length - 1);
       }
       assert(file.equals(expected));

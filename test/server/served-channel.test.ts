@@ -400,3 +400,56 @@ test("closing does not wait for a file system that never answers, nor for a clie
   await closing;
   assert.equal(drive.clock.pendingCount, 0);
 });
+
+test("writes that end together are answered together, as many as one notice may have; others by themselves", async () => {
+  const state = await ready({ limits: { creditsMax: 512, sessionBytesMax: 1 << 26 } });
+  const peer = state.drive.peer();
+  await peer.setUp({ credits: 512, sessionId: state.peer.sessionId }, state.peer.sessionKey);
+  const handle = await create(state);
+  const put = (tag: number, payload: Buffer) => peer.send("write", write, { tag, handle }, payload);
+  put(0, Buffer.from("alone"));
+  await settle();
+  assert.equal(peer.frames.at(-1), `write reply tag=0 handle=${handle} writtenBytes=5`);
+  const before = peer.frames.length;
+  state.gate.gates.add("write");
+  for (let tag = 0; tag < 300; tag += 1) put(65_536 + tag, Buffer.alloc(3));
+  peer.send("write", write, { tag: 400, handle });
+  await state.gate.holding(301);
+  state.gate.held[7]?.fail(new FsError("ENOSPC", "write"));
+  state.gate.open();
+  await settle();
+  const tags = Array.from({ length: 300 }, (_, tag) => 65_536 + tag).filter((tag) => tag !== 65_543);
+  assert.deepEqual(peer.frames.slice(before).toSorted(), [
+    `write reply tag=400 handle=${handle} writtenBytes=0`,
+    `write reply tag=65543 handle=${handle} ENOSPC`,
+    `written tag=0 tags=[${tags.slice(0, 256).join(" ")}]`,
+    `written tag=0 tags=[${tags.slice(256).join(" ")}]`,
+  ]);
+  assert.equal(peer.isClosed, false);
+  assert.equal(state.drive.server.counters().bufferBytes, 0);
+});
+
+test("a drain waits for the answers of writes that have just ended", async () => {
+  const state = await ready();
+  const { peer, gate, drive } = state;
+  const handle = await create(state);
+  gate.gates.add("write");
+  for (const tag of [1, 2]) peer.send("write", write, { tag, handle }, Buffer.from("data"));
+  await gate.holding(2);
+  const closing = drive.server.close();
+  await settle();
+  gate.open();
+  await settle();
+  assert.deepEqual(
+    peer.frames.slice(-2).map((text) => text.replace(/ code=.*/, "")),
+    ["written tag=0 tags=[1 2]", "goodbye tag=0"],
+  );
+  await closing;
+});
+
+test("a client may not say that something is written", async () => {
+  const { peer } = await ready();
+  peer.send("written", { tags: [1] });
+  await settle();
+  assert.match(peer.frames.at(-1) ?? "", /^goodbye tag=0 code=3 .*not for a client/);
+});

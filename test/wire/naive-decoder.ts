@@ -94,6 +94,7 @@ const READ: Readonly<Record<string, (bytes: Bytes) => unknown>> = {
   bytes32: (bytes) => bytes.raw(32),
   nodeId: (bytes) => bytes.chars(bytes.number(1)),
   nodeIds: (bytes) => Array.from({ length: bytes.number(2) }, () => bytes.chars(bytes.number(1))),
+  tags: (bytes) => Array.from({ length: bytes.number(2) }, () => bytes.number(4)),
   name: (bytes) => bytes.chars(bytes.number(1)),
   attr,
   attrChange,

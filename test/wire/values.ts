@@ -6,7 +6,7 @@ import type { AttrChange, Caller, NodeId } from "../../src/vfs/file-system.ts";
 import type { BodyCodec, Message } from "../../src/wire/codec.ts";
 import { messages } from "../../src/wire/codec.ts";
 import type { FieldKind, FieldValue } from "../../src/wire/fields.ts";
-import { CALLER_GROUPS_MAX, FORGET_IDS_MAX, OPAQUE_BYTES_MAX } from "../../src/wire/limits.ts";
+import { CALLER_GROUPS_MAX, FORGET_IDS_MAX, OPAQUE_BYTES_MAX, WRITTEN_TAGS_MAX } from "../../src/wire/limits.ts";
 import { MESSAGES, type MessageRow } from "../../src/wire/messages.ts";
 
 const u32 = fc.nat({ max: 2 ** 32 - 1 });
@@ -83,6 +83,7 @@ const KINDS: { readonly [K in FieldKind]: fc.Arbitrary<FieldValue<K>> } = {
   bytes32: bytes(32, 32),
   nodeId,
   nodeIds: fc.array(nodeId, { minLength: 1, maxLength: FORGET_IDS_MAX }),
+  tags: fc.array(u32, { minLength: 1, maxLength: WRITTEN_TAGS_MAX }),
   name: latin1(1, 255, (byte) => byte === 0).map((name) => name as Name),
   attr,
   attrChange,
