@@ -27,7 +27,7 @@ export interface UnmountOptions {
 }
 
 /** How long a daemon usually takes at most to end after its mount is gone. */
-const DAEMON_END_MS = 10_000;
+const DAEMON_END_MS = 5_000;
 const LOOK_EVERY_MS = 20;
 /** How long `takeDown` waits for those who use the mount. */
 const BUSY_MS = 5_000;

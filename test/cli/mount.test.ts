@@ -176,6 +176,21 @@ test("a dead drive that is still in use is detached, and that is said", async ()
   await user.end("SIGKILL");
 });
 
+test("--force ends a drive whose process hangs, and what waits in it", async () => {
+  const { pid } = await mountJson();
+  process.kill(pid, "SIGSTOP");
+  const waiting = startService("ls", [join(point, "never-asked-before")]);
+  await command(
+    "bash",
+    ["-c", `until grep -qs fuse /proc/${waiting.pid}/wchan /proc/${waiting.pid}/stack; do sleep 0.05; done`],
+    { timeoutMs: 20_000 },
+  );
+  await run(["umount", "--force", point]);
+  assert.equal(mountAt(point), undefined);
+  assert.equal(identify(pid), undefined);
+  assert.notEqual(await waiting.exited, 0);
+});
+
 test("SIGTERM to its process unmounts a drive", async () => {
   const { pid } = await mountJson();
   process.kill(pid, "SIGTERM");
