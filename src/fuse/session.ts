@@ -473,6 +473,8 @@ export class Session {
     this.#ended = true;
     this.#forgetTimer?.stop();
     this.#onInit(new FsError("ENOTCONN", "the connection to the kernel ended before it was set up"));
+    // Of replies under way nothing more is heard.
+    for (const request of this.#sending) if (request !== undefined) this.#inFlight.delete(request.unique);
     for (const request of [...this.#inFlight.values()]) {
       request.grace?.stop();
       request.abort();

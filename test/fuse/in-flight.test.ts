@@ -7,6 +7,7 @@ import { ERRNO } from "../../src/base/errno.ts";
 import { FsError } from "../../src/base/errors.ts";
 import { Opcode } from "../../src/fuse/abi.ts";
 import { INTERRUPT_GRACE_MS } from "../../src/fuse/interrupts.ts";
+import { IN_FLIGHT_MAX } from "../../src/fuse/session.ts";
 import type { FileSystem, RequestContext } from "../../src/vfs/file-system.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { hex, requestBytes } from "./fake-device.ts";
@@ -200,6 +201,32 @@ test("a read for more than a reply can hold is refused", async () => {
   const { device } = await withOpenFile(fileSystem);
   const body = readBody(device.dataBytesMax + 1);
   assert.equal((await device.ask(requestBytes(Opcode.READ, body, { node: 2 }))).errno, ERRNO.EIO);
+});
+
+test("beyond a bound requests stay in the kernel, and are read on as others are answered", async () => {
+  const { fileSystem, held } = waiting("statfs");
+  const { device, session } = await startSession(fileSystem);
+  while (device.freeSlots > 0) device.inject(requestBytes(Opcode.STATFS, Buffer.alloc(0)));
+  const { inFlight } = session.counters();
+  assert.ok(inFlight > IN_FLIGHT_MAX - 1 && inFlight <= IN_FLIGHT_MAX + device.slotCount, `${inFlight} in flight`);
+  for (const { reject } of held) reject(new FsError("EIO", "statfs"));
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual([session.counters().inFlight, device.freeSlots], [0, device.slotCount]);
+});
+
+test("at the end a large reply under way is forgotten", async () => {
+  const { fileSystem } = recordingFs();
+  const full = new Proxy(fileSystem, {
+    get: (target, name) =>
+      name === "read"
+        ? async (_ctx: unknown, _handle: unknown, _at: unknown, into: Buffer) => into.length
+        : Reflect.get(target, name),
+  });
+  const { device, session } = await withOpenFile(full);
+  device.inject(requestBytes(Opcode.READ, readBody(300_000), { node: 2 }));
+  await new Promise(process.nextTick);
+  device.close();
+  assert.deepEqual([session.counters().inFlight, session.counters().opens], [0, 0]);
 });
 
 test("an entry whose reply does not arrive is not counted, and an open is released again", async () => {
