@@ -2,9 +2,10 @@
 //
 // One ArrayBuffer, the pool, holds `slot_count` slots of `slot_bytes` each and one more as scratch for replies; the data of a WRITE
 // request starts page-aligned, `kHeadBytes` before it lies the request's header. A slot is on the free list or with JavaScript, never
-// both. Everything but the sending of large replies (fuse-writer.h) is done on the JavaScript thread: the descriptor is watched by the loop's epoll and read when it has requests. Threads
-// that read and wake the loop were tried: a request then cost 8.5 us of processor instead of 5.0 (2 cores, kernel 6.18, Node 20.20, fstat in
-// a loop) and one more change of thread; 1 MiB writes were no faster, as copying is a small part of them.
+// both. Everything but the sending of large replies (fuse-writer.h) is done on the JavaScript thread: the descriptor is watched by
+// the loop's epoll and read when it has requests. Threads that read and wake the loop were tried: a request then cost 8.5 us of
+// processor instead of 5.0 (2 cores, kernel 6.18, Node 20.20, fstat in a loop) and one more change of thread; 1 MiB writes were no
+// faster, as copying is a small part of them.
 #include <sys/uio.h>
 #include <unistd.h>
 
