@@ -13,6 +13,9 @@ process.on("exit", () => {
   for (const child of living) child.kill("SIGKILL");
 });
 
+// A test process that is told to go cleans up as one that ends.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(1));
+
 /** How long a server may take to say that it is ready, and to end when it is told to. */
 const READY_MS = 20_000;
 const END_MS = 15_000;

@@ -5,7 +5,7 @@
  * aborted and is detached. The test process itself never makes a call into a mount: programs do.
  */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { readMountTable } from "../../src/sys/mount-table.ts";
@@ -19,7 +19,8 @@ export const netdrive = (...args: string[]): string[] => [MAIN, ...args];
 
 const points = new Set<string>();
 
-process.on("exit", () => {
+// Before the folders below the mounts are removed.
+process.prependListener("exit", () => {
   for (const point of points) detach(point);
 });
 
@@ -134,5 +135,14 @@ export async function startDrive(options: { serve?: string[]; mount?: string[] }
   }
 }
 
-/** Open descriptors of a process; for leak checks. */
-export const descriptorCount = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;
+/** Sockets a process has open; for leak checks. Its other descriptors come and go with the files it serves. */
+export function socketCount(pid: number): number {
+  const folder = `/proc/${pid}/fd`;
+  return readdirSync(folder).filter((fd) => {
+    try {
+      return readlinkSync(join(folder, fd)).startsWith("socket:");
+    } catch {
+      return false;
+    }
+  }).length;
+}
