@@ -29,7 +29,7 @@ export interface UnmountOptions {
 /** How long a daemon usually takes at most to end after its mount is gone. */
 const DAEMON_END_MS = 5_000;
 const LOOK_EVERY_MS = 20;
-/** How long `takeDown` waits for those who use the mount. */
+/** How long `takeDown`, or an unmount by force, waits for those who use the mount. */
 const BUSY_MS = 5_000;
 const BUSY_LOOK_EVERY_MS = 200;
 const USERS_SHOWN_MAX = 5;
@@ -67,7 +67,7 @@ export async function unmountDrive(path: string, options: UnmountOptions): Promi
   const daemon = findRecord(canonical)?.daemon;
   const isServed = daemon !== undefined && isAlive(daemon);
   if (options.force === true) await abortConnection(entry);
-  const remark = await detach(entry, { shown, lazy: options.lazy === true, isServed });
+  const remark = await detach(entry, { ...options, shown, isServed });
   if (daemon !== undefined) {
     // A lazily detached mount lives on until its last user is gone, and so does its daemon.
     if (options.lazy !== true) await waitForEnd(daemon, options);
@@ -78,11 +78,17 @@ export async function unmountDrive(path: string, options: UnmountOptions): Promi
 
 async function detach(
   { path }: MountEntry,
-  options: { shown: string; lazy: boolean; isServed: boolean },
+  options: UnmountOptions & { shown: string; isServed: boolean },
 ): Promise<string | undefined> {
-  const { shown } = options;
+  const { shown, lazy = false, force = false, clock } = options;
+  // Those whose requests were given up need a moment to see it and leave.
+  const deadlineMs = clock.monotonicMs() + (force ? BUSY_MS : 0);
   try {
-    if (!(await tryUnmount(path, options.lazy))) {
+    let isUnmounted = await tryUnmount(path, lazy);
+    for (; !isUnmounted && clock.monotonicMs() < deadlineMs; isUnmounted = await tryUnmount(path, lazy)) {
+      await pause(clock, BUSY_LOOK_EVERY_MS);
+    }
+    if (!isUnmounted) {
       const users = namesOfUsers(path);
       if (options.isServed) {
         const advice = "end them, or detach it all the same with 'netdrive umount --lazy'";
