@@ -9,7 +9,7 @@ import type { Clock } from "../base/clock.ts";
 import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
 import { isEntryName, NAME_BYTES_MAX, type Name } from "../base/name.ts";
 import { SectionPlan } from "../sections/section-plan.ts";
-import type { Attr } from "../vfs/attr.ts";
+import { type Attr, S_IFDIR, S_IFMT } from "../vfs/attr.ts";
 import { checkDirents } from "../vfs/dirent-page.ts";
 import {
   type AttrChange,
@@ -491,7 +491,13 @@ export class RemoteFileSystem implements FileSystem {
     for (const node of [id, parent, newParent]) if (node !== undefined) checkId(name, node);
     const message = messages[name] as unknown as Message<CallName>;
     if (this.#readOnly && message.row.changes === true) return Promise.reject(new FsError("EROFS", name));
-    return this.#channels.call({ message, fields, open, payload, signal: ctx.signal }, result);
+    const parts = { message, fields, open, payload, signal: ctx.signal };
+    if (parent === undefined || ctx.directoryChanged === undefined) return this.#channels.call(parts, result);
+    return this.#channels.call(parts, (reply, content, handle) => {
+      const directory = reply["directory"] as Attr | undefined;
+      if (directory !== undefined && (directory.mode & S_IFMT) === S_IFDIR) ctx.directoryChanged?.(parent, directory);
+      return result(reply, content, handle);
+    });
   }
 
   /** A call whose reply has a payload of its own. */
@@ -515,8 +521,8 @@ export class RemoteFileSystem implements FileSystem {
 
   #created(flags: OpenFlags): Result<{ entry: Entry; opened: Opened }> {
     return (reply, _payload, handle) => {
-      const { id, attr, ...keys } = reply as unknown as Reply<"create">;
-      const open = this.#opened("file", id, handle, flags, keys);
+      const { id, attr, resumeKey, serviceBlob, challenge } = reply as unknown as Reply<"create">;
+      const open = this.#opened("file", id, handle, flags, { resumeKey, serviceBlob, challenge });
       return { entry: { id, attr }, opened: { handle: open.id, attr } };
     };
   }

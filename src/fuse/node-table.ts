@@ -5,6 +5,7 @@
  * another file. The kernel holds a row by `lookups` references, which every delivered entry raises and FORGET lowers; rows without
  * references are gone, so the table is as large as the kernel's own cache. Pure: no I/O.
  */
+import type { Attr } from "../vfs/attr.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import { ROOT_NODE } from "./abi.ts";
 import type { PageState } from "./page-state.ts";
@@ -20,6 +21,15 @@ export interface NodeRow {
   bareUntilMs: number;
   /** What is known of the kernel's pages of this node, once it was opened. */
   pages: PageState | undefined;
+  /** Of a directory: attributes that came along with a change of its names. */
+  attr: KeptAttr | undefined;
+}
+
+/** Attributes as of the moment `changedAt` in the order of changes, good for one answer until `untilMs`. */
+interface KeptAttr {
+  readonly attr: Attr;
+  readonly changedAt: number;
+  readonly untilMs: number;
 }
 
 /** Batches of forgotten ids are handed over at this size at the latest. */
@@ -42,6 +52,7 @@ export class NodeTable {
       changedAt: 0,
       bareUntilMs: 0,
       pages: undefined,
+      attr: undefined,
     };
     this.#byNumber.set(ROOT_NODE, this.root);
     this.#byId.set(rootId, this.root);
@@ -69,7 +80,7 @@ export class NodeTable {
   enter(id: NodeId): NodeRow {
     let row = this.#byId.get(id);
     if (row === undefined) {
-      row = { nodeid: this.#next++, id, lookups: 0, changedAt: 0, bareUntilMs: 0, pages: undefined };
+      row = { nodeid: this.#next++, id, lookups: 0, changedAt: 0, bareUntilMs: 0, pages: undefined, attr: undefined };
       this.#byNumber.set(row.nodeid, row);
       this.#byId.set(id, row);
       this.#forgotten.delete(id);
@@ -107,6 +118,25 @@ export class NodeTable {
   changed(row: NodeRow | undefined): void {
     this.#ticks++;
     if (row !== undefined) row.changedAt = this.#ticks;
+  }
+
+  /**
+   * Notes that a request that came at `startedAt` has changed names in `directory`, and keeps the attributes that its answer brought, if any.
+   *
+   * They are kept only if nothing else has changed the directory since the request came: else they may be from before that.
+   */
+  namesChanged(directory: NodeRow, startedAt: number, attr: Attr | undefined, untilMs: number): void {
+    const isAlone = directory.changedAt <= startedAt;
+    this.changed(directory);
+    directory.attr = attr !== undefined && isAlone ? { attr, changedAt: this.#ticks, untilMs } : undefined;
+  }
+
+  /** Attributes kept by `namesChanged`, once, and how long they may be believed; undefined if there are none that still hold. */
+  takeAttr(row: NodeRow, nowMs: number): { attr: Attr; validMs: number } | undefined {
+    const kept = row.attr;
+    row.attr = undefined;
+    if (kept === undefined || kept.changedAt !== row.changedAt || kept.untilMs <= nowMs) return undefined;
+    return { attr: kept.attr, validMs: kept.untilMs - nowMs };
   }
 
   /** Whether attributes of `id` fetched at `then` may still be given to the kernel: nothing was changed here since. */

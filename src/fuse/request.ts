@@ -6,7 +6,8 @@
  */
 import type { Timer } from "../base/clock.ts";
 import { type CancelSignal, CancelSource } from "../base/signals.ts";
-import type { Caller, RequestContext } from "../vfs/file-system.ts";
+import type { Attr } from "../vfs/attr.ts";
+import type { Caller, NodeId, RequestContext } from "../vfs/file-system.ts";
 import type { OpcodeRow } from "./abi.ts";
 import type { NodeRow } from "./node-table.ts";
 
@@ -27,17 +28,31 @@ export class KernelRequest implements RequestContext {
   replied = false;
   /** Aborts it, if it was interrupted and is not answered before. */
   grace: Timer | undefined;
+  /** The present moment in the order of changes when it came. */
+  readonly startedAt: number;
+  /** Of the directory whose names it has changed, where they came along. */
+  directoryAttr: Attr | undefined;
   #aborted = false;
   #source: CancelSource | undefined;
 
-  constructor(row: OpcodeRow, unique: number, node: NodeRow, caller: Caller, slot: number, body: number, end: number) {
-    this.row = row;
-    this.unique = unique;
-    this.node = node;
-    this.caller = caller;
-    this.slot = slot;
-    this.body = body;
-    this.end = end;
+  constructor(parts: {
+    row: OpcodeRow;
+    unique: number;
+    node: NodeRow;
+    caller: Caller;
+    slot: number;
+    body: number;
+    end: number;
+    startedAt: number;
+  }) {
+    this.row = parts.row;
+    this.unique = parts.unique;
+    this.node = parts.node;
+    this.caller = parts.caller;
+    this.slot = parts.slot;
+    this.body = parts.body;
+    this.end = parts.end;
+    this.startedAt = parts.startedAt;
   }
 
   get aborted(): boolean {
@@ -51,6 +66,10 @@ export class KernelRequest implements RequestContext {
       if (this.#aborted) this.#source.abort();
     }
     return this.#source;
+  }
+
+  directoryChanged(id: NodeId, attr: Attr): void {
+    if (id === this.node.id) this.directoryAttr = attr;
   }
 
   /** Nobody wants the answer any more. */

@@ -5,7 +5,7 @@ import { FsError } from "../base/errors.ts";
 import type { Attr, TimeSpec } from "../vfs/attr.ts";
 import type { AttrChange, HandleId } from "../vfs/file-system.ts";
 import { ATTR_OUT_BYTES, GETATTR_FH, SetattrValid, STATFS_OUT_BYTES, STATX_OUT_BYTES, XATTR_BYTES_MAX } from "./abi.ts";
-import { putAttr, putStatfs, putStatx } from "./encode.ts";
+import { putAttr, putStatfs, putStatx, validityOf } from "./encode.ts";
 import type { KernelRequest } from "./request.ts";
 import type { Handler, Session } from "./session.ts";
 
@@ -25,6 +25,16 @@ function sendAttr(session: Session, request: KernelRequest, attr: Attr): void {
 }
 
 export const getattr: Handler = async (session, request) => {
+  const { node } = request;
+  if (node.attr !== undefined) {
+    // The kernel drops what it knows of a directory with every change of its names, and asks before it walks through it again.
+    const kept = session.nodes.takeAttr(node, session.clock.monotonicMs());
+    if (kept !== undefined) {
+      putAttr(session.view, session.scratch, kept.attr, validityOf(kept.validMs));
+      session.send(request, ATTR_OUT_BYTES);
+      return;
+    }
+  }
   const handle = handleIn(session, request);
   sendAttr(session, request, await session.fileSystem.getattr(request, request.node.id, handle));
 };

@@ -34,6 +34,12 @@ export const lookup: Handler = async (session, request) => {
   }
 };
 
+/** The request has changed names in its directory. */
+function namesChanged(session: Session, request: KernelRequest): void {
+  const untilMs = session.clock.monotonicMs() + session.attrTimeoutMs;
+  session.nodes.namesChanged(request.node, request.startedAt, request.directoryAttr, untilMs);
+}
+
 export const readlink: Handler = async (session, request) => {
   session.sendBuffer(request, await session.fileSystem.readlink(request, request.node.id));
 };
@@ -43,7 +49,7 @@ export const symlink: Handler = async (session, request) => {
   const target = session.name(request, request.body + name.length + 1);
   const { node } = request;
   const entry = await session.fileSystem.symlink(request, node.id, name, Buffer.from(target, "latin1"));
-  session.nodes.changed(node);
+  namesChanged(session, request);
   session.sendEntry(request, entry);
 };
 
@@ -58,7 +64,7 @@ export const mknod: Handler = async (session, request) => {
   };
   const name = session.name(request, body + 16);
   const entry = await session.fileSystem.mknod(request, node.id, name, made);
-  session.nodes.changed(node);
+  namesChanged(session, request);
   session.sendEntry(request, entry);
 };
 
@@ -67,21 +73,23 @@ export const mkdir: Handler = async (session, request) => {
   const made: NewNode = { mode: session.u32(body) & MODE_BITS, umask: session.u32(body + 4) };
   const name = session.name(request, body + 8);
   const entry = await session.fileSystem.mkdir(request, node.id, name, made);
-  session.nodes.changed(node);
+  namesChanged(session, request);
   session.sendEntry(request, entry);
 };
 
 export const unlink: Handler = async (session, request) => {
   const name = session.name(request, request.body);
   await session.fileSystem.unlink(request, request.node.id, name);
-  session.namesChanged(request.node);
+  namesChanged(session, request);
+  session.linksChangedAt = session.nodes.now;
   session.send(request, 0);
 };
 
 export const rmdir: Handler = async (session, request) => {
   const name = session.name(request, request.body);
   await session.fileSystem.rmdir(request, request.node.id, name);
-  session.namesChanged(request.node);
+  namesChanged(session, request);
+  session.linksChangedAt = session.nodes.now;
   session.send(request, 0);
 };
 
@@ -105,7 +113,8 @@ export const link: Handler = async (session, request) => {
   const linked = session.nodeOf(session.u53(body));
   const name = session.name(request, body + 8);
   const entry = await session.fileSystem.link(request, linked.id, node.id, name);
-  session.namesChanged(node);
+  namesChanged(session, request);
+  session.linksChangedAt = session.nodes.now;
   session.nodes.changed(linked);
   session.sendEntry(request, entry);
 };
@@ -150,7 +159,7 @@ export const create: Handler = async (session, request) => {
   const name = session.name(request, request.body + 16);
   const { node } = request;
   const result = await session.fileSystem.create(request, node.id, name, flags, made);
-  session.nodes.changed(node);
+  namesChanged(session, request);
   sendCreated(session, request, result, flags);
 };
 

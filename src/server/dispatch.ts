@@ -4,6 +4,7 @@
  * What a client may not do whatever the file system says (write to a read-only share, use a handle it does not have) is refused here.
  */
 import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
+import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import { type HandleId, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
 import {
   OPEN_CONTENT_BYTES_MAX,
@@ -128,6 +129,15 @@ async function contentOf(ctx: Context, open: Open, sizeBytes: number, bytesMax: 
   }
 }
 
+/** The reply to a request that has changed names in `directory`: with its attributes, so that the client need not ask for them next. Never throws. */
+async function withDirectory<T extends object>(
+  ctx: Context,
+  directory: NodeId,
+  reply: T,
+): Promise<T & { directory: Attr }> {
+  return { ...reply, directory: await ctx.fs.getattr(ctx, directory).catch(() => NO_ATTR) };
+}
+
 /** All handlers of a server. */
 export function createHandlers(state: ServerState): Handlers<Context> {
   return {
@@ -179,20 +189,23 @@ function nameHandlers() {
   return {
     async symlink(ctx, { parent, name, payload }) {
       if (payload.includes(0)) throw new FsError("EINVAL", "symlink");
-      return ctx.fs.symlink(ctx, parent, name, payload);
+      return withDirectory(ctx, parent, await ctx.fs.symlink(ctx, parent, name, payload));
     },
-    mknod: (ctx, { parent, name, mode, umask, rdevMajor, rdevMinor }) =>
-      ctx.fs.mknod(ctx, parent, name, { mode, umask, rdevMajor, rdevMinor }),
-    mkdir: (ctx, { parent, name, mode, umask }) => ctx.fs.mkdir(ctx, parent, name, { mode, umask }),
+    async mknod(ctx, { parent, name, mode, umask, rdevMajor, rdevMinor }) {
+      const node = { mode, umask, rdevMajor, rdevMinor };
+      return withDirectory(ctx, parent, await ctx.fs.mknod(ctx, parent, name, node));
+    },
+    mkdir: async (ctx, { parent, name, mode, umask }) =>
+      withDirectory(ctx, parent, await ctx.fs.mkdir(ctx, parent, name, { mode, umask })),
     async unlink(ctx, { parent, name }) {
       await ctx.fs.unlink(ctx, parent, name);
-      return {};
+      return withDirectory(ctx, parent, {});
     },
     async rmdir(ctx, { parent, name }) {
       await ctx.fs.rmdir(ctx, parent, name);
-      return {};
+      return withDirectory(ctx, parent, {});
     },
-    link: (ctx, { id, parent, name }) => ctx.fs.link(ctx, id, parent, name),
+    link: async (ctx, { id, parent, name }) => withDirectory(ctx, parent, await ctx.fs.link(ctx, id, parent, name)),
     async rename(ctx, { parent, name, newParent, newName, flags }) {
       await ctx.fs.rename(ctx, parent, name, newParent, newName, flags);
       return {};
@@ -215,7 +228,7 @@ function openHandlers(state: ServerState) {
         const { entry, opened } = await ctx.fs.create(ctx, parent, name, flags, { mode, umask });
         return { inner: opened.handle, node: entry.id, result: opened.attr };
       });
-      return { handle, id: open.node, attr: result, ...state.keysOf(open) };
+      return withDirectory(ctx, parent, { handle, id: open.node, attr: result, ...state.keysOf(open) });
     },
     async tmpfile(ctx, { parent, flags, mode, umask }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {

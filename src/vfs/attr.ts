@@ -43,6 +43,29 @@ export interface Attr {
 
 export const ATTR_BYTES = 104;
 
+/** Stands where attributes could not be had: no node has this mode. */
+export const NO_ATTR: Attr = {
+  inoLow: 0,
+  inoHigh: 0,
+  sizeBytes: 0,
+  blocks: 0,
+  atimeSec: 0,
+  mtimeSec: 0,
+  ctimeSec: 0,
+  btimeSec: 0,
+  atimeNsec: 0,
+  mtimeNsec: 0,
+  ctimeNsec: 0,
+  btimeNsec: 0,
+  mode: 0,
+  nlink: 0,
+  uid: 0,
+  gid: 0,
+  rdevMajor: 0,
+  rdevMinor: 0,
+  blksize: 0,
+};
+
 /** File types in `mode`. @see inode(7) */
 export const S_IFMT = 0o170000;
 export const S_IFSOCK = 0o140000;

@@ -42,6 +42,11 @@ export type RequestPriority = (typeof RequestPriority)[keyof typeof RequestPrior
 export interface RequestContext {
   readonly caller: Caller;
   readonly signal?: CancelSignal | undefined;
+  /**
+   * Told, before a request that changes names in a directory settles, the directory's attributes as of some moment after the change, where they
+   * came along: the caller is most likely asked for them next. An implementation need not.
+   */
+  directoryChanged?(id: NodeId, attr: Attr): void;
   /** FOREGROUND if absent. */
   readonly priority?: RequestPriority;
 }

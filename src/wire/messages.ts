@@ -38,6 +38,8 @@ const CALLER = { caller: "caller" } as const satisfies Fields;
 const BY_ID = { caller: "caller", id: "nodeId" } as const satisfies Fields;
 const BY_NAME = { caller: "caller", parent: "nodeId", name: "name" } as const satisfies Fields;
 const ENTRY = { id: "nodeId", attr: "attr" } as const satisfies Fields;
+/** The directory whose names were changed, just after; mode 0: not known. */
+const DIRECTORY = { directory: "attr" } as const satisfies Fields;
 const NEW_NODE = { mode: "u32", umask: "u32" } as const satisfies Fields;
 const EMPTY = {} as const satisfies Fields;
 /** What an open is given besides its handle; sealed and opaque to the client. */
@@ -187,7 +189,7 @@ export const MESSAGES = {
     changes: true,
     replay: "once",
     request: BY_NAME,
-    reply: ENTRY,
+    reply: { ...ENTRY, ...DIRECTORY },
     says: "Makes a symbolic link; the target, 1..4095 bytes without NUL, is the payload.",
   },
   mknod: {
@@ -198,7 +200,7 @@ export const MESSAGES = {
     changes: true,
     replay: "once",
     request: { ...BY_NAME, ...NEW_NODE, rdevMajor: "u32", rdevMinor: "u32" },
-    reply: ENTRY,
+    reply: { ...ENTRY, ...DIRECTORY },
     says: "Makes a file, fifo, socket or device; the type is in the mode.",
   },
   mkdir: {
@@ -209,7 +211,7 @@ export const MESSAGES = {
     changes: true,
     replay: "once",
     request: { ...BY_NAME, ...NEW_NODE },
-    reply: ENTRY,
+    reply: { ...ENTRY, ...DIRECTORY },
     says: "Makes a directory.",
   },
   unlink: {
@@ -220,7 +222,7 @@ export const MESSAGES = {
     changes: true,
     replay: "once",
     request: BY_NAME,
-    reply: EMPTY,
+    reply: DIRECTORY,
     says: "Removes a name that is not a directory's.",
   },
   rmdir: {
@@ -231,7 +233,7 @@ export const MESSAGES = {
     changes: true,
     replay: "once",
     request: BY_NAME,
-    reply: EMPTY,
+    reply: DIRECTORY,
     says: "Removes an empty directory.",
   },
   link: {
@@ -242,7 +244,7 @@ export const MESSAGES = {
     changes: true,
     replay: "once",
     request: { ...BY_ID, parent: "nodeId", name: "name" },
-    reply: ENTRY,
+    reply: { ...ENTRY, ...DIRECTORY },
     says: "Gives a node another name.",
   },
   rename: {
@@ -278,7 +280,7 @@ export const MESSAGES = {
     changes: true,
     replay: "once",
     request: { ...BY_NAME, flags: "u32", ...NEW_NODE },
-    reply: { ...ENTRY, ...KEYS },
+    reply: { ...ENTRY, ...DIRECTORY, ...KEYS },
     says: "Opens a file, and makes it if it is not there.",
   },
   tmpfile: {

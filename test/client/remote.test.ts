@@ -7,7 +7,7 @@ import { silentLog } from "../../src/base/log.ts";
 import { nameFromText } from "../../src/base/name.ts";
 import { connectRemote, type Remote } from "../../src/client/remote.ts";
 import { type Server, startServer } from "../../src/server/server.ts";
-import { S_IFREG } from "../../src/vfs/attr.ts";
+import { type Attr, S_IFREG } from "../../src/vfs/attr.ts";
 import { decodeDirents } from "../../src/vfs/dirent-page.ts";
 import { type NodeId, OpenFlag, type RequestContext } from "../../src/vfs/file-system.ts";
 import { OPEN_CONTENT_BYTES_MAX } from "../../src/wire/limits.ts";
@@ -90,6 +90,36 @@ test("all bytes of a small file come with an open for reading, and only then", a
       }
       await fileSystem.release(ctx, opened.handle);
     }
+  });
+});
+
+test("who changes the names of a directory is told its attributes, as they are after that", async () => {
+  await withDrive(async ({ remote, root, share }) => {
+    const { fileSystem } = remote;
+    const told: { id: NodeId; attr: Attr }[] = [];
+    const telling = { ...ctx, directoryChanged: (id: NodeId, attr: Attr) => void told.push({ id, attr }) };
+    const [file, other] = [nameFromText("file"), nameFromText("other")];
+    const { entry, opened } = await fileSystem.create(telling, root, file, READ_WRITE, NEW_FILE);
+    const device = { ...NEW_FILE, rdevMajor: 0, rdevMinor: 0 };
+    const changes = [
+      () => fileSystem.link(telling, entry.id, root, other),
+      () => fileSystem.unlink(telling, root, other),
+      () => fileSystem.mknod(telling, root, other, device),
+      () => fileSystem.unlink(telling, root, other),
+      () => fileSystem.symlink(telling, root, other, Buffer.from("target")),
+      () => fileSystem.unlink(telling, root, other),
+      () => fileSystem.mkdir(telling, root, other, { mode: 0o755, umask: 0 }),
+      () => fileSystem.rmdir(telling, root, other),
+    ];
+    for (const [index, change] of changes.entries()) {
+      assert.equal(told.length, index + 1);
+      await change();
+      assert.deepEqual(told.at(-1), { id: root, attr: await share.getattr(ctx, root) });
+    }
+    await assert.rejects(fileSystem.unlink(telling, root, other));
+    await fileSystem.lookup(telling, root, file);
+    assert.equal(told.length, changes.length + 1, "who changes nothing is told nothing");
+    await fileSystem.release(ctx, opened.handle);
   });
 });
 

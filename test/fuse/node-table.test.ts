@@ -3,6 +3,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { NodeTable } from "../../src/fuse/node-table.ts";
 import type { NodeId } from "../../src/vfs/file-system.ts";
+import { SAMPLE_ATTR } from "./recording-fs.ts";
 
 const id = (name: string | number) => `id-${name}` as NodeId;
 
@@ -86,4 +87,30 @@ test("whatever the kernel looks up and forgets, counts agree with a naive model"
       }
     }),
   );
+});
+
+test("attributes that came along with a change are kept once, for their time, and only if nothing else changed the directory", () => {
+  const table = new NodeTable(id("root"));
+  const row = table.enter(id("directory"));
+  const attr = { ...SAMPLE_ATTR, mode: 0o40755 };
+  table.namesChanged(row, table.now, attr, 1000);
+  assert.deepEqual(table.takeAttr(row, 400), { attr, validMs: 600 });
+  assert.equal(table.takeAttr(row, 400), undefined, "taken");
+  table.namesChanged(row, table.now, attr, 1000);
+  assert.equal(table.takeAttr(row, 1000), undefined, "too old");
+  table.namesChanged(row, table.now, attr, 1000);
+  table.changed(row);
+  assert.equal(table.takeAttr(row, 0), undefined, "changed since");
+  const [first, second] = [table.now, table.now];
+  table.namesChanged(row, second, attr, 1000);
+  table.namesChanged(row, first, attr, 1000);
+  assert.equal(table.takeAttr(row, 0), undefined, "the answers of two changes may have come in either order");
+  table.namesChanged(row, table.now, attr, 1000);
+  table.namesChanged(row, table.now, undefined, 1000);
+  assert.equal(table.takeAttr(row, 0), undefined, "nothing came along");
+  const other = table.enter(id("other"));
+  const before = table.now;
+  table.changed(other);
+  table.namesChanged(row, before, attr, 1000);
+  assert.deepEqual(table.takeAttr(row, 999)?.attr, attr, "a change of another node is no matter");
 });

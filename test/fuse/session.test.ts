@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { ERRNO } from "../../src/base/errno.ts";
 import { FsError } from "../../src/base/errors.ts";
+import type { Name } from "../../src/base/name.ts";
 import { FUSE_MINOR, OPCODE_ROWS, Opcode } from "../../src/fuse/abi.ts";
-import type { FileSystem, NodeId } from "../../src/vfs/file-system.ts";
+import type { FileSystem, NewNode, NodeId, RequestContext } from "../../src/vfs/file-system.ts";
 import { hex, requestBytes } from "./fake-device.ts";
 import { type Fixture, startSession } from "./fixture.ts";
 import {
@@ -14,7 +15,7 @@ import {
   type KernelRequestCase,
   NAME_REQUESTS,
 } from "./kernel-requests.ts";
-import { type Call, recordingFs } from "./recording-fs.ts";
+import { type Call, recordingFs, SAMPLE_ATTR } from "./recording-fs.ts";
 
 const ALL = [...NAME_REQUESTS, ...FILE_REQUESTS, ...ATTR_REQUESTS, ...DIR_REQUESTS];
 
@@ -190,6 +191,33 @@ test("names that are not there are believed missing only if the mount says so", 
   const believing = await startSession(empty, { negativeTimeoutMs: 3500 });
   const { errno, body } = await believing.device.ask(lookup);
   assert.deepEqual([errno, body.readBigUInt64LE(0), body.readUInt32LE(16), body.readUInt32LE(32)], [0, 0n, 3, 5e8]);
+});
+
+test("attributes of a directory that came along with a change answer the kernel's next question about it, once", async () => {
+  const { fileSystem, calls } = recordingFs();
+  const telling: FileSystem = new Proxy(fileSystem, {
+    get: (target, method) =>
+      method === "mkdir"
+        ? (ctx: RequestContext, parent: NodeId, ...rest: [Name, NewNode]) => {
+            ctx.directoryChanged?.(parent, { ...SAMPLE_ATTR, mode: 0o40711 });
+            ctx.directoryChanged?.("of another" as NodeId, { ...SAMPLE_ATTR, mode: 0o40700 });
+            return target.mkdir(ctx, parent, ...rest);
+          }
+        : Reflect.get(target, method),
+  });
+  const { device } = await startSession(telling);
+  const mkdir = requestBytes(Opcode.MKDIR, hex("e8010000 12000000 64697200"), { node: 1 });
+  const getattr = requestBytes(Opcode.GETATTR, Buffer.alloc(16), { node: 1 });
+  const modes: number[] = [];
+  for (const bytes of [mkdir, getattr, getattr]) {
+    const { body } = await device.ask(bytes);
+    if (bytes === getattr) modes.push(body.readUInt32LE(16 + 60));
+  }
+  assert.deepEqual(modes, [0o40711, SAMPLE_ATTR.mode]);
+  assert.deepEqual(
+    calls.map(([name]) => name),
+    ["root", "mkdir", "getattr"],
+  );
 });
 
 test("at the end everything in flight is aborted and everything open is released", async () => {
