@@ -18,11 +18,6 @@ export interface Log {
   room(name: string): Log;
 }
 
-/** Whether `value` names a level. */
-export function isLogLevel(value: string): value is LogLevel {
-  return (LOG_LEVELS as readonly string[]).includes(value);
-}
-
 /** Text with everything outside printable characters escaped, so that hostile bytes cannot forge or break a log line. */
 export function printable(text: string): string {
   return text.replace(

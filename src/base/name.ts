@@ -24,10 +24,6 @@ export function nameToText(name: Name): string {
   return Buffer.from(name, "latin1").toString("utf8");
 }
 
-export function nameToBytes(name: Name): Buffer {
-  return Buffer.from(name, "latin1");
-}
-
 /** Whether `name` can name a directory entry: 1..255 bytes, no '/', no NUL, not '.' or '..'. */
 export function isEntryName(name: string): name is Name {
   return (
