@@ -7,8 +7,7 @@
 
 import type { Clock } from "../base/clock.ts";
 import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
-import { isEntryName, NAME_BYTES_MAX, type Name } from "../base/name.ts";
-import { SectionPlan } from "../sections/section-plan.ts";
+import type { Name } from "../base/name.ts";
 import { type Attr, S_IFDIR, S_IFMT } from "../vfs/attr.ts";
 import { checkDirents } from "../vfs/dirent-page.ts";
 import {
@@ -17,7 +16,6 @@ import {
   type FileSystem,
   type HandleId,
   type NewNode,
-  NODE_ID_BYTES_MAX,
   type NodeId,
   type Opened,
   OpenFlag,
@@ -35,9 +33,10 @@ import {
   XATTR_VALUE_BYTES_MAX,
 } from "../wire/limits.ts";
 import type { CallName, Reply, Request } from "../wire/messages.ts";
+import { checkId, checkName, checkOffset, checkXattrName } from "./argument-checks.ts";
 import type { Fields, Result } from "./call.ts";
+import { readData, writeData } from "./open-data.ts";
 import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
-import { runSections } from "./section-run.ts";
 import type { SessionChannels } from "./session-channels.ts";
 
 const U32 = 2 ** 32;
@@ -68,27 +67,6 @@ function asPayload(_reply: Fields, payload: Buffer): Buffer {
 
 function nonsense(what: string): ProtocolError {
   return new ProtocolError(CloseCode.MALFORMED, what);
-}
-
-function checkName(op: string, name: string): void {
-  if (isEntryName(name)) return;
-  throw new FsError(name.length > NAME_BYTES_MAX ? "ENAMETOOLONG" : "EINVAL", op);
-}
-
-function checkXattrName(op: string, name: Name): void {
-  if (name.length === 0 || name.length > NAME_BYTES_MAX) throw new FsError("ERANGE", op);
-  if (/[\0]|[^\0-\xff]/.test(name)) throw new FsError("EINVAL", op);
-}
-
-function checkId(op: string, id: NodeId): void {
-  if (id.length === 0 || id.length > NODE_ID_BYTES_MAX) throw new FsError("ESTALE", op);
-}
-
-/** EINVAL for a negative offset or length; one that no file can have, and the wire cannot say, is what the kernel calls it. */
-function checkOffset(op: string, ...offsets: number[]): void {
-  if (!offsets.every((offset) => offset >= 0 && Number.isInteger(offset))) throw new FsError("EINVAL", op);
-  if (offsets.every((offset) => offset <= Number.MAX_SAFE_INTEGER)) return;
-  throw new FsError(op === "lseek" ? "ENXIO" : "EFBIG", op);
 }
 
 export class RemoteFileSystem implements FileSystem {
@@ -253,32 +231,7 @@ export class RemoteFileSystem implements FileSystem {
   async read(ctx: RequestContext, handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
     const open = this.#find("read", handle);
     checkOffset("read", offsetBytes);
-    const { caller } = ctx;
-    const { sectionBytes } = this.#channels.agreement;
-    if (target.length === 0) return 0;
-    if (target.length <= sectionBytes) {
-      const fields: Request<"read"> = { caller, offsetBytes, lengthBytes: target.length };
-      const { signal, priority } = ctx;
-      const replyBytesMax = target.length;
-      const parts = { message: messages.read, fields, open, target, replyBytesMax, signal, priority };
-      return this.#channels.call(parts, (_reply, payload) => payload.length);
-    }
-    const plan = new SectionPlan(offsetBytes, target.length, sectionBytes);
-    return runSections(this.#channels, {
-      kind: "read",
-      plan,
-      isOrdered: false,
-      signal: ctx.signal,
-      priority: ctx.priority,
-      nowMs: () => this.#clock.monotonicMs(),
-      bytes: (_reply, payload) => payload.length,
-      section: (index) => {
-        const lengthBytes = plan.length(index);
-        const fields: Request<"read"> = { caller, offsetBytes: plan.offset(index), lengthBytes };
-        const place = target.subarray(plan.position(index), plan.position(index) + lengthBytes);
-        return { message: messages.read, fields, open, target: place, replyBytesMax: lengthBytes };
-      },
-    });
+    return target.length === 0 ? 0 : readData(this.#channels, { ctx, open, offsetBytes, clock: this.#clock }, target);
   }
 
   async write(
@@ -290,34 +243,10 @@ export class RemoteFileSystem implements FileSystem {
   ): Promise<number> {
     const open = this.#find("write", handle);
     checkOffset("write", offsetBytes);
-    const { caller } = ctx;
-    const killSuidgid = options?.killSuidgid === true;
-    const { sectionBytes } = this.#channels.agreement;
     if (data.length === 0) return 0;
     open.isWritten = true;
-    if (data.length <= sectionBytes) {
-      const fields: Request<"write"> = { caller, offsetBytes, killSuidgid };
-      const { signal, priority } = ctx;
-      const parts = { message: messages.write, fields, open, payload: data, signal, priority };
-      return this.#channels.call(parts, (reply) => writtenBytes(reply, data.length));
-    }
-    const plan = new SectionPlan(offsetBytes, data.length, sectionBytes);
-    return runSections(this.#channels, {
-      kind: "write",
-      plan,
-      // The server places appended sections by their arrival at the file, not by their offset.
-      isOrdered: (open.flags & OpenFlag.APPEND) !== 0,
-      signal: ctx.signal,
-      priority: ctx.priority,
-      nowMs: () => this.#clock.monotonicMs(),
-      bytes: (reply) => reply["writtenBytes"] as number,
-      section: (index) => {
-        const fields: Request<"write"> = { caller, offsetBytes: plan.offset(index), killSuidgid };
-        const position = plan.position(index);
-        const payload = data.subarray(position, position + plan.length(index));
-        return { message: messages.write, fields, open, payload };
-      },
-    });
+    const killSuidgid = options?.killSuidgid === true;
+    return writeData(this.#channels, { ctx, open, offsetBytes, clock: this.#clock }, data, killSuidgid);
   }
 
   async flush(ctx: RequestContext, handle: HandleId): Promise<void> {
@@ -553,10 +482,4 @@ export class RemoteFileSystem implements FileSystem {
   #release(ctx: RequestContext, open: RemoteOpen): void {
     this.#call({ caller: ctx.caller }, "release", { caller: ctx.caller }, nothing, open).catch(() => {});
   }
-}
-
-function writtenBytes(reply: Fields, lengthBytes: number): number {
-  const written = reply["writtenBytes"] as number;
-  if (written === 0 || written > lengthBytes) throw nonsense("write: an impossible number of bytes");
-  return written;
 }

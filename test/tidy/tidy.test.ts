@@ -58,7 +58,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
   [/^src\/fuse\/serve-(attrs|dirs|files|names)\.ts$/, "test/fuse/session and test/conformance/fuse-disk"],
   [/^src\/fuse\/(data-room|encode|file-handle|init|request)\.ts$/, "test/fuse/session"],
   [
-    /^src\/client\/(call|remote-open|remote-file-system)\.ts$/,
+    /^src\/client\/(argument-checks|call|open-data|remote-open|remote-file-system)\.ts$/,
     "test/client/call-channel and test/conformance/remote-memory",
   ],
   [/^src\/server\/(dispatch|served-request|session|state)\.ts$/, "test/server/served-channel"],
