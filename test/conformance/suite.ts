@@ -18,6 +18,7 @@ import { nameCases } from "./cases/name-bytes.ts";
 import { openCases } from "./cases/open.ts";
 import { permissionCases } from "./cases/permissions.ts";
 import { randomCases } from "./cases/random.ts";
+import { randomDataCases } from "./cases/random-data.ts";
 import { renameCases } from "./cases/rename.ts";
 import { spaceCases } from "./cases/space.ts";
 import { timeCases } from "./cases/times.ts";
@@ -38,6 +39,7 @@ const SUBJECTS: Readonly<Record<string, Cases>> = {
   directories: directoryCases,
   concurrency: concurrencyCases,
   random: randomCases,
+  "random data": randomDataCases,
 };
 
 /** No case takes a second; a mount that hangs is a failure, not a wait. */

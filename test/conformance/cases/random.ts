@@ -6,19 +6,9 @@
 import assert from "node:assert/strict";
 import { type Fd, O, type Posix, ROOT } from "../../support/posix.ts";
 import { type CaseContext, type Cases, outcome, tree } from "../case.ts";
+import { generator, type Random, SEEDS } from "./generator.ts";
 
 const STEPS = 600;
-
-/** A generator of numbers below `limit`; mulberry32. */
-function generator(seed: number): (limit: number) => number {
-  let state = seed >>> 0;
-  return (limit) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % limit;
-  };
-}
 
 interface Step {
   label: string;
@@ -28,7 +18,6 @@ interface Step {
   closes?: number;
 }
 
-type Random = (limit: number) => number;
 const SLOTS = 4;
 
 function path(random: Random): string {
@@ -153,11 +142,8 @@ async function walkRandomly(t: CaseContext, seed: number): Promise<void> {
   assert.deepEqual(found, expected, `seed ${seed}: the trees at the end`);
 }
 
-const seeds = [1, 2, 3, 4, 5];
-if (process.env["NETDRIVE_SEED"] !== undefined) seeds.push(Number(process.env["NETDRIVE_SEED"]));
-
 export const randomCases: Cases = Object.fromEntries(
-  seeds.map((seed) => [
+  SEEDS.map((seed) => [
     `${STEPS} random calls come to the same, seed ${seed}`,
     (t: CaseContext) => walkRandomly(t, seed),
   ]),
