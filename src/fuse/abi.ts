@@ -207,6 +207,10 @@ export const FSYNC_DATA_ONLY = 1;
 /** Flags of a reply to OPEN and CREATE. */
 export const OpenReply = { KEEP_CACHE: 1 << 1, NOFLUSH: 1 << 5 } as const;
 
+/** Codes of messages to the kernel that answer no request. */
+export const Notify = { INVAL_INODE: 2 } as const;
+export const NOTIFY_INVAL_INODE_OUT_BYTES = 24;
+
 export const ENTRY_OUT_BYTES = 128;
 export const ATTR_OUT_BYTES = 104;
 export const OPEN_OUT_BYTES = 16;

@@ -6,9 +6,11 @@ import type { Attr, TimeSpec } from "../vfs/attr.ts";
 import type { AttrChange, HandleId } from "../vfs/file-system.ts";
 import { ATTR_OUT_BYTES, GETATTR_FH, SetattrValid, STATFS_OUT_BYTES, STATX_OUT_BYTES, XATTR_BYTES_MAX } from "./abi.ts";
 import { putAttr, putStatfs, putStatx, validityOf } from "./encode.ts";
+import { forgetAttrs } from "./notify.ts";
 import type { KernelRequest } from "./request.ts";
 import type { Handler, Session } from "./session.ts";
 
+const ACCESS_ACL = "system.posix_acl_access";
 const MODE_BITS = 0o7777;
 const TWO_32 = 2 ** 32;
 
@@ -149,6 +151,8 @@ export const setxattr: Handler = async (session, request) => {
   node.bareUntilMs = 0;
   await session.fileSystem.setxattr(request, node.id, name, value, flags);
   session.nodes.changed(node);
+  // It changes the mode as well, which a kernel that does not check permissions itself does not think of.
+  if (name === ACCESS_ACL) forgetAttrs(session, node);
   session.send(request, 0);
 };
 

@@ -3,7 +3,7 @@ import { describe, test } from "node:test";
 import { ERRNO } from "../../src/base/errno.ts";
 import { FsError } from "../../src/base/errors.ts";
 import type { Name } from "../../src/base/name.ts";
-import { FUSE_MINOR, OPCODE_ROWS, Opcode } from "../../src/fuse/abi.ts";
+import { FUSE_MINOR, Notify, OPCODE_ROWS, Opcode } from "../../src/fuse/abi.ts";
 import type { FileSystem, NewNode, NodeId, RequestContext } from "../../src/vfs/file-system.ts";
 import { hex, requestBytes } from "./fake-device.ts";
 import { type Fixture, startSession } from "./fixture.ts";
@@ -100,6 +100,18 @@ test("extensions behind the body are no part of it", async () => {
   request.writeUInt16LE(1, 36);
   await device.ask(request);
   assert.deepEqual(calls, [["mkdir", "root", "dir", { mode: 0o750, umask: 0o22 }]]);
+});
+
+test("an access control list changes the mode: the kernel is told so before the reply", async () => {
+  const { device } = await prepared();
+  const name = Buffer.from("system.posix_acl_access\0");
+  const body = Buffer.concat([hex("04000000 00000000 00000000 00000000  size flags"), name, hex("02000000")]);
+  assert.equal((await device.ask(requestBytes(Opcode.SETXATTR, body, { node: 2 }))).errno, 0);
+  const [notice, reply] = device.replies;
+  assert.deepEqual([notice?.unique, notice?.errno], [0, Notify.INVAL_INODE]);
+  // Node 2, offset -1: the attributes alone, length 0.
+  assert.equal(notice?.body.toString("hex"), `0200000000000000${"ff".repeat(8)}${"00".repeat(8)}`);
+  assert.notEqual(reply?.unique, 0);
 });
 
 test("an unknown opcode is ENOSYS, an unknown node ESTALE, an unknown handle EBADF", async () => {
