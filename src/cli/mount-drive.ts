@@ -179,8 +179,9 @@ async function mountDrive(
   keep: KeepOptions,
 ): Promise<FuseMount> {
   const { attrTimeoutMs, entryTimeoutMs, allowOther, nonEmpty, suid, dev, exec, atime } = options;
-  // Where the server trusts the ids it is told, the kernel can check permissions itself, by the same rules.
-  const isTrusted = share.squash === "none";
+  // Where users are themselves on the server, the kernel checks permissions as well, by the same rules: what it has cached for one user it would
+  // show to another otherwise. Root, if the server makes it nobody, passes here and is judged there.
+  const isTrusted = share.squash !== "all";
   if (keep.stop.aborted) throw interrupted();
   try {
     return await mountFuse({
