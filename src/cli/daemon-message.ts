@@ -3,7 +3,7 @@
  */
 import type { LogLevel } from "../base/log.ts";
 import type { Exit } from "./failure.ts";
-import type { DriveRequest } from "./mount-drive.ts";
+import type { DriveRequest, MountedDrive } from "./mount-drive.ts";
 
 /** What the starter writes. */
 export interface DaemonRequest extends DriveRequest {
@@ -15,7 +15,7 @@ export interface DaemonRequest extends DriveRequest {
 
 /** What the daemon writes, once. */
 export type DaemonReport =
-  | { isReady: true; pid: number; url: string; readOnly: boolean }
+  | ({ isReady: true; pid: number } & MountedDrive)
   | { isReady: false; exit: Exit; text: string };
 
 export const REPORT_DESCRIPTOR = 3;

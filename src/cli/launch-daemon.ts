@@ -8,13 +8,11 @@ import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { DAEMON_COMMAND, type DaemonReport, type DaemonRequest } from "./daemon-message.ts";
 import { Exit, failure } from "./failure.ts";
+import type { MountedDrive } from "./mount-drive.ts";
 import { makeRuntimeFolder } from "./mount-registry.ts";
 
-export interface Daemon {
+export interface Daemon extends MountedDrive {
   pid: number;
-  /** Where the drive comes from, without token. */
-  url: string;
-  readOnly: boolean;
   /** Resolves when the process has ended. */
   ended: Promise<void>;
   /** Tells a tied daemon to end, whoever still uses the mount. */

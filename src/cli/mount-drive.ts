@@ -41,6 +41,8 @@ export interface MountedDrive {
   /** Without token. */
   url: string;
   readOnly: boolean;
+  /** Whose identity the server does not take from here. */
+  squash: RemoteShare["squash"];
 }
 
 export interface KeepOptions {
@@ -147,10 +149,10 @@ function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<boolean> {
 
 function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clock, onReady }: KeepOptions): void {
   const daemon = identify(process.pid) ?? { pid: process.pid, startTicks: 0 };
-  const { readOnly } = share;
+  const { readOnly, squash } = share;
   const shownUrl = withoutToken(url);
   writeRecord({ path, url: shownUrl, readOnly, daemon, sinceMs: clock.realtimeMs(), log: logFile });
-  onReady({ url: shownUrl, readOnly });
+  onReady({ url: shownUrl, readOnly, squash });
 }
 
 /** The remote with read-ahead and write-behind. */

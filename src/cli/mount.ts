@@ -8,7 +8,7 @@ import { DAEMON_COMMAND } from "./daemon-message.ts";
 import { readDriveUrl } from "./drive-url.ts";
 import { Exit } from "./failure.ts";
 import { launchDaemon } from "./launch-daemon.ts";
-import type { DriveRequest } from "./mount-drive.ts";
+import type { DriveRequest, MountedDrive } from "./mount-drive.ts";
 import { MOUNT_OPTIONS_HELP, parseChannels, parseMountOptions } from "./mount-options.ts";
 import { logFileOf } from "./mount-registry.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
@@ -23,8 +23,10 @@ Examples:
   NETDRIVE_TOKEN=$(cat secret) netdrive mount netdrive://HOST:7378/photos ./drive
   netdrive mount URL ./drive -o ro,attr_timeout=10`;
 
+const SQUASHED = "netdrive: for this server root is nobody (serve --squash root), other users are themselves";
+
 interface MountCommandOptions {
-  option: string[];
+  option?: string[];
   foreground?: boolean;
   readOnly?: boolean;
   allowOther?: boolean;
@@ -39,12 +41,12 @@ export function addMount(program: Command): void {
     .description("Mount a share as a drive.")
     .argument("<url>", "what 'netdrive serve' printed; the token may come from NETDRIVE_TOKEN instead")
     .argument("<path>", "an empty directory")
-    .option("-o, --option <opt,opt=value>", "mount options, as mount(8) takes them", collect, [])
+    .option("-o, --option <opt,opt=value>", "mount options, as mount(8) takes them", collect)
     .option("--foreground", "serve the drive from this process, until Ctrl-C or umount")
     .option("--read-only", "the same as -o ro")
     .option("--allow-other", "the same as -o allow_other: other users may use it")
     .option("--channels <n>", "the same as -o channels=N: connections for data beside the one for everything else")
-    .option("--json", "print one JSON object when it is mounted: path, url, readOnly, pid, log")
+    .option("--json", "print one JSON object when it is mounted: path, url, readOnly, squash, pid, log")
     .addHelpText("after", EXAMPLES)
     .action(async (url: string, path: string, _options, command: Command) => {
       await mount(url, path, command.optsWithGlobals<MountCommandOptions>());
@@ -55,27 +57,29 @@ export function addMount(program: Command): void {
   });
 }
 
-const collect = (value: string, before: string[]) => [...before, value];
+const collect = (value: string, before: string[] = []) => [...before, value];
 
 async function mount(urlText: string, path: string, given: MountCommandOptions): Promise<void> {
   process.title = `netdrive mount ${path}`;
   const url = readDriveUrl(urlText);
-  const options = parseMountOptions(given.option);
+  const options = parseMountOptions(given.option ?? []);
   if (given.readOnly === true) options.readOnly = true;
   if (given.allowOther === true) options.allowOther = true;
   if (given.channels !== undefined) options.channels = parseChannels(given.channels);
   const target = await checkTarget(path, options);
   await checkSystem(target, options);
   const request: DriveRequest = { url, path: target, options, logFile: null };
-  const announce = (drive: { url: string; readOnly: boolean; pid: number; log: string | null }) => {
+  const announce = (drive: MountedDrive & { pid: number; log: string | null }) => {
     const text = given.json === true ? JSON.stringify({ path: target, ...drive }) : `${drive.url} is at ${target}`;
     process.stdout.write(`${given.json === true ? text : printable(text)}\n`);
+    // Said now, because root would otherwise learn it from "Permission denied".
+    if (drive.squash === "root" && !drive.readOnly && process.getuid?.() === 0) process.stderr.write(`${SQUASHED}\n`);
   };
   const clock = systemClock;
   const signals = catchStopSignals(clock);
   if (given.foreground === true) {
     const log = createLog({ level: given.logLevel ?? "warn", clock });
-    const onReady = (drive: { url: string; readOnly: boolean }) => announce({ ...drive, pid: process.pid, log: null });
+    const onReady = (drive: MountedDrive) => announce({ ...drive, pid: process.pid, log: null });
     const { keepDrive } = await import("./mount-drive.ts");
     const isEnded = await keepDrive(request, { log, clock, ...signals, onReady });
     if (!isEnded) process.exit(Exit.OK);
@@ -84,7 +88,8 @@ async function mount(urlText: string, path: string, given: MountCommandOptions):
     const daemonRequest = { ...request, logFile, logLevel: given.logLevel ?? "info", isTied: false } as const;
     const daemon = await launchDaemon(daemonRequest, signals.stop);
     daemon.release();
-    announce({ url: daemon.url, readOnly: daemon.readOnly, pid: daemon.pid, log: logFile });
+    const { pid, squash, readOnly } = daemon;
+    announce({ url: daemon.url, readOnly, squash, pid, log: logFile });
   }
   signals.release();
 }

@@ -22,7 +22,7 @@ Examples:
   NETDRIVE_TOKEN=$(cat secret) netdrive serve --listen 192.168.1.5:7378 /srv/files`;
 
 interface ServeOptions {
-  name: string[];
+  name?: string[];
   listen: string;
   token?: string;
   state?: string;
@@ -37,7 +37,7 @@ export function addServe(program: Command): void {
     .command("serve")
     .description("Serve directories, each as a share.")
     .argument("<dir...>", "directories to serve")
-    .option("--name <name>", "name of a share, in the order of the DIRs (default: the directory's)", collect, [])
+    .option("--name <name>", "name of a share, in the order of the DIRs (default: the directory's)", collect)
     .option("--listen <host:port>", "where to listen; port 0: the system picks one", DEFAULT_LISTEN)
     .option("--token <token>", "the secret that lets clients in (or NETDRIVE_TOKEN; default: a new one each start)")
     .option("--state <dir>", "directory of the server's own: keeps the token from one start to the next")
@@ -55,7 +55,7 @@ export function addServe(program: Command): void {
     });
 }
 
-const collect = (value: string, before: string[]) => [...before, value];
+const collect = (value: string, before: string[] = []) => [...before, value];
 
 async function serve(directories: string[], options: ServeOptions): Promise<void> {
   const clock = systemClock;
@@ -65,7 +65,7 @@ async function serve(directories: string[], options: ServeOptions): Promise<void
   const listen = parseListenAddress(options.listen);
   const token = chooseToken({ option: options.token, stateFolder: options.state });
   const squash = chooseSquash(options.squash);
-  const shares = await listShares(directories, options.name);
+  const shares = await listShares(directories, options.name ?? []);
   const warning = checkExposure(listen, token);
   const signals = catchStopSignals(clock);
   const readOnly = options.readOnly === true;

@@ -34,7 +34,7 @@ Examples:
 const SAMPLE_TARGET = "drive";
 
 interface UpOptions {
-  option: string[];
+  option?: string[];
   readOnly?: boolean;
   logLevel?: LogLevel;
 }
@@ -45,7 +45,7 @@ export function addUp(program: Command): void {
     .description("Serve a directory on loopback and mount it, until Ctrl-C.")
     .argument("[dir]", "directory to serve")
     .argument("[path]", "where to mount it; made if it is not there")
-    .option("-o, --option <opt,opt=value>", "mount options, as for 'netdrive mount'", collect, [])
+    .option("-o, --option <opt,opt=value>", "mount options, as for 'netdrive mount'", collect)
     .option("--read-only", "the drive can change nothing")
     .addHelpText("after", EXAMPLES)
     .action(async (directory: string | undefined, path: string | undefined, _options, command: Command) => {
@@ -53,7 +53,7 @@ export function addUp(program: Command): void {
     });
 }
 
-const collect = (value: string, before: string[]) => [...before, value];
+const collect = (value: string, before: string[] = []) => [...before, value];
 const say = (text: string) => void process.stdout.write(`${printable(text)}\n`);
 
 async function up(directory: string | undefined, path: string | undefined, given: UpOptions): Promise<void> {
@@ -110,7 +110,7 @@ interface Drive {
 }
 
 async function runDrive({ shares, target, given, clock, signals }: Drive): Promise<void> {
-  const options = parseMountOptions(given.option);
+  const options = parseMountOptions(given.option ?? []);
   if (given.readOnly === true) options.readOnly = true;
   const path = await checkTarget(target, options);
   const [directory = ""] = shares.values();

@@ -216,7 +216,8 @@ test("in the foreground the drive ends with its process, and the process with it
 
 test("umount works when the server is gone, and requests fail until then", async () => {
   const other = await startServe(served);
-  await run(["mount", other.url, point]);
+  const { stderr: remark } = await run(["mount", other.url, point]);
+  assert.equal(remark, "netdrive: for this server root is nobody (serve --squash root), other users are themselves\n");
   await cat(join(point, "hello.txt"));
   await other.service.end("SIGKILL");
   const { stderr } = await command("ls", [join(point, "never-asked-before")], { codes: [1, 2], timeoutMs: 30_000 });
