@@ -56,7 +56,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
   ],
   [/^src\/cli\/(mount-drive|mount-daemon|launch-daemon|daemon-message)\.ts$/, "test/cli/mount, as processes"],
   [/^src\/fuse\/serve-(attrs|dirs|files|names)\.ts$/, "test/fuse/session and test/conformance/fuse-disk"],
-  [/^src\/fuse\/(data-room|encode|file-handle|init|request)\.ts$/, "test/fuse/session"],
+  [/^src\/fuse\/(data-room|encode|file-handle|init|notify|request)\.ts$/, "test/fuse/session"],
   [
     /^src\/client\/(argument-checks|call|open-data|remote-open|remote-file-system)\.ts$/,
     "test/client/call-channel and test/conformance/remote-memory",
