@@ -71,9 +71,12 @@ export function conformance(
       stack = await start();
     });
     after(async () => {
-      await stack?.close();
-      await truth.close();
-      await temp.remove();
+      try {
+        await stack?.close();
+      } finally {
+        await truth.close();
+        await temp.remove();
+      }
     });
     for (const [subject, cases] of Object.entries({ ...SUBJECTS, ...extra })) {
       for (const [sentence, body] of Object.entries(cases)) {
