@@ -125,7 +125,10 @@ export class CachedFileSystem extends ForwardingFileSystem {
   override async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
     if (this.#writes.isDirty(id)) await this.#writes.drain(id);
     const open = () => this.inner.open(ctx, id, flags);
+    const { changeCount } = this.#reads;
     const opened = (flags & OpenFlag.TRUNC) === 0 ? await open() : await this.#changing(id, 0, open);
+    // A write that was acknowledged meanwhile may be missing in the content that came along.
+    if (changeCount !== this.#reads.changeCount || this.#writes.isDirty(id)) delete opened.content;
     this.#opened(id, flags, opened);
     return opened;
   }

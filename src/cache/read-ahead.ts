@@ -67,6 +67,7 @@ export class ReadAhead {
   readonly #memory: PieceMemory;
   readonly #budget: ReadAheadBudget;
   readonly #readers = new Map<NodeId, Set<OpenReader>>();
+  #changeCount = 0;
 
   constructor(inner: FileSystem, options: ReadAheadOptions) {
     this.#inner = inner;
@@ -102,8 +103,14 @@ export class ReadAhead {
     return reader;
   }
 
+  /** How often any node has been changed through this mount. */
+  get changeCount(): number {
+    return this.#changeCount;
+  }
+
   /** The node is being changed and reaches at least to `endBytes` afterwards: nothing that was read ahead may be used. */
   invalidate(id: NodeId, endBytes: number): void {
+    this.#changeCount += 1;
     const readers = this.#readers.get(id);
     if (readers === undefined) return;
     for (const reader of readers) reader.invalidate(endBytes);

@@ -142,6 +142,33 @@ describe("read-ahead", () => {
     assert.equal(changed.text, "other");
   });
 
+  it("does not believe the content of an open during which the file was written", async () => {
+    const made = await setUp();
+    made.file.content = Buffer.from("small");
+    made.file.openContent = Buffer.from("small");
+    const open = made.file.open.bind(made.file);
+    let answer = () => {};
+    const answered = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    made.file.open = async (...request) => {
+      const opened = await open(...request);
+      await answered;
+      return opened;
+    };
+    const opening = made.cached.open(CTX, made.file.id, OpenFlag.READ);
+    await made.cached.write(CTX, made.handle, 0, Buffer.from("other"));
+    const flushed = made.cached.flush(CTX, made.handle);
+    await made.file.releaseAll();
+    await flushed;
+    answer();
+    const { handle } = await opening;
+    const target = Buffer.alloc(4096);
+    const reading = made.cached.read(CTX, handle, 0, target);
+    await made.file.releaseAll();
+    assert.equal(target.toString("utf8", 0, await reading), "other");
+  });
+
   it("leaves errors to the read that meets them", async () => {
     const made = await setUp();
     const first = made.read(0, SECTION);
