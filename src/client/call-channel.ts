@@ -198,10 +198,11 @@ export class CallChannel implements ChannelReceiver {
     const call = this.#match(header);
     if (header.status !== 0) {
       this.#finish(call);
-      if (!call.isAbandoned) call.failed(new FsError(errnoName(header.status), call.message.name));
+      if (!call.isAbandoned) this.#failWhenSent(call, new FsError(errnoName(header.status), call.message.name));
       return;
     }
     const fields = (call.message.reply as BodyCodec).read(body) as Fields;
+    this.#checkSent(call);
     this.#finish(call);
     this.#succeed(call, fields, NOTHING, header.handle);
   }
@@ -254,11 +255,36 @@ export class CallChannel implements ChannelReceiver {
     } else call.failed(error);
   }
 
+  /** @throws ProtocolError nobody can have done what was asked: nothing of its payload has left. */
+  #checkSent(call: Call): void {
+    if (!call.isSending || call.isAbandoned || call.payload === undefined) return;
+    if (!this.#channel.reclaim(call.payload)) return;
+    throw new ProtocolError(CloseCode.STATE, `${call.message.name}: answered before it was sent`);
+  }
+
   #succeed(call: Call, fields: Fields, payload: Buffer, handle: number): void {
     if (call.isAbandoned) {
       if (call.message.row.handle === "made") this.#onOrphan(handle);
       return;
     }
+    if (call.isSending) {
+      // The kernel still reads from the payload, whatever the server says to have done with it.
+      call.onSent = () => this.#succeedLate(call, fields, payload, handle);
+    } else this.#deliver(call, fields, payload, handle);
+  }
+
+  /** As `#deliver`, where nobody catches. */
+  #succeedLate(call: Call, fields: Fields, payload: Buffer, handle: number): void {
+    try {
+      this.#deliver(call, fields, payload, handle);
+    } catch (error) {
+      this.#error ??= error as Error;
+      const code = error instanceof ProtocolError ? error.closeCode : CloseCode.STATE;
+      this.#channel.close({ code, text: (error as Error).message });
+    }
+  }
+
+  #deliver(call: Call, fields: Fields, payload: Buffer, handle: number): void {
     try {
       call.answered(fields, payload, handle);
     } catch (error) {
@@ -268,12 +294,13 @@ export class CallChannel implements ChannelReceiver {
     }
   }
 
-  /** The write with this tag wrote all its bytes. @throws ProtocolError there is none. */
+  /** The write with this tag wrote all its bytes. @throws ProtocolError there is none, or it cannot have. */
   #written(tag: number): void {
     const call = this.#calls[tag & SLOT_MASK];
     if (call === undefined || call.tag !== tag || call.message.name !== "write") {
       throw new ProtocolError(CloseCode.STATE, `tag ${tag} is not of a write`);
     }
+    this.#checkSent(call);
     this.#finish(call);
     this.#succeed(call, { writtenBytes: call.payload?.length ?? 0 }, NOTHING, call.handle);
   }

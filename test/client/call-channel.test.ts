@@ -1,7 +1,7 @@
 /** Calls of the client: interrupts, what is borrowed until when, slots, opens and their release. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ConnectionError, FsError } from "../../src/base/errors.ts";
+import { ConnectionError, FsError, ProtocolError } from "../../src/base/errors.ts";
 import type { HandleId, NodeId } from "../../src/vfs/file-system.ts";
 import { type BodyCodec, messages } from "../../src/wire/codec.ts";
 import { attrOf } from "../support/attr.ts";
@@ -21,6 +21,12 @@ async function openFile({ remote, server }: Connected, handle = 77): Promise<Han
   await settle();
   server.answer(server.next("open"), { attr, ...KEYS }, { handle });
   return (await opening).handle;
+}
+
+/** Settles when a request has begun to arrive, before all of it has. */
+async function firstBytes(server: FakeServer): Promise<void> {
+  await new Promise<void>((resolve) => process.nextTick(resolve));
+  while (server.asked.length === 0) await new Promise<void>((resolve) => queueMicrotask(resolve));
 }
 
 function slotOf(asked: Asked): number {
@@ -206,6 +212,82 @@ test("a write under way when the link dies fails when the link has let go of its
   await settle();
   clientLink.destroy();
   await failed;
+});
+
+test("an answer that comes while the kernel still has a write's data settles it when the data has left", async () => {
+  for (const answer of ["reply", "error", "written", "nonsense"] as const) {
+    const drive = await connectedDrive();
+    const { remote, server, clientLink } = drive;
+    const file = await openFile(drive);
+    clientLink.faults.splitBytes = 1000;
+    let isSettled = false;
+    const writing = remote.fileSystem.write(ctx, file, 0, Buffer.alloc(600_000, 1)).finally(() => {
+      isSettled = true;
+    });
+    writing.catch(() => undefined);
+    await firstBytes(server);
+    clientLink.faults.isStalled = true;
+    const asked = server.next("write");
+    if (answer === "reply") server.answer(asked, { writtenBytes: 600_000 });
+    else if (answer === "error") server.answer(asked, {}, { status: 28 });
+    else if (answer === "nonsense") server.answer(asked, { writtenBytes: 600_001 });
+    else server.send({ opcode: 44 }, messages.written.request as BodyCodec, { tags: [asked.header.tag] });
+    await settle();
+    assert.equal(isSettled, false, answer);
+    assert.equal(remote.status().requestsOutstanding, 0, "the answer was taken");
+    clientLink.faults.isStalled = false;
+    clientLink.kick();
+    if (answer === "error") await assert.rejects(writing, { errno: "ENOSPC" });
+    else if (answer === "nonsense") {
+      await assert.rejects(writing, ProtocolError);
+      assert.ok((await remote.closed) instanceof ProtocolError);
+    } else assert.equal(await writing, 600_000);
+  }
+});
+
+test("a write answered while the kernel has its data fails or succeeds by its answer when the link dies", async () => {
+  const drive = await connectedDrive();
+  const { remote, server, clientLink } = drive;
+  const file = await openFile(drive);
+  clientLink.faults.splitBytes = 1000;
+  const writing = remote.fileSystem.write(ctx, file, 0, Buffer.alloc(600_000, 1));
+  await firstBytes(server);
+  clientLink.faults.isStalled = true;
+  server.answer(server.next("write"), { writtenBytes: 600_000 });
+  await settle();
+  clientLink.destroy();
+  assert.equal(await writing, 600_000);
+});
+
+test("a success before anything of a write was sent ends the channel, an error does not, and its data is free", async () => {
+  for (const status of [0, 5]) {
+    const drive = await connectedDrive();
+    const { remote, server, clientLink } = drive;
+    const file = await openFile(drive);
+    clientLink.faults.isStalled = true;
+    const blocking = remote.fileSystem.write(ctx, file, 0, Buffer.alloc(300_000, 1));
+    blocking.catch(() => undefined);
+    await settle();
+    const data = Buffer.alloc(10_000, 2);
+    const writing = remote.fileSystem.write(ctx, file, 300_000, data);
+    // The server has seen neither; it knows how tags are made.
+    const header = { opcode: messages.write.row.code, flags: 1, handle: 77, tag: 65_536 + 65 };
+    const codec = status === 0 ? (messages.write.reply as BodyCodec) : undefined;
+    server.send({ ...header, status }, codec, { writtenBytes: 10_000 });
+    if (status === 0) {
+      await assert.rejects(writing, ProtocolError);
+      assert.ok((await remote.closed) instanceof ProtocolError);
+      continue;
+    }
+    await assert.rejects(writing, { errno: "EIO" });
+    data.fill(9);
+    clientLink.faults.isStalled = false;
+    clientLink.kick();
+    await settle();
+    assert.ok(server.asked.at(-1)?.payload?.every((byte) => byte === 2));
+    server.answer(server.next("write"), { writtenBytes: 300_000 });
+    assert.equal(await blocking, 300_000);
+  }
 });
 
 test("release settles at once, is sent after the calls on the handle, and makes it invalid", async () => {
