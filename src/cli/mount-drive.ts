@@ -71,6 +71,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     readOnly: options.readOnly,
     isPipelined: options.pipeline,
     ...(options.channels === undefined ? {} : { ioChannels: options.channels }),
+    ...(options.timeoutMs === undefined ? {} : { answerTimeoutMs: options.timeoutMs }),
     log: keep.log,
     clock: keep.clock,
     signal: keep.stop,

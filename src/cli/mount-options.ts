@@ -23,6 +23,8 @@ export interface MountOptions {
   attrTimeoutMs: number | undefined;
   /** The same for names. */
   entryTimeoutMs: number | undefined;
+  /** How long a request may wait for its answer, milliseconds; 0: for ever; undefined: the default. */
+  timeoutMs: number | undefined;
   /** Every write is on the server's disk side before it is acknowledged, as if all files were opened with O_SYNC. */
   sync: boolean;
   /** False: one section at a time, for comparison; nothing is read ahead or written behind either. */
@@ -60,9 +62,10 @@ const FLAGS = new Map<string, Partial<MountOptions>>([
   ["pipeline=on", { pipeline: true }],
 ]);
 
-const TIMEOUTS = new Map<string, "attrTimeoutMs" | "entryTimeoutMs">([
+const TIMEOUTS = new Map<string, "attrTimeoutMs" | "entryTimeoutMs" | "timeoutMs">([
   ["attr_timeout", "attrTimeoutMs"],
   ["entry_timeout", "entryTimeoutMs"],
+  ["timeout", "timeoutMs"],
 ]);
 
 const SIZES = new Map<string, "writeBehindBytes" | "readAheadBytes">([
@@ -95,6 +98,7 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
     atime: true,
     attrTimeoutMs: undefined,
     entryTimeoutMs: undefined,
+    timeoutMs: undefined,
     sync: false,
     pipeline: true,
     writeBehindBytes: undefined,
@@ -121,10 +125,11 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
   return options;
 }
 
-function parseSeconds(name: string, value: string | undefined): number {
+/** A time in seconds, as milliseconds. */
+export function parseSeconds(name: string, value: string | undefined): number {
   const seconds = value === undefined || !/^\d+(\.\d+)?$/.test(value) ? Number.NaN : Number(value);
   if (!(seconds <= TIMEOUT_SECONDS_MAX)) {
-    throw failure(Exit.USAGE, `-o ${name} needs seconds from 0 to ${TIMEOUT_SECONDS_MAX}; write it as ${name}=1.5`);
+    throw failure(Exit.USAGE, `${name} needs seconds from 0 to ${TIMEOUT_SECONDS_MAX}; write it as ${name}=1.5`);
   }
   return Math.round(seconds * 1000);
 }

@@ -9,7 +9,7 @@ import { readDriveUrl } from "./drive-url.ts";
 import { Exit } from "./failure.ts";
 import { launchDaemon } from "./launch-daemon.ts";
 import type { DriveRequest, MountedDrive } from "./mount-drive.ts";
-import { MOUNT_OPTIONS_HELP, parseChannels, parseMountOptions } from "./mount-options.ts";
+import { MOUNT_OPTIONS_HELP, parseChannels, parseMountOptions, parseSeconds } from "./mount-options.ts";
 import { logFileOf } from "./mount-registry.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
 import { catchStopSignals } from "./stop-signals.ts";
@@ -31,6 +31,7 @@ interface MountCommandOptions {
   readOnly?: boolean;
   allowOther?: boolean;
   channels?: string;
+  timeout?: string;
   json?: boolean;
   logLevel?: LogLevel;
 }
@@ -46,6 +47,7 @@ export function addMount(program: Command): void {
     .option("--read-only", "the same as -o ro")
     .option("--allow-other", "the same as -o allow_other: other users may use it")
     .option("--channels <n>", "the same as -o channels=N: connections for data beside the one for everything else")
+    .option("--timeout <seconds>", "the same as -o timeout=SECONDS: how long a read or write may wait for its answer")
     .option("--json", "print one JSON object when it is mounted: path, url, readOnly, squash, pid, log")
     .addHelpText("after", EXAMPLES)
     .action(async (url: string, path: string, _options, command: Command) => {
@@ -65,6 +67,7 @@ async function mount(urlText: string, path: string, given: MountCommandOptions):
   const options = parseMountOptions(given.option ?? []);
   if (given.readOnly === true) options.readOnly = true;
   if (given.allowOther === true) options.allowOther = true;
+  if (given.timeout !== undefined) options.timeoutMs = parseSeconds("timeout", given.timeout);
   if (given.channels !== undefined) options.channels = parseChannels(given.channels);
   const target = await checkTarget(path, options);
   await checkSystem(target, options);

@@ -49,6 +49,8 @@ export abstract class Call {
   tag = -1;
   /** The channel it was begun on, where there are several. */
   channel: CallChannel | undefined;
+  /** A channel it should not take if there is another: an earlier attempt had no answer there. */
+  avoids: CallChannel | undefined;
   credit = -1;
   waiter: CreditWaiter | undefined;
   onAbort: (() => void) | undefined;

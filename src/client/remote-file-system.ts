@@ -5,7 +5,6 @@
  * checked before it is believed: a reply that makes no sense ends the channel (ProtocolError).
  */
 
-import type { Clock } from "../base/clock.ts";
 import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
 import type { Name } from "../base/name.ts";
 import { type Attr, S_IFDIR, S_IFMT } from "../vfs/attr.ts";
@@ -37,6 +36,7 @@ import { checkId, checkName, checkOffset, checkXattrName } from "./argument-chec
 import type { Fields, Result } from "./call.ts";
 import { readData, writeData } from "./open-data.ts";
 import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
+import type { SectionCarrier } from "./section-call.ts";
 import type { SessionChannels } from "./session-channels.ts";
 
 const U32 = 2 ** 32;
@@ -71,7 +71,7 @@ function nonsense(what: string): ProtocolError {
 
 export class RemoteFileSystem implements FileSystem {
   readonly #channels: SessionChannels;
-  readonly #clock: Clock;
+  readonly #sections: SectionCarrier;
   readonly #close: () => Promise<void>;
   readonly #readOnly: boolean;
   readonly #opens = new Map<HandleId, RemoteOpen>();
@@ -80,9 +80,9 @@ export class RemoteFileSystem implements FileSystem {
   #forgetIsDue = false;
 
   /** `readOnly`: refuses changes without asking the server. `close` ends the session, which is not owned. */
-  constructor(channels: SessionChannels, options: { clock: Clock; readOnly: boolean; close: () => Promise<void> }) {
-    this.#channels = channels;
-    this.#clock = options.clock;
+  constructor(sections: SectionCarrier, options: { readOnly: boolean; close: () => Promise<void> }) {
+    this.#channels = sections.channels;
+    this.#sections = sections;
     this.#readOnly = options.readOnly;
     this.#close = options.close;
   }
@@ -231,7 +231,7 @@ export class RemoteFileSystem implements FileSystem {
   async read(ctx: RequestContext, handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
     const open = this.#find("read", handle);
     checkOffset("read", offsetBytes);
-    return target.length === 0 ? 0 : readData(this.#channels, { ctx, open, offsetBytes, clock: this.#clock }, target);
+    return target.length === 0 ? 0 : readData(this.#sections, { ctx, open, offsetBytes }, target);
   }
 
   async write(
@@ -246,7 +246,7 @@ export class RemoteFileSystem implements FileSystem {
     if (data.length === 0) return 0;
     open.isWritten = true;
     const killSuidgid = options?.killSuidgid === true;
-    return writeData(this.#channels, { ctx, open, offsetBytes, clock: this.#clock }, data, killSuidgid);
+    return writeData(this.#sections, { ctx, open, offsetBytes }, data, killSuidgid);
   }
 
   async flush(ctx: RequestContext, handle: HandleId): Promise<void> {

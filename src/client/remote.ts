@@ -15,6 +15,7 @@ import type { FileSystem, HandleId, RequestContext } from "../vfs/file-system.ts
 import { CallChannel, type CallChannelFigures } from "./call-channel.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
 import type { OpenKeys } from "./remote-open.ts";
+import { SectionWatch } from "./section-watch.ts";
 import { SessionChannels } from "./session-channels.ts";
 import { type Agreement, type SetUpWish, setUpChannel } from "./set-up.ts";
 import type { DriveUrl } from "./url.ts";
@@ -27,6 +28,8 @@ const IO_CHANNELS = 1;
 const CLIENT_ID_BYTES = 16;
 /** The calls' own credits and bytes bound what is unsent; nobody asks whether the channel is congested. */
 const SEND_BYTES_MAX = Number.POSITIVE_INFINITY;
+/** How long a section may go without an answer while the server answers others: disks that wake up or retry take their time. */
+const ANSWER_TIMEOUT_MS = 300_000;
 /** How long a goodbye may take. */
 const CLOSE_TIMEOUT_MS = 2000;
 
@@ -48,6 +51,8 @@ export interface RemoteOptions {
   ioChannels?: number;
   /** False: one section at a time, each waiting for the answer to the one before. For comparison. */
   isPipelined?: boolean;
+  /** How long a read or write may go without an answer while the server answers others; then it fails with ETIMEDOUT. 0: for ever. */
+  answerTimeoutMs?: number;
   /** Gets a line for every frame, to find out what peers say. */
   trace?: Trace;
 }
@@ -125,17 +130,24 @@ export async function connectLink(
   const { clock, log } = options;
   const session = new SessionSetUp(options);
   const channels = await session.connect(link, dialMore);
+  const room = log.room("client");
+  const answerMs = options.answerTimeoutMs === 0 ? Infinity : (options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS);
+  const heardBytes = () => channels.receivedBytes;
+  const watch = new SectionWatch({ clock, log: room, heardBytes, patienceMs: answerMs });
   let isClosing = false;
   const close = async () => {
     isClosing = true;
+    watch.stop();
     channels.close();
     const timer = clock.after(CLOSE_TIMEOUT_MS, () => session.destroy(), { keepAlive: true });
     await channels.gone();
     timer.stop();
   };
-  const fileSystem = new RemoteFileSystem(channels, { clock, readOnly: options.readOnly === true, close });
+  const fileSystem = new RemoteFileSystem(
+    { channels, watch, answerMs },
+    { readOnly: options.readOnly === true, close },
+  );
   session.onOrphan = (handle) => fileSystem.dropHandle(handle);
-  const room = log.room("client");
   return {
     fileSystem,
     share: shareOf(channels.agreement, options.readOnly === true),

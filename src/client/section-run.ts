@@ -2,7 +2,8 @@
  * Drives one large read or write over a channel, section by section; the transfer (src/sections) says what, this says how.
  *
  * Sections leave as credits allow, without waiting for answers; answers come in any order and land by position. The first error stops the sending and
- * takes back what is under way. The promise settles only when nothing touches the caller's buffer any more.
+ * takes back what is under way. A section that stays without an answer is an error as well, after its last attempt (section-call.ts). The promise settles
+ * only when nothing touches the caller's buffer any more.
  */
 
 import { type ErrnoName, isErrnoName } from "../base/errno.ts";
@@ -11,11 +12,9 @@ import type { CancelSignal } from "../base/signals.ts";
 import type { SectionPlan } from "../sections/section-plan.ts";
 import { Transfer } from "../sections/transfer.ts";
 import type { RequestPriority } from "../vfs/file-system.ts";
-import { Call, type CallParts, type Fields } from "./call.ts";
-import type { SessionChannels } from "./session-channels.ts";
-
-/** No retries: a channel keeps what it was given. No timeouts: the caller cancels what takes too long. */
-const OPTIONS = { attemptsMax: 1, timeoutMs: Number.POSITIVE_INFINITY };
+import type { CallParts, Fields } from "./call.ts";
+import type { CallChannel } from "./call-channel.ts";
+import { attemptsOf, SectionCall, type SectionCarrier } from "./section-call.ts";
 
 /** What a run needs to know of its request. */
 export interface RunParts {
@@ -29,59 +28,63 @@ export interface RunParts {
   readonly isOrdered: boolean;
   readonly signal: CancelSignal | undefined;
   readonly priority: RequestPriority | undefined;
-  readonly nowMs: () => number;
 }
 
-class SectionCall extends Call {
+class RunCall extends SectionCall {
   readonly #run: SectionRun;
 
-  constructor(parts: CallParts, run: SectionRun) {
-    super(parts);
+  constructor(parts: CallParts, run: SectionRun, carrier: SectionCarrier, attempts: number) {
+    super(parts, carrier, attempts);
     this.#run = run;
   }
 
   override started(): void {
+    super.started();
     this.#run.started(this);
   }
 
-  answered(reply: Fields, payload: Buffer): void {
+  protected succeeded(reply: Fields, payload: Buffer): void {
     this.#run.answered(this, reply, payload);
   }
 
-  failed(error: Error): void {
+  protected ended(error: Error): void {
     this.#run.failed(this, error);
   }
 }
 
 /** Runs the request. @returns bytes from the start of the range; short where the file or the disk ends. */
-export function runSections(channels: SessionChannels, parts: RunParts): Promise<number> {
+export function runSections(carrier: SectionCarrier, parts: RunParts): Promise<number> {
   return new Promise((resolve, reject) => {
-    new SectionRun(channels, parts, resolve, reject).start();
+    new SectionRun(carrier, parts, resolve, reject).start();
   });
 }
 
 class SectionRun {
-  readonly #channels: SessionChannels;
+  readonly #carrier: SectionCarrier;
   readonly #parts: RunParts;
+  readonly #attempts: number;
   readonly #transfer: Transfer;
   readonly #resolve: (bytes: number) => void;
   readonly #reject: (error: Error) => void;
   /** Sections that wait for a credit or for an answer. */
-  readonly #calls = new Set<SectionCall>();
+  readonly #calls = new Set<RunCall>();
   /** The section that waits for a credit; one at most. */
-  #waiting: SectionCall | undefined;
+  #waiting: RunCall | undefined;
+  /** Where a section has stayed without an answer. */
+  #suspect: CallChannel | undefined;
   #error: Error | undefined;
   #isPumping = false;
 
   constructor(
-    channels: SessionChannels,
+    carrier: SectionCarrier,
     parts: RunParts,
     resolve: (bytes: number) => void,
     reject: (error: Error) => void,
   ) {
-    this.#channels = channels;
+    this.#carrier = carrier;
     this.#parts = parts;
-    this.#transfer = new Transfer(parts.plan, parts.kind, OPTIONS);
+    this.#attempts = attemptsOf(parts.kind, carrier.channels);
+    this.#transfer = new Transfer(parts.plan, parts.kind, this.#attempts);
     this.#resolve = resolve;
     this.#reject = reject;
   }
@@ -93,31 +96,34 @@ class SectionRun {
     this.#settleIfOver();
   }
 
-  started(call: SectionCall): void {
+  started(call: RunCall): void {
     if (this.#waiting === call) this.#waiting = undefined;
-    this.#transfer.sent(call.section, call.tag, this.#parts.nowMs());
+    this.#transfer.sent(call.section, call.tag);
     this.#pump();
   }
 
-  answered(call: SectionCall, reply: Fields, payload: Buffer): void {
+  answered(call: RunCall, reply: Fields, payload: Buffer): void {
     this.#calls.delete(call);
     const bytes = this.#parts.bytes(reply, payload);
-    this.#transfer.answered(call.section, call.tag, bytes, this.#parts.nowMs());
+    this.#transfer.answered(call.section, call.tag, bytes);
     if (this.#transfer.state.t === "draining" && this.#transfer.state.verdict !== undefined) this.#withdrawAll();
     this.#pump();
     this.#settleIfOver();
   }
 
   /** A status, a dead link, or our own withdrawal of a section that was sent or waited. */
-  failed(call: SectionCall, error: Error): void {
+  failed(call: RunCall, error: Error): void {
     this.#calls.delete(call);
     if (this.#waiting === call) this.#waiting = undefined;
     const wasSent = call.tag >= 0;
-    if (call.isAbandoned || !(error instanceof FsError)) {
+    if (call.isOverdue) {
+      this.#suspect = call.channel;
+      this.#transfer.timedOut(call.section);
+    } else if (call.isAbandoned || !(error instanceof FsError)) {
       if (!call.isAbandoned) this.#decide(error);
       if (wasSent) this.#transfer.withdrawn(call.section);
     } else if (wasSent) {
-      const counts = this.#transfer.refused(call.section, call.tag, error.errno, this.#parts.nowMs());
+      const counts = this.#transfer.refused(call.section, call.tag, error.errno);
       if (counts) this.#error ??= error;
     } else this.#decide(error);
     if (this.#transfer.state.t === "draining" && this.#transfer.state.verdict !== undefined) this.#withdrawAll();
@@ -145,20 +151,19 @@ class SectionRun {
     while (this.#waiting === undefined && !(this.#parts.isOrdered && this.#calls.size > 0)) {
       const index = this.#transfer.nextToSend();
       if (index < 0) break;
-      const call = new SectionCall(
-        { ...this.#parts.section(index), section: index, priority: this.#parts.priority },
-        this,
-      );
+      const parts = { ...this.#parts.section(index), section: index, priority: this.#parts.priority };
+      const call = new RunCall(parts, this, this.#carrier, this.#attempts);
+      call.avoids = this.#suspect;
       this.#calls.add(call);
       this.#waiting = call;
-      this.#channels.begin(call);
+      this.#carrier.channels.begin(call);
     }
     this.#isPumping = false;
   }
 
   #withdrawAll(): void {
     const error = this.#error ?? new FsError("EIO", this.#parts.kind);
-    for (const call of [...this.#calls]) this.#channels.abandon(call, error);
+    for (const call of [...this.#calls]) this.#carrier.channels.abandon(call, error);
   }
 
   #settleIfOver(): void {

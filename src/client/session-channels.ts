@@ -28,6 +28,15 @@ export class SessionChannels {
     return [this.#control, ...this.#io].map((channel) => channel.figures);
   }
 
+  get channelCount(): number {
+    return 1 + this.#io.length;
+  }
+
+  /** Bytes received on all channels: another number whenever the server has said anything. */
+  get receivedBytes(): number {
+    return this.figures.reduce((sum, { receivedBytes }) => sum + receivedBytes, 0);
+  }
+
   /** What fills the line, bytes, as measured by all channels that carry sections. */
   get lineBytes(): number {
     if (this.#io.length === 0) return this.#control.lineBytes;
@@ -43,7 +52,7 @@ export class SessionChannels {
 
   /** Starts a call, which is told how it ends. */
   begin(call: Call): void {
-    const channel = isDataCall(call) ? this.#leastLoaded() : this.#control;
+    const channel = isDataCall(call) ? this.#leastLoaded(call.avoids) : this.#control;
     call.channel = channel;
     channel.begin(call);
   }
@@ -69,11 +78,12 @@ export class SessionChannels {
     await Promise.all([this.#control, ...this.#io].map((channel) => channel.gone));
   }
 
-  #leastLoaded(): CallChannel {
-    let least = this.#io[0] ?? this.#control;
+  #leastLoaded(avoided: CallChannel | undefined): CallChannel {
+    let least: CallChannel | undefined;
     for (const channel of this.#io) {
-      if (channel.sectionBytesOutstanding < least.sectionBytesOutstanding) least = channel;
+      if (channel === avoided) continue;
+      if (least === undefined || channel.sectionBytesOutstanding < least.sectionBytesOutstanding) least = channel;
     }
-    return least;
+    return least ?? this.#control;
   }
 }

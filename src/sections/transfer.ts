@@ -37,20 +37,13 @@ export type TransferState =
 
 export type TransferKind = "read" | "write";
 
-export interface TransferOptions {
-  /** A section is tried this often before its timeout or refusal fails the whole; a lost link does not count. */
-  readonly attemptsMax: number;
-  /** A section is overdue when for this long neither it nor any other one of the transfer was answered. */
-  readonly timeoutMs: number;
-}
-
 const NEVER_SENT = -1;
 const SENDING: TransferState = { t: "sending" };
 const DRAINING: TransferState = { t: "draining", verdict: undefined };
 const CANCELLED: TransferVerdict = { t: "cancelled" };
 
 export class Transfer {
-  readonly #options: TransferOptions;
+  readonly #attemptsMax: number;
   #plan: SectionPlan;
   #kind: TransferKind;
   #state: TransferState = { t: "planned" };
@@ -62,17 +55,16 @@ export class Transfer {
   readonly #inFlight = new SectionBitmap(0);
   /** The driver's name of the last request of each section. */
   #tickets = new Float64Array(0);
-  #sentMs = new Float64Array(0);
   #strikes = new Uint8Array(0);
-  #lastAnswerMs = Number.NEGATIVE_INFINITY;
   /** Where to look for the next unsent section; there is none below it. */
   #cursor = 0;
   // INVARIANT: bytes of the range that count: all, unless a short answer has shown where the file or the disk ends.
   #endBytes = 0;
 
-  constructor(plan: SectionPlan, kind: TransferKind, options: TransferOptions) {
-    assert(options.attemptsMax >= 1 && options.attemptsMax <= 255, "attempts");
-    this.#options = options;
+  /** `attemptsMax`: a section is tried this often before its timeout or refusal fails the whole; a lost link does not count. */
+  constructor(plan: SectionPlan, kind: TransferKind, attemptsMax: number) {
+    assert(attemptsMax >= 1 && attemptsMax <= 255, "attempts");
+    this.#attemptsMax = attemptsMax;
     this.#plan = plan;
     this.#kind = kind;
     this.#begin();
@@ -122,12 +114,11 @@ export class Transfer {
    * The section was handed to the transport. `ticket` is the driver's name for this request (its tag): an integer that is not
    * used again for this section while an answer under it may still come.
    */
-  sent(index: number, ticket: number, nowMs: number): void {
+  sent(index: number, ticket: number): void {
     assert(this.#verdict === undefined && this.#unsent.clear(index), "only what is to be sent is sent");
     if (index === this.#cursor) this.#cursor = index + 1;
     this.#inFlight.set(index);
     this.#tickets[index] = ticket;
-    this.#sentMs[index] = nowMs;
     this.#settle();
   }
 
@@ -138,13 +129,13 @@ export class Transfer {
    * @returns false for an answer nobody waits for.
    * @throws ProtocolError a section that was never sent, or more bytes than asked for; the transfer is unharmed.
    */
-  answered(index: number, ticket: number, bytes: number, nowMs: number): boolean {
+  answered(index: number, ticket: number, bytes: number): boolean {
     this.#checkSent(index);
     const lengthBytes = this.#plan.length(index);
     if (!(Number.isInteger(bytes) && bytes >= 0 && bytes <= lengthBytes)) {
       throw new ProtocolError(CloseCode.MALFORMED, `section of ${lengthBytes} bytes answered with ${bytes}`);
     }
-    if (!this.#land(index, ticket, nowMs)) return false;
+    if (!this.#land(index, ticket)) return false;
     const counts = this.#outstanding.clear(index);
     if (counts && bytes < lengthBytes) {
       if (this.#kind === "write" && bytes === 0) this.#decide({ t: "failed", errno: "EIO" });
@@ -155,52 +146,34 @@ export class Transfer {
   }
 
   /** One status for many: `count` sections from `first` on succeeded whole, those of them that are in flight under `ticket`. @throws ProtocolError as `answered`. */
-  answeredRange(first: number, count: number, ticket: number, nowMs: number): void {
+  answeredRange(first: number, count: number, ticket: number): void {
     if (!(Number.isInteger(first) && first >= 0 && count >= 0 && first + count <= this.#plan.count)) {
       throw new ProtocolError(CloseCode.MALFORMED, "status of sections that are none");
     }
     for (let index = first; index < first + count; index++) this.#checkSent(index);
     for (let index = this.#inFlight.next(first); index !== -1 && index < first + count; ) {
-      if (this.#land(index, ticket, nowMs)) this.#outstanding.clear(index);
+      if (this.#land(index, ticket)) this.#outstanding.clear(index);
       index = this.#inFlight.next(index + 1);
     }
     this.#settle();
   }
 
   /** The section failed, and with it the whole; an error behind the end of the file that a read has found does not count. */
-  refused(index: number, ticket: number, errno: ErrnoName, nowMs: number): boolean {
+  refused(index: number, ticket: number, errno: ErrnoName): boolean {
     this.#checkSent(index);
-    if (!this.#land(index, ticket, nowMs)) return false;
+    if (!this.#land(index, ticket)) return false;
     if (this.#kind === "write" || this.#outstanding.has(index)) this.#decide({ t: "failed", errno });
     this.#settle();
     return true;
   }
 
   /** The server asks to send the section again; after `attemptsMax` times the whole fails with `errno`. */
-  postponed(index: number, ticket: number, errno: ErrnoName, nowMs: number): boolean {
+  postponed(index: number, ticket: number, errno: ErrnoName): boolean {
     this.#checkSent(index);
-    if (!this.#land(index, ticket, nowMs)) return false;
+    if (!this.#land(index, ticket)) return false;
     this.#again(index, errno);
     this.#settle();
     return true;
-  }
-
-  /** When the first section in flight becomes overdue; Infinity if none is in flight. */
-  deadlineMs(): number {
-    let oldestMs = Number.POSITIVE_INFINITY;
-    for (let index = this.#inFlight.next(0); index !== -1; index = this.#inFlight.next(index + 1)) {
-      oldestMs = Math.min(oldestMs, this.#sentMs[index] ?? 0);
-    }
-    return Math.max(oldestMs, this.#lastAnswerMs) + this.#options.timeoutMs;
-  }
-
-  /** The first section at `from` or after it that is overdue; -1 if none is. The driver withdraws it and calls `timedOut`. */
-  nextOverdue(from: number, nowMs: number): number {
-    const sinceMs = nowMs - this.#options.timeoutMs;
-    if (this.#lastAnswerMs > sinceMs) return -1;
-    let index = this.#inFlight.next(from);
-    while (index !== -1 && (this.#sentMs[index] ?? 0) > sinceMs) index = this.#inFlight.next(index + 1);
-    return index;
   }
 
   /** The section had no answer in time and the transport no longer touches its bytes: it goes again, or the whole fails with ETIMEDOUT. */
@@ -246,12 +219,10 @@ export class Transfer {
     this.#inFlight.reset(count, "empty");
     if (count > this.#tickets.length) {
       this.#tickets = new Float64Array(count);
-      this.#sentMs = new Float64Array(count);
       this.#strikes = new Uint8Array(count);
     }
     this.#tickets.fill(NEVER_SENT, 0, count);
     this.#strikes.fill(0, 0, count);
-    this.#lastAnswerMs = Number.NEGATIVE_INFINITY;
     this.#cursor = 0;
     this.#endBytes = this.#plan.lengthBytes;
     this.#setState(count === 0 ? { t: "done", bytes: 0 } : { t: "planned" });
@@ -265,17 +236,15 @@ export class Transfer {
   }
 
   /** Takes the section out of flight if `ticket` is the request in flight. */
-  #land(index: number, ticket: number, nowMs: number): boolean {
-    if (this.#tickets[index] !== ticket || !this.#inFlight.clear(index)) return false;
-    this.#lastAnswerMs = nowMs;
-    return true;
+  #land(index: number, ticket: number): boolean {
+    return this.#tickets[index] === ticket && this.#inFlight.clear(index);
   }
 
   #again(index: number, errno: ErrnoName): void {
     if (!this.#outstanding.has(index)) return;
     const strikes = (this.#strikes[index] ?? 0) + 1;
     this.#strikes[index] = strikes;
-    if (strikes >= this.#options.attemptsMax) this.#decide({ t: "failed", errno });
+    if (strikes >= this.#attemptsMax) this.#decide({ t: "failed", errno });
     else this.#requeue(index);
   }
 

@@ -13,6 +13,7 @@ const DEFAULTS = {
   atime: true,
   attrTimeoutMs: undefined,
   entryTimeoutMs: undefined,
+  timeoutMs: undefined,
   sync: false,
   pipeline: true,
   writeBehindBytes: undefined,
@@ -70,6 +71,8 @@ test("how data travels is chosen by options", () => {
 });
 
 test("a timeout is seconds within bounds", () => {
+  assert.equal(parseMountOptions(["timeout=90"]).timeoutMs, 90_000);
+  assert.equal(parseMountOptions(["timeout=0"]).timeoutMs, 0);
   for (const value of ["", "=", "=x", "=-1", "=1e9", "=NaN", "=86401", "=1s"]) {
     assert.throws(() => parseMountOptions([`attr_timeout${value}`]), { exitCode: 2, message: /needs seconds/ }, value);
   }

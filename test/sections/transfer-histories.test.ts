@@ -7,7 +7,7 @@ import { SectionPlan } from "../../src/sections/section-plan.ts";
 import { Transfer, type TransferKind, type TransferState } from "../../src/sections/transfer.ts";
 import { seeded } from "../support/seed.ts";
 
-const OPTIONS = { attemptsMax: 3, timeoutMs: 1000 };
+const ATTEMPTS_MAX = 3;
 
 /** `count` sections of 10 bytes, the last one of 7. */
 const planOf = (count: number) => new SectionPlan(1000, Math.max(0, count * 10 - 3), 10);
@@ -58,7 +58,7 @@ class NaiveTransfer {
   strike(index: number, errno: "EAGAIN" | "ETIMEDOUT"): void {
     if (!this.missing.has(index)) return;
     this.strikes.set(index, (this.strikes.get(index) ?? 0) + 1);
-    if (this.strikes.get(index) === OPTIONS.attemptsMax) this.verdict ??= { t: "failed", errno };
+    if (this.strikes.get(index) === ATTEMPTS_MAX) this.verdict ??= { t: "failed", errno };
   }
 }
 
@@ -73,15 +73,15 @@ function stepBoth(transfer: Transfer, model: NaiveTransfer, step: Step, old: [nu
     const [index] = model.unsent;
     assert.equal(transfer.nextToSend(), index ?? -1);
     if (index === undefined) return;
-    transfer.sent(index, ticket, 0);
+    transfer.sent(index, ticket);
     model.flying.set(index, ticket);
     model.everSent = true;
     old.push([index, ticket]);
   } else if (step.op === "late") {
     const again = old[step.pick % Math.max(old.length, 1)];
     if (again === undefined || model.flying.get(again[0]) === again[1]) return;
-    assert.equal(transfer.answered(again[0], again[1], model.plan.length(again[0]), 1), false);
-    assert.equal(transfer.refused(again[0], again[1], "EIO", 1), false);
+    assert.equal(transfer.answered(again[0], again[1], model.plan.length(again[0])), false);
+    assert.equal(transfer.refused(again[0], again[1], "EIO"), false);
   } else if (step.op === "linkLost") {
     transfer.linkLost();
     model.flying.clear();
@@ -93,22 +93,22 @@ function stepBoth(transfer: Transfer, model: NaiveTransfer, step: Step, old: [nu
     const length = model.plan.length(at);
     if (step.op === "short") {
       const bytes = step.bytes % length;
-      transfer.answered(at, live, bytes, 1);
+      transfer.answered(at, live, bytes);
       if (!model.missing.delete(at)) return;
       if (model.kind === "write" && bytes === 0) model.verdict ??= { t: "failed", errno: "EIO" };
       else model.cut(model.plan.position(at) + bytes);
     } else if (step.op === "refuse") {
-      transfer.refused(at, live, "ENOSPC", 1);
+      transfer.refused(at, live, "ENOSPC");
       if (model.kind === "write" || model.missing.has(at)) model.verdict ??= { t: "failed", errno: "ENOSPC" };
     } else if (step.op === "postpone") {
-      transfer.postponed(at, live, "EAGAIN", 1);
+      transfer.postponed(at, live, "EAGAIN");
       model.strike(at, "EAGAIN");
     } else if (step.op === "timeOut") {
       transfer.timedOut(at);
       model.strike(at, "ETIMEDOUT");
     } else if (step.op === "withdraw") transfer.withdrawn(at);
     else {
-      transfer.answered(at, live, length, 1);
+      transfer.answered(at, live, length);
       model.missing.delete(at);
     }
   }
@@ -134,7 +134,7 @@ test("random histories leave what the naive model says, after each step", (t) =>
       fc.array(step, { minLength: 10, maxLength: 120 }),
       (count, kind, aligned, steps) => {
         const plan = new SectionPlan(1003, Math.max(0, count * 10 - 3), 10, { aligned });
-        const transfer = new Transfer(plan, kind, OPTIONS);
+        const transfer = new Transfer(plan, kind, ATTEMPTS_MAX);
         const model = new NaiveTransfer(plan, kind);
         const old: [number, number][] = [];
         steps.forEach((each, ticket) => {
@@ -167,11 +167,11 @@ test("over a link that reverses, shuffles, doubles, loses and breaks, every byte
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 40 }), fc.array(event, { maxLength: 60 }), (count, events) => {
       const plan = planOf(count);
-      const transfer = new Transfer(plan, "write", { attemptsMax: 255, timeoutMs: 1000 });
+      const transfer = new Transfer(plan, "write", 255);
       const source = Buffer.from(Array.from({ length: plan.lengthBytes }, (_, at) => at % 251));
       const file = Buffer.alloc(plan.lengthBytes);
       let wire: [index: number, ticket: number][] = [];
-      let nowMs = 0;
+      const flying = new Set<number>();
       let ticket = 0;
       const answer = (at: number) => {
         const [request] = wire.splice(at, 1);
@@ -179,14 +179,15 @@ test("over a link that reverses, shuffles, doubles, loses and breaks, every byte
         const [index, name] = request;
         const position = plan.position(index);
         source.copy(file, position, position, position + plan.length(index));
-        transfer.answered(index, name, plan.length(index), nowMs);
+        if (transfer.answered(index, name, plan.length(index))) flying.delete(index);
       };
       for (const each of [...events, ...Array(1000).fill("first")]) {
         if (transfer.settled) break;
         // Four at a time, as a small window would.
         while (transfer.inFlight < 4 && transfer.nextToSend() !== -1) {
           const index = transfer.nextToSend();
-          transfer.sent(index, ++ticket, nowMs);
+          transfer.sent(index, ++ticket);
+          flying.add(index);
           wire.push([index, ticket]);
         }
         if (each === "double") wire.push(...wire.slice(0, 1));
@@ -194,16 +195,11 @@ test("over a link that reverses, shuffles, doubles, loses and breaks, every byte
         else if (each === "break") {
           wire = [];
           transfer.linkLost();
+          flying.clear();
         } else answer(each === "first" ? 0 : each === "last" ? wire.length - 1 : wire.length >> 1);
-        if (wire.length === 0 && transfer.inFlight > 0) {
-          nowMs = transfer.deadlineMs();
-          for (
-            let index = transfer.nextOverdue(0, nowMs);
-            index !== -1;
-            index = transfer.nextOverdue(index + 1, nowMs)
-          ) {
-            transfer.timedOut(index);
-          }
+        if (wire.length === 0) {
+          for (const index of flying) transfer.timedOut(index);
+          flying.clear();
         }
         transfer.checkInvariants();
       }
