@@ -47,6 +47,8 @@ export const CloseCode = {
   BUSY: 7,
   /** The server is going down as planned. */
   SHUTDOWN: 8,
+  /** The channel is not protected as this side demands, or the other side cannot show that it is who it should be. */
+  SECURITY: 9,
 } as const;
 export type CloseCode = (typeof CloseCode)[keyof typeof CloseCode];
 

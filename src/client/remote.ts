@@ -12,6 +12,7 @@ import { Channel } from "../transport/channel.ts";
 import { dial } from "../transport/dial.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { FileSystem, HandleId, RequestContext } from "../vfs/file-system.ts";
+import type { Security } from "../wire/messages.ts";
 import { CallChannel, type CallChannelFigures } from "./call-channel.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
 import type { OpenKeys } from "./remote-open.ts";
@@ -35,6 +36,8 @@ const CLOSE_TIMEOUT_MS = 2000;
 
 export interface RemoteOptions {
   url: DriveUrl;
+  /** Of the URL's user, if it has one. */
+  password?: string;
   /** Refuses whatever changes the share here already. The server decides for itself as well. */
   readOnly?: boolean;
   log: Log;
@@ -53,6 +56,8 @@ export interface RemoteOptions {
   isPipelined?: boolean;
   /** How long a read or write may go without an answer while the server answers others; then it fails with ETIMEDOUT. 0: for ever. */
   answerTimeoutMs?: number;
+  /** How the channels of each kind are protected; default: plain. */
+  security?: Readonly<Record<"control" | "io", Security>>;
   /** Gets a line for every frame, to find out what peers say. */
   trace?: Trace;
 }
@@ -118,15 +123,14 @@ export async function connectRemote(options: RemoteOptions): Promise<Remote> {
   return connectLink(await dialOne(), options, dialOne);
 }
 
+/** What is needed of a URL where there is a link already. */
+type LinkOptions = Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "user" | "share"> };
+
 /** How further channels of a session are connected. */
 export type DialMore = () => Promise<ByteLink>;
 
 /** The same over a link that exists; `dialMore` gives the links of the io channels, without it there are none. */
-export async function connectLink(
-  link: ByteLink,
-  options: Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "share"> },
-  dialMore?: DialMore,
-): Promise<Remote> {
+export async function connectLink(link: ByteLink, options: LinkOptions, dialMore?: DialMore): Promise<Remote> {
   const { clock, log } = options;
   const session = new SessionSetUp(options);
   const channels = await session.connect(link, dialMore);
@@ -167,7 +171,7 @@ export async function connectLink(
 
 /** Sets up the channels of one session. */
 class SessionSetUp {
-  readonly #options: Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "share"> };
+  readonly #options: LinkOptions;
   readonly #clientId = randomBytes(CLIENT_ID_BYTES);
   readonly #channels: Channel[] = [];
   #onLost: (reason: Error | undefined) => void = () => {};
@@ -176,7 +180,7 @@ class SessionSetUp {
   /** Told of handles that came for callers who had given up. */
   onOrphan: (handle: number) => void = () => {};
 
-  constructor(options: Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "share"> }) {
+  constructor(options: LinkOptions) {
     this.#options = options;
     this.lost = new Promise((resolve) => {
       this.#onLost = resolve;
@@ -185,7 +189,10 @@ class SessionSetUp {
 
   async connect(link: ByteLink, dialMore: DialMore | undefined): Promise<SessionChannels> {
     const { url, ioChannels = IO_CHANNELS } = this.#options;
-    const control = await this.#setUp(link, "CONTROL", { t: "token", key: tokenKey(url.token) });
+    const { password = "" } = this.#options;
+    const login: SetUpWish["proof"] =
+      url.user === undefined ? { t: "token", key: tokenKey(url.token) } : { t: "password", user: url.user, password };
+    const control = await this.#setUp(link, "CONTROL", login);
     const { sessionKey: key, sessionId } = control.agreement;
     const io: CallChannel[] = [];
     try {
@@ -205,7 +212,7 @@ class SessionSetUp {
   }
 
   #setUp(link: ByteLink, kind: SetUpWish["kind"], proof: SetUpWish["proof"]): Promise<CallChannel> {
-    const { url, clock, trace, signal } = this.#options;
+    const { url, clock, trace, signal, security = { control: "plain", io: "plain" } } = this.#options;
     const channel = new Channel(link, { clock, sendBytesMax: SEND_BYTES_MAX, trace });
     this.#channels.push(channel);
     return setUpChannel({
@@ -213,6 +220,7 @@ class SessionSetUp {
       wish: {
         proof,
         kind,
+        security: security[kind === "IO" ? "io" : "control"],
         share: url.share,
         clientId: this.#clientId,
         sectionBytes: this.#options.sectionBytes ?? SECTION_BYTES,

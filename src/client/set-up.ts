@@ -1,26 +1,39 @@
 /**
  * Set-up of a channel on the client: hello, proof, and the check of the server's proof before anything else is believed.
  *
- * States: `hello` (sent, awaiting the challenge) -> `auth` (proof sent, awaiting the welcome) -> `done`. A goodbye, a wrong proof, silence or an abort end it.
+ * States: `hello` (sent, awaiting the challenge) -> `auth` (proof sent, awaiting the welcome) -> `done`; with a password there is `password` (making the
+ * proof, which takes a while) before `auth`. A goodbye, a wrong proof, silence or an abort end it.
  */
+import { strict as assert } from "node:assert";
 import { randomBytes } from "node:crypto";
 import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Clock } from "../base/clock.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
-import { clientProof, PROOF_BYTES, proofsEqual, serverProof, sessionKey, transcriptOf } from "../resume/proof.ts";
+import { keySecret, PROOF_BYTES, type Prover, proofsEqual, transcriptOf } from "../resume/proof.ts";
+import { ITERATIONS_MAX, ITERATIONS_MIN, SALT_BYTES, scramKeys, scramProver } from "../resume/scram.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { bodyBytes, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { BODY_BYTES_MAX, CREDITS_MIN, PROTOCOL_VERSION, payloadBytesMax, SECTION_BYTES_MIN } from "../wire/limits.ts";
-import { ChannelKind, type Reply, type Request, SQUASH_NAMES } from "../wire/messages.ts";
+import {
+  ChannelKind,
+  type Reply,
+  type Request,
+  SECURITY_NAMES,
+  type Security,
+  SQUASH_NAMES,
+} from "../wire/messages.ts";
 
 /** What a client asks for. */
 export interface SetUpWish {
-  /** `token`: opens a session with the key made of it; `join`: a further channel of a session. */
+  /** `token`: opens a session with the key made of it; `password`: the same for a user; `join`: a further channel of a session. */
   readonly proof:
     | { readonly t: "token"; readonly key: Buffer }
+    | { readonly t: "password"; readonly user: string; readonly password: string }
     | { readonly t: "join"; readonly key: Buffer; readonly sessionId: Buffer };
   readonly kind: keyof typeof ChannelKind;
+  /** How the channel is protected, as the server is told: `tls` exactly if its link is encrypted. */
+  readonly security: Security;
   readonly share: string;
   /** 16 bytes, the same for all channels of this client. */
   readonly clientId: Buffer;
@@ -32,6 +45,8 @@ export interface SetUpWish {
 export interface Agreement {
   readonly sessionId: Buffer;
   readonly sessionKey: Buffer;
+  /** What both sides said to set this channel up, as a digest: names the channel in proofs. */
+  readonly transcript: Buffer;
   readonly serverId: Buffer;
   readonly bootId: Buffer;
   readonly sectionBytes: number;
@@ -47,11 +62,14 @@ export interface Agreement {
 
 type State =
   | { readonly t: "hello" }
-  | { readonly t: "auth"; readonly challenge: Reply<"hello">; readonly transcript: Buffer }
+  | { readonly t: "password" }
+  | { readonly t: "auth"; readonly challenge: Reply<"hello">; readonly transcript: Buffer; readonly prover: Prover }
   | { readonly t: "done" };
 
 /** Closing codes for which trying again may help. */
 const RETRYABLE: ReadonlySet<number> = new Set([CloseCode.BUSY, CloseCode.SHUTDOWN]);
+
+const PASSWORD_IN_CLEAR = "a password is said on an encrypted connection only";
 
 /** The error that a server's goodbye means for what was asked of it; its cause has the code. */
 export function goodbyeError(peer: string, code: number, reason: string): ConnectionError {
@@ -117,16 +135,25 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
       versionMax: PROTOCOL_VERSION,
       features: 0,
       channelKind: ChannelKind[wish.kind],
+      security: SECURITY_NAMES.indexOf(wish.security),
       clientId: wish.clientId,
       clientNonce: randomBytes(PROOF_BYTES),
       sectionBytes: wish.sectionBytes,
       credits: wish.credits,
       sessionId: wish.proof.t === "join" ? wish.proof.sessionId : Buffer.alloc(0),
       share: wish.share,
+      user: wish.proof.t === "password" ? wish.proof.user : "",
     };
   }
 
   start(): void {
+    const { security, proof } = this.#wish;
+    const isEncrypted = this.#channel.binding.length > 0;
+    assert(isEncrypted === (security === "tls"), "the server is told what the link is");
+    if (proof.t === "password" && !isEncrypted) {
+      this.giveUp(new ProtocolError(CloseCode.SECURITY, PASSWORD_IN_CLEAR));
+      return;
+    }
     this.#channel.start(this);
     this.#channel.send({ ...emptyHeader(), opcode: messages.hello.row.code }, messages.hello.request, this.#hello);
   }
@@ -187,27 +214,45 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
     if (!isSectionRight || credits < CREDITS_MIN || credits > this.#wish.credits) {
       throw new ProtocolError(CloseCode.LIMIT, `the server chose sections of ${sectionBytes}, ${credits} credits`);
     }
-    const transcript = transcriptOf(bodyBytes(request, this.#hello), bodyBytes(codec, challenge));
-    this.#at = { t: "auth", challenge, transcript };
+    const { proof } = this.#wish;
+    const transcript = transcriptOf(
+      this.#channel.binding,
+      bodyBytes(request, this.#hello),
+      bodyBytes(codec, challenge),
+    );
+    if (proof.t !== "password") {
+      this.#prove(challenge, transcript, keySecret(proof.key, proof.t === "join" ? "join" : "open"));
+      return;
+    }
+    checkWork(challenge);
+    this.#at = { t: "password" };
+    scramKeys(proof.password, challenge.salt, challenge.iterations).then(
+      (keys) => this.#prove(challenge, transcript, scramProver(keys)),
+      (error: Error) => this.giveUp(error),
+    );
+  }
+
+  #prove(challenge: Reply<"hello">, transcript: Buffer, prover: Prover): void {
+    if (this.#settle === undefined) return;
+    this.#at = { t: "auth", challenge, transcript, prover };
     this.#channel.send({ ...emptyHeader(), opcode: messages.auth.row.code }, messages.auth.request, {
-      proof: clientProof(this.#wish.proof.key, transcript),
+      proof: prover.clientProof(transcript),
     });
   }
 
   #welcome(at: State & { t: "auth" }, body: ByteReader): void {
     const codec = messages.auth.reply as NonNullable<typeof messages.auth.reply>;
     const welcome = codec.read(body);
-    const { key } = this.#wish.proof;
-    const proof = serverProof(key, at.transcript, bodyBytes(codec, welcome).subarray(0, -PROOF_BYTES));
+    const proof = at.prover.serverProof(at.transcript, bodyBytes(codec, welcome).subarray(0, -PROOF_BYTES));
     if (!proofsEqual(proof, welcome.proof)) {
+      const secret = this.#wish.proof.t === "password" ? "password" : "token";
       throw new ProtocolError(
         CloseCode.AUTHENTICATION,
-        "the server does not know the token: it is not the one you mean",
+        `the server does not know the ${secret}: it is not the one you mean`,
       );
     }
     const squash = SQUASH_NAMES[welcome.squash];
-    const isJoined = this.#wish.proof.t === "join";
-    const isExpected = !isJoined || this.#hello.sessionId.equals(welcome.sessionId);
+    const isExpected = this.#wish.proof.t !== "join" || this.#hello.sessionId.equals(welcome.sessionId);
     if (
       squash === undefined ||
       welcome.share !== this.#wish.share ||
@@ -219,7 +264,8 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
     this.#at = { t: "done" };
     const agreement: Agreement = {
       sessionId: welcome.sessionId,
-      sessionKey: isJoined ? key : sessionKey(key, at.transcript),
+      sessionKey: at.prover.sessionKey(at.transcript),
+      transcript: at.transcript,
       serverId: welcome.serverId,
       bootId: welcome.bootId,
       sectionBytes: at.challenge.sectionBytes,
@@ -237,5 +283,13 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
     const receiver = this.#ready(agreement);
     this.#channel.handOver(receiver);
     this.#finish(receiver);
+  }
+}
+
+/** What a server may ask of who knows a password. @throws ProtocolError LIMIT. */
+function checkWork({ salt, iterations }: Reply<"hello">): void {
+  if (salt.length < SALT_BYTES || iterations < ITERATIONS_MIN || iterations > ITERATIONS_MAX) {
+    const asked = `a salt of ${salt.length} bytes and ${iterations} iterations`;
+    throw new ProtocolError(CloseCode.LIMIT, `the server chose ${asked} for the password`);
   }
 }

@@ -6,8 +6,10 @@
 import { SHARE_NAME_BYTES_MAX } from "../wire/limits.ts";
 
 export interface DriveUrl {
-  /** The bytes both sides know; the server is given the same. */
+  /** The bytes both sides know; the server is given the same. Empty where there is a user. */
   readonly token: Buffer;
+  /** Who logs in with a password, which no URL holds. */
+  readonly user?: string;
   /** A name, an IPv4 address, or an IPv6 address without brackets. */
   readonly host: string;
   readonly port: number;

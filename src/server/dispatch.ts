@@ -50,7 +50,7 @@ function bound(name: string, what: string, value: number, min: number, max: numb
 
 /** Refuses what changes a read-only share. @throws FsError EROFS. */
 export function checkWritable(request: ServedRequest): void {
-  if (!request.session.share.readOnly) return;
+  if (!request.session.readOnly) return;
   const { name, row } = request.message;
   const { flags, mask } = request.asked as { flags?: number; mask?: number };
   const changes =

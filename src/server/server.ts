@@ -12,6 +12,7 @@ import { Channel } from "../transport/channel.ts";
 import { listen, Unproven } from "../transport/listen.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
+import type { Security } from "../wire/messages.ts";
 import { createHandlers } from "./dispatch.ts";
 import { completeLimits, type ServerLimits } from "./limits.ts";
 import type { ServedChannel } from "./served-channel.ts";
@@ -19,6 +20,7 @@ import type { Share } from "./session.ts";
 import { ServerSetUp } from "./set-up.ts";
 import type { Squash } from "./squash.ts";
 import { type ServerCounters, ServerState } from "./state.ts";
+import type { UserDirectory } from "./users.ts";
 
 /** Unsent bytes of a channel beyond which its next data waits. */
 const SEND_BYTES_MAX = 4 * 1024 * 1024;
@@ -26,8 +28,12 @@ const SEND_BYTES_MAX = 4 * 1024 * 1024;
 export interface ServerOptions {
   /** By name. */
   shares: ReadonlyMap<string, { fileSystem: FileSystem; readOnly: boolean }>;
-  /** Who knows it gets in. */
-  token: Buffer;
+  /** Who knows it gets in; undefined: only users do. */
+  token: Buffer | undefined;
+  /** Who gets in with a password; default: nobody. */
+  users?: UserDirectory;
+  /** The least that protects a channel of each kind; default: plain. */
+  security?: Readonly<Record<"control" | "io", Security>>;
   squash: Squash;
   log: Log;
   clock: Clock;

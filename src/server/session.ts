@@ -89,6 +89,10 @@ export class Session {
   /** The session's secret. */
   readonly key: Buffer;
   readonly share: Share;
+  /** Who logged in with a password; empty: who knows the token. */
+  readonly user: string;
+  /** By the share's or the user's rules. */
+  readonly readOnly: boolean;
   readonly sectionBytes: number;
   readonly buffers: PoolUser;
   readonly channels = new Set<SessionChannel>();
@@ -108,6 +112,8 @@ export class Session {
     id: Buffer;
     key: Buffer;
     share: Share;
+    user: string;
+    readOnly: boolean;
     sectionBytes: number;
     buffers: PoolUser;
     opensMax: number;
@@ -120,6 +126,8 @@ export class Session {
     this.id = parts.id;
     this.key = parts.key;
     this.share = parts.share;
+    this.user = parts.user;
+    this.readOnly = parts.readOnly;
     this.sectionBytes = parts.sectionBytes;
     this.buffers = parts.buffers;
     this.#opensMax = parts.opensMax;

@@ -8,7 +8,7 @@ import { randomBytes } from "node:crypto";
 import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Timer } from "../base/clock.ts";
 import { CloseCode, ProtocolError } from "../base/errors.ts";
-import { clientProof, PROOF_BYTES, proofsEqual, serverProof, sessionKey, transcriptOf } from "../resume/proof.ts";
+import { keySecret, PROOF_BYTES, transcriptOf, type Verifier } from "../resume/proof.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { bodyBytes, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
@@ -19,12 +19,22 @@ import {
   payloadBytesMax,
   SECTION_BYTES_MAX,
   SECTION_BYTES_MIN,
+  USER_NAME_BYTES_MAX,
 } from "../wire/limits.ts";
-import { ChannelKind, FLAG_REPLY, type Handlers, type Reply, type Request, SQUASH_NAMES } from "../wire/messages.ts";
+import {
+  ChannelKind,
+  FLAG_REPLY,
+  type Handlers,
+  type Reply,
+  type Request,
+  SECURITY_NAMES,
+  SQUASH_NAMES,
+} from "../wire/messages.ts";
 import { ServedChannel } from "./served-channel.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { Session } from "./session.ts";
 import { ID_BYTES, type ServerState } from "./state.ts";
+import { accessOf, challengeUser, type User } from "./users.ts";
 
 /** What the server can do beyond version 1; bits of the feature words. */
 const FEATURES = 0;
@@ -38,10 +48,18 @@ type State =
       readonly transcript: Buffer;
       /** The session to join; undefined if one is to be opened, or if there is no such session. */
       readonly joined: Session | undefined;
-      /** What the proof is made with; a random key where there is no such session. */
-      readonly key: Buffer;
+      /** Checks the proof; by a random key where there is no such session or user. */
+      readonly verifier: Verifier;
+      /** Who it is if the proof is right; undefined: who knows the token. */
+      readonly user: User | undefined;
     }
   | { readonly t: "done" };
+
+/** What a hello is answered with, and how the proof that follows is checked. */
+interface Claim extends Pick<State & { t: "auth" }, "verifier" | "user"> {
+  readonly salt: Buffer;
+  readonly iterations: number;
+}
 
 /** The server's part of a session's set-up is told its end by these. */
 export interface SetUpEnd {
@@ -107,24 +125,31 @@ export class ServerSetUp implements ChannelReceiver {
 
   #hello(header: FrameHeader, hello: Request<"hello">): void {
     checkHello(hello);
+    const weakness = this.#weaknessOf(hello);
+    if (weakness !== undefined) {
+      this.#refuse(CloseCode.SECURITY, weakness);
+      return;
+    }
     const { limits } = this.#state;
     const joined = hello.sessionId.length === 0 ? undefined : this.#state.findSession(hello.sessionId);
     const sectionBytes = joined?.sectionBytes ?? Math.min(hello.sectionBytes, limits.sectionBytesMax);
+    const { salt, iterations, ...claim } = this.#claimOf(hello, joined);
     const challenge: Reply<"hello"> = {
       version: PROTOCOL_VERSION,
       features: hello.features & FEATURES,
       serverNonce: randomBytes(PROOF_BYTES),
       sectionBytes: sectionBytes - (sectionBytes % SECTION_BYTES_MIN),
       credits: Math.min(hello.credits, limits.creditsMax),
+      salt,
+      iterations,
     };
     const { request, reply } = messages.hello;
     const transcript = transcriptOf(
+      this.#channel.binding,
       bodyBytes(request, hello),
       bodyBytes(reply as NonNullable<typeof reply>, challenge),
     );
-    const isNew = hello.sessionId.length === 0;
-    const key = isNew ? this.#state.tokenKey : (joined?.key ?? randomBytes(PROOF_BYTES));
-    this.#at = { t: "auth", hello, challenge, transcript, joined, key };
+    this.#at = { t: "auth", hello, challenge, transcript, joined, ...claim };
     this.#channel.send(
       { ...emptyHeader(), opcode: header.opcode, flags: FLAG_REPLY, tag: header.tag },
       reply,
@@ -132,12 +157,36 @@ export class ServerSetUp implements ChannelReceiver {
     );
   }
 
+  /** What keeps a channel that is protected as `hello` says from being served; undefined if nothing does. */
+  #weaknessOf(hello: Request<"hello">): string | undefined {
+    const isEncrypted = this.#channel.binding.length > 0;
+    const level = SECURITY_NAMES[hello.security];
+    if (level === undefined || isEncrypted !== (level === "tls")) return "the channel is not what its hello says";
+    const kind = hello.channelKind === ChannelKind.IO ? "io" : "control";
+    const least = this.#state.security[kind];
+    if (hello.security < SECURITY_NAMES.indexOf(least)) {
+      return `${kind} channels of this server are ${least} at least, not ${level}`;
+    }
+    return hello.user !== "" && !isEncrypted ? "a password is taken on an encrypted connection only" : undefined;
+  }
+
+  /** Who the client says it is, and how that is checked. */
+  #claimOf(hello: Request<"hello">, joined: Session | undefined): Claim {
+    const byKey = { user: undefined, salt: Buffer.alloc(0), iterations: 0 };
+    if (hello.sessionId.length > 0) {
+      return { ...byKey, verifier: keySecret(joined?.key ?? randomBytes(PROOF_BYTES), "join") };
+    }
+    const { users, tokenKey } = this.#state;
+    return hello.user === "" ? { ...byKey, verifier: keySecret(tokenKey, "open") } : challengeUser(users, hello.user);
+  }
+
   #auth(header: FrameHeader, at: State & { t: "auth" }, { proof }: Request<"auth">): void {
-    if (!proofsEqual(clientProof(at.key, at.transcript), proof)) {
-      this.#refuse(CloseCode.AUTHENTICATION, "wrong token, or no such session");
+    const key = at.verifier.check(at.transcript, proof);
+    if (key === undefined) {
+      this.#refuse(CloseCode.AUTHENTICATION, wrongProof(at.hello));
       return;
     }
-    const session = at.hello.sessionId.length === 0 ? this.#open(at) : this.#join(at);
+    const session = at.hello.sessionId.length === 0 ? this.#open(at, key) : this.#join(at);
     if (session === undefined) return;
     const { serverId, bootId, limits, squash } = this.#state;
     const welcome: Reply<"auth"> = {
@@ -145,14 +194,14 @@ export class ServerSetUp implements ChannelReceiver {
       serverId,
       bootId,
       bytesMax: limits.sessionBytesMax,
-      readOnly: session.share.readOnly,
+      readOnly: session.readOnly,
       squash: SQUASH_NAMES.indexOf(squash),
       flushless: session.share.fileSystem.isFlushless === true,
       share: session.share.name,
       proof: Buffer.alloc(PROOF_BYTES),
     };
     const reply = messages.auth.reply as NonNullable<typeof messages.auth.reply>;
-    welcome.proof = serverProof(at.key, at.transcript, bodyBytes(reply, welcome).subarray(0, -PROOF_BYTES));
+    welcome.proof = at.verifier.serverProof(at.transcript, bodyBytes(reply, welcome).subarray(0, -PROOF_BYTES));
     this.#at = { t: "done" };
     this.#timer.stop();
     const channel = this.#channel;
@@ -175,11 +224,12 @@ export class ServerSetUp implements ChannelReceiver {
     this.#end.ready(served);
   }
 
-  /** A new session for a client that has proven the token. */
-  #open(at: State & { t: "auth" }): Session | undefined {
+  /** A new session, with this key, for a client that has proven who it is. */
+  #open(at: State & { t: "auth" }, key: Buffer): Session | undefined {
     const state = this.#state;
     const share = state.shares.get(at.hello.share);
-    if (share === undefined) {
+    const access = at.user === undefined ? "rw" : accessOf(at.user, at.hello.share);
+    if (share === undefined || access === undefined) {
       this.#refuse(CloseCode.UNKNOWN_SHARE, `no share '${at.hello.share}' here`);
       return undefined;
     }
@@ -190,8 +240,10 @@ export class ServerSetUp implements ChannelReceiver {
     }
     const session = new Session({
       id: randomBytes(ID_BYTES),
-      key: sessionKey(at.key, at.transcript),
+      key,
       share,
+      user: at.user?.name ?? "",
+      readOnly: share.readOnly || access === "ro",
       sectionBytes: at.challenge.sectionBytes,
       buffers,
       opensMax: state.limits.opensPerSessionMax,
@@ -204,7 +256,8 @@ export class ServerSetUp implements ChannelReceiver {
       },
     });
     state.addSession(session);
-    state.log.info(`${this.#channel.peer} opened share '${share.name}'`);
+    const who = at.user === undefined ? this.#channel.peer : `${at.user.name} at ${this.#channel.peer}`;
+    state.log.info(`${who} opened share '${share.name}'`);
     return session;
   }
 
@@ -212,7 +265,7 @@ export class ServerSetUp implements ChannelReceiver {
   #join(at: State & { t: "auth" }): Session | undefined {
     const { joined } = at;
     if (joined === undefined || joined.isEnded || joined.share.name !== at.hello.share) {
-      this.#refuse(CloseCode.AUTHENTICATION, "wrong token, or no such session");
+      this.#refuse(CloseCode.AUTHENTICATION, wrongProof(at.hello));
       return undefined;
     }
     if (joined.channels.size >= this.#state.limits.channelsPerSessionMax) {
@@ -223,15 +276,24 @@ export class ServerSetUp implements ChannelReceiver {
   }
 }
 
+/** Why a proof is refused; the same whether what it is a proof of exists or not. */
+function wrongProof({ user }: Request<"hello">): string {
+  return user === "" ? "wrong token, or no such session" : "wrong user or password";
+}
+
 /** @throws ProtocolError. */
 function checkHello(hello: Request<"hello">): void {
-  const { versionMin, versionMax, channelKind, sectionBytes, credits, sessionId } = hello;
+  const { versionMin, versionMax, channelKind, sectionBytes, credits, sessionId, user } = hello;
   if (versionMin > PROTOCOL_VERSION || versionMax < PROTOCOL_VERSION) {
     throw new ProtocolError(CloseCode.VERSION, `this server speaks version ${PROTOCOL_VERSION}`);
   }
   if (sessionId.length !== 0 && sessionId.length !== ID_BYTES) {
     throw new ProtocolError(CloseCode.MALFORMED, `session id of ${sessionId.length} bytes`);
   }
+  if (user !== "" && sessionId.length > 0) {
+    throw new ProtocolError(CloseCode.MALFORMED, "a channel joins a session by the session's key");
+  }
+  if (Buffer.byteLength(user) > USER_NAME_BYTES_MAX) throw new ProtocolError(CloseCode.LIMIT, "user's name too long");
   const isControl = channelKind === ChannelKind.CONTROL;
   if (!isControl && (channelKind !== ChannelKind.IO || sessionId.length === 0)) {
     throw new ProtocolError(CloseCode.MALFORMED, "a session begins with a control channel");

@@ -9,10 +9,12 @@ import type { Clock } from "../base/clock.ts";
 import type { Log } from "../base/log.ts";
 import { RateLimit } from "../base/rate-limit.ts";
 import { KeySeal } from "../resume/key-seal.ts";
-import { tokenKey } from "../resume/proof.ts";
+import { PROOF_BYTES, tokenKey } from "../resume/proof.ts";
+import type { Security } from "../wire/messages.ts";
 import type { ServerLimits } from "./limits.ts";
 import type { Open, Session, Share } from "./session.ts";
 import type { Squash } from "./squash.ts";
+import { noUsers, type UserDirectory } from "./users.ts";
 import type { WriteCounters } from "./write-joiner.ts";
 
 /** Bytes of ids of sessions, servers and boots. */
@@ -43,7 +45,10 @@ export class ServerState {
   readonly limits: ServerLimits;
   readonly clock: Clock;
   readonly log: Log;
+  /** Random if there is no token: then nobody knows it. */
   readonly tokenKey: Buffer;
+  readonly users: UserDirectory;
+  readonly security: Readonly<Record<"control" | "io", Security>>;
   readonly pool: BufferPool;
   readonly counters: ServerCounters = {
     requests: 0,
@@ -67,7 +72,9 @@ export class ServerState {
 
   constructor(parts: {
     shares: ReadonlyMap<string, Share>;
-    token: Buffer;
+    token: Buffer | undefined;
+    users?: UserDirectory;
+    security?: Readonly<Record<"control" | "io", Security>>;
     squash: Squash;
     limits: ServerLimits;
     clock: Clock;
@@ -78,7 +85,9 @@ export class ServerState {
     this.limits = parts.limits;
     this.clock = parts.clock;
     this.log = parts.log;
-    this.tokenKey = tokenKey(parts.token);
+    this.tokenKey = parts.token === undefined ? randomBytes(PROOF_BYTES) : tokenKey(parts.token);
+    this.users = parts.users ?? noUsers();
+    this.security = parts.security ?? { control: "plain", io: "plain" };
     this.pool = new BufferPool({
       bytesMax: parts.limits.bytesMax,
       bytesPerUserMax: parts.limits.sessionBytesMax,

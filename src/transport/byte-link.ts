@@ -15,9 +15,16 @@ export interface LinkReceiver {
   closed(error: Error | undefined): void;
 }
 
+/** The binding of a link that is not encrypted. */
+export const UNBOUND: Buffer = Buffer.alloc(0);
+
 export interface ByteLink {
   /** Who is at the other end, for log lines. */
   readonly peer: string;
+  /** The network address at the other end; the same for all links from there. */
+  readonly address: string;
+  /** Bytes that only the two ends of this very connection know, if it is encrypted; else empty. */
+  readonly binding: Buffer;
   /** Called once, before anything else; nothing is received before. */
   start(receiver: LinkReceiver): void;
   /**

@@ -100,6 +100,16 @@ export class Channel {
     return this.#link.peer;
   }
 
+  /** See ByteLink. */
+  get address(): string {
+    return this.#link.address;
+  }
+
+  /** See ByteLink. */
+  get binding(): Buffer {
+    return this.#link.binding;
+  }
+
   get isOpen(): boolean {
     return this.#state === "open";
   }

@@ -5,7 +5,7 @@
  * under way in a direction are bounded by `capacityBytes`, beyond which `sent` is not called until the reader takes some.
  */
 import type { Clock } from "../base/clock.ts";
-import type { ByteLink, LinkReceiver } from "./byte-link.ts";
+import { type ByteLink, type LinkReceiver, UNBOUND } from "./byte-link.ts";
 
 /** What one direction does to the bytes; may be changed at any time. */
 export interface Faults {
@@ -25,6 +25,8 @@ const CAPACITY_BYTES = 256 * 1024;
 
 class MemoryLink implements ByteLink {
   readonly peer: string;
+  readonly address = "memory";
+  binding = UNBOUND;
   readonly faults: Faults = {
     splitBytes: 0,
     delayMs: 0,
@@ -164,6 +166,8 @@ class MemoryLink implements ByteLink {
 /** A link and the knobs of the direction that leads away from it. */
 export interface FaultyLink extends ByteLink {
   readonly faults: Faults;
+  /** As if the link were encrypted: to be set to the same on both ends before they are used. */
+  binding: Buffer;
   kick(): void;
 }
 

@@ -5,13 +5,15 @@
  */
 import type { Socket } from "node:net";
 import { adoptSocket, redirectSocket } from "./adopt-socket.ts";
-import type { ByteLink, LinkReceiver } from "./byte-link.ts";
+import { type ByteLink, type LinkReceiver, UNBOUND } from "./byte-link.ts";
 
 /** Time after which the kernel asks a silent peer whether it is there. */
 const KEEP_ALIVE_MS = 15_000;
 
 export class SocketLink implements ByteLink {
   readonly peer: string;
+  readonly address: string;
+  readonly binding = UNBOUND;
   readonly #raw: Socket;
   readonly #head: Buffer;
   #socket: Socket | undefined;
@@ -24,7 +26,8 @@ export class SocketLink implements ByteLink {
   constructor(socket: Socket, head: Buffer) {
     this.#raw = socket;
     this.#head = head;
-    this.peer = `${socket.remoteAddress ?? "?"}:${socket.remotePort ?? "?"}`;
+    this.address = socket.remoteAddress ?? "?";
+    this.peer = `${this.address}:${socket.remotePort ?? "?"}`;
   }
 
   start(receiver: LinkReceiver): void {

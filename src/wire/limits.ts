@@ -30,6 +30,8 @@ export const OPAQUE_BYTES_MAX = 512;
 /** Free text for people: why a channel is closed. */
 export const REASON_BYTES_MAX = 512;
 export const SHARE_NAME_BYTES_MAX = 255;
+/** The name of who logs in with a password. */
+export const USER_NAME_BYTES_MAX = 64;
 
 /** @see symlink(2) PATH_MAX without its NUL */
 export const SYMLINK_BYTES_MAX = 4095;

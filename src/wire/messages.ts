@@ -58,14 +58,24 @@ export const MESSAGES = {
       versionMax: "u8",
       features: "u32",
       channelKind: "u8",
+      security: "u8",
       clientId: "bytes16",
       clientNonce: "bytes32",
       sectionBytes: "u32",
       credits: "u16",
       sessionId: "opaque",
       share: "text",
+      user: "text",
     },
-    reply: { version: "u8", features: "u32", serverNonce: "bytes32", sectionBytes: "u32", credits: "u16" },
+    reply: {
+      version: "u8",
+      features: "u32",
+      serverNonce: "bytes32",
+      sectionBytes: "u32",
+      credits: "u16",
+      salt: "opaque",
+      iterations: "u32",
+    },
     says: "Opens a channel; the reply is the server's challenge.",
   },
   auth: {
@@ -564,6 +574,9 @@ export type Answer<N extends CallName> = Reply<N> &
 /** One handler a call, exhaustive: a call left out, or a wrong field, does not compile. */
 export type Handlers<Ctx> = { readonly [N in CallName]: (ctx: Ctx, asked: Asked<N>) => Promise<Answer<N>> };
 
+/** How a channel is protected, by the number of `hello`: each is stronger than the one before. */
+export const SECURITY_NAMES = ["plain", "signed", "tls"] as const;
+export type Security = (typeof SECURITY_NAMES)[number];
 /** Kinds of channel. */
 export const ChannelKind = { CONTROL: 1, IO: 2 } as const;
 /** The header's flag of a reply; all other flags are 0. */

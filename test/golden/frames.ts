@@ -68,24 +68,26 @@ export const GOLDEN: readonly Golden[] = [
       versionMax: 1,
       features: 0,
       channelKind: 1,
+      security: 2,
       clientId: Buffer.alloc(16, 0xc1),
       clientNonce: Buffer.alloc(32, 0xa5),
       sectionBytes: 1_048_576,
       credits: 128,
       sessionId: Buffer.alloc(0),
       share: "h\u00e9",
+      user: "u",
     },
     hex: `
-      4c000000 01 01 0000          # 76 bytes follow, version 1, hello, request
+      50000000 01 01 0000          # 80 bytes follow, version 1, hello, request
       00000000 00000000 00000000   # tag, section, handle
-      0000 4c00                    # status, body of 76 bytes
+      0000 5000                    # status, body of 80 bytes
       6e65746472697665             # "netdrive"
-      01 01 00000000 01            # versions 1 to 1, no features, control
+      01 01 00000000 01 02         # versions 1 to 1, no features, control, over TLS
       c1c1c1c1c1c1c1c1 c1c1c1c1c1c1c1c1                                     # client id
       a5a5a5a5a5a5a5a5 a5a5a5a5a5a5a5a5 a5a5a5a5a5a5a5a5 a5a5a5a5a5a5a5a5   # nonce
       00001000 8000                # sections of 1 MiB, 128 credits
       0000                         # no session
-      0300 68c3a9                  # share`,
+      0300 68c3a9 0100 75          # share, user`,
   },
   {
     name: "goodbye with a reason",

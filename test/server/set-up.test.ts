@@ -22,7 +22,10 @@ test("hello is answered by a challenge and a right proof by a welcome: the chann
   const peer = newPeer();
   const welcome = await peer.setUp();
   assert.match(welcome, /^auth reply tag=0 .*readOnly=false squash=0 flushless=false share="share" proof=/);
-  assert.match(peer.frames[0] ?? "", /^hello reply tag=0 version=1 features=0 .*sectionBytes=65536 credits=8$/);
+  assert.match(
+    peer.frames[0] ?? "",
+    /^hello reply tag=0 version=1 features=0 .*sectionBytes=65536 credits=8 salt=<0 bytes> iterations=0$/,
+  );
   peer.send("root", { caller }, { tag: 1 });
   await settle();
   assert.match(peer.frames.at(-1) ?? "", /^root reply tag=1 id=/);
@@ -45,10 +48,10 @@ test("what was asked for is granted up to the server's limits, in whole multiple
   const { peer } = linkDrive({ limits: { sectionBytesMax: 131_072, creditsMax: 16 } });
   const greedy = peer();
   await greedy.setUp({ sectionBytes: 16 * 1024 * 1024, credits: 4096 });
-  assert.match(greedy.frames[0] ?? "", /sectionBytes=131072 credits=16$/);
+  assert.match(greedy.frames[0] ?? "", /sectionBytes=131072 credits=16 /);
   const odd = peer();
   await odd.setUp({ sectionBytes: 5000, credits: 4 });
-  assert.match(odd.frames[0] ?? "", /sectionBytes=4096 credits=4$/);
+  assert.match(odd.frames[0] ?? "", /sectionBytes=4096 credits=4 /);
 });
 
 test("a wrong token and an unknown session are refused alike; a share is only judged after the proof", async () => {
@@ -80,6 +83,11 @@ test("a hello that cannot be served is refused with the reason's code", async ()
     [{ sectionBytes: 4095 }, /code=2 /],
     [{ sectionBytes: 2 ** 25 }, /code=2 /],
     [{ credits: 3 }, /code=2 /],
+    [{ user: "u", sessionId: Buffer.alloc(16) }, /code=1 /],
+    [{ user: "u".repeat(65) }, /code=2 /],
+    [{ user: "u" }, /code=9 reason="a password is taken on an encrypted connection only"/],
+    [{ security: 2 }, /code=9 reason="the channel is not what its hello says"/],
+    [{ security: 3 }, /code=9 reason="the channel is not what its hello says"/],
   ];
   for (const [change, expected] of cases) {
     const refused = peer();

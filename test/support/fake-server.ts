@@ -32,6 +32,8 @@ export interface SetUpFaults {
   answers?: number;
 }
 
+const NO_SALT = { salt: Buffer.alloc(0), iterations: 0 };
+
 export class FakeServer implements ChannelReceiver {
   readonly link: FaultyLink;
   readonly channel: Channel;
@@ -116,7 +118,7 @@ export class FakeServer implements ChannelReceiver {
   #answerHello(hello: Request<"hello">): void {
     this.#hello = hello;
     const { sectionBytes, credits } = hello;
-    const right = { version: 1, features: 0, serverNonce: randomBytes(32), sectionBytes, credits };
+    const right = { version: 1, features: 0, serverNonce: randomBytes(32), sectionBytes, credits, ...NO_SALT };
     this.#challenge = { ...right, ...this.#faults.challenge };
     this.#setUpAnswer(messages.hello.row.code, messages.hello.reply as unknown as BodyCodec, this.#challenge);
   }
@@ -125,7 +127,7 @@ export class FakeServer implements ChannelReceiver {
     const hello = this.#hello as Request<"hello">;
     const codec = messages.hello.reply as NonNullable<typeof messages.hello.reply>;
     const challenge = bodyBytes(codec, this.#challenge as Reply<"hello">);
-    const transcript = transcriptOf(bodyBytes(messages.hello.request, hello), challenge);
+    const transcript = transcriptOf(this.link.binding, bodyBytes(messages.hello.request, hello), challenge);
     const welcome: Reply<"auth"> = {
       sessionId: Buffer.alloc(16, 1),
       serverId: Buffer.alloc(16, 2),
@@ -169,15 +171,23 @@ export function fakeDrive(
     credits?: number;
     signal?: AbortSignal;
     readOnly?: boolean;
+    /** Of a user, over a link as if it were encrypted; default: the token. */
+    login?: { user: string; password: string };
   } = {},
 ): FakeDrive {
-  const { faults = {}, ...wish } = options;
+  const { faults = {}, login, ...wish } = options;
   const clock = new FakeClock();
   const lines: string[] = [];
   const log = createLog({ level: "debug", clock, sink: (line) => lines.push(line) });
   const links = memoryLinkPair(clock);
   const server = new FakeServer(links.server, clock, faults);
-  const connecting = connectLink(links.client, { url: { token: TOKEN, share: "share" }, log, clock, ...wish });
+  if (login !== undefined) for (const link of [links.client, links.server]) link.binding = Buffer.alloc(32, 9);
+  const level = login === undefined ? "plain" : "tls";
+  const url = { token: TOKEN, share: "share", ...(login === undefined ? {} : { user: login.user }) };
+  const connecting = connectLink(links.client, {
+    ...{ url, log, clock, security: { control: level, io: level }, password: login?.password ?? "" },
+    ...wish,
+  });
   return { clock, server, clientLink: links.client, lines, connecting };
 }
 

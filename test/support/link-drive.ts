@@ -5,9 +5,9 @@ import { randomBytes } from "node:crypto";
 import { createLog, type Log } from "../../src/base/log.ts";
 import type { Name } from "../../src/base/name.ts";
 import { connectLink, type Remote } from "../../src/client/remote.ts";
-import { clientProof, sessionKey, tokenKey, transcriptOf } from "../../src/resume/proof.ts";
+import { keySecret, type Prover, tokenKey, transcriptOf } from "../../src/resume/proof.ts";
 import type { ServerLimits } from "../../src/server/limits.ts";
-import { LinkServer } from "../../src/server/server.ts";
+import { LinkServer, type ServerOptions } from "../../src/server/server.ts";
 import type { Squash } from "../../src/server/squash.ts";
 import { Channel, type ChannelReceiver } from "../../src/transport/channel.ts";
 import { type FaultyLink, memoryLinkPair } from "../../src/transport/memory-link.ts";
@@ -28,26 +28,41 @@ export interface LinkDrive {
   /** What the server logged. */
   readonly lines: string[];
   readonly log: Log;
-  connect(options?: { token?: Buffer; share?: string; sectionBytes?: number; credits?: number }): Promise<{
+  connect(options?: {
+    token?: Buffer;
+    user?: string;
+    password?: string;
+    share?: string;
+    sectionBytes?: number;
+    credits?: number;
+    /** As if the link were encrypted, with this binding on both ends. */
+    binding?: Buffer;
+  }): Promise<{
     remote: Remote;
     /** Knobs of what the client sends, and of what the server sends. */
     links: { client: FaultyLink; server: FaultyLink };
   }>;
-  /** A peer before its first frame. */
-  peer(): Peer;
+  /** A peer before its first frame; with a binding, as if its link were encrypted. */
+  peer(binding?: Buffer): Peer;
 }
 
 /** Starts a server of one share, `share`. */
 export function linkDrive(
-  options: { fileSystem?: FileSystem; readOnly?: boolean; squash?: Squash; limits?: Partial<ServerLimits> } = {},
+  options: { fileSystem?: FileSystem; readOnly?: boolean; squash?: Squash; limits?: Partial<ServerLimits> } & Pick<
+    Partial<ServerOptions>,
+    "users" | "security"
+  > & { isTokenless?: boolean } = {},
 ): LinkDrive {
   const clock = new FakeClock();
   const lines: string[] = [];
   const log = createLog({ level: "debug", clock, sink: (line) => lines.push(line) });
   const share = { fileSystem: options.fileSystem ?? new MemoryFs(), readOnly: options.readOnly === true };
+  const { users, security } = options;
   const server = new LinkServer({
+    ...(users === undefined ? {} : { users }),
+    ...(security === undefined ? {} : { security }),
     shares: new Map([["share", share]]),
-    token: TOKEN,
+    token: options.isTokenless === true ? undefined : TOKEN,
     squash: options.squash ?? "none",
     log,
     clock,
@@ -58,14 +73,18 @@ export function linkDrive(
     server,
     lines,
     log,
-    async connect({ token = TOKEN, share: name = "share", ...wish } = {}) {
+    async connect({ token = TOKEN, user, share: name = "share", binding, ...wish } = {}) {
       const links = memoryLinkPair(clock);
+      if (binding !== undefined) for (const link of [links.client, links.server]) link.binding = binding;
       server.accept(links.server);
-      const remote = await connectLink(links.client, { url: { token, share: name }, log, clock, ...wish });
-      return { remote, links };
+      const url = { token, share: name, ...(user === undefined ? {} : { user }) };
+      const level = binding === undefined ? "plain" : "tls";
+      const options = { url, log, clock, security: { control: level, io: level }, ...wish } as const;
+      return { remote: await connectLink(links.client, options), links };
     },
-    peer() {
+    peer(binding) {
       const links = memoryLinkPair(clock);
+      if (binding !== undefined) for (const link of [links.client, links.server]) link.binding = binding;
       server.accept(links.server);
       return new Peer(links.client, clock);
     },
@@ -83,6 +102,8 @@ export class Peer implements ChannelReceiver {
   isClosed = false;
   sessionId: Buffer = Buffer.alloc(0);
   sessionKey: Buffer = Buffer.alloc(0);
+  /** What it believes the binding of the link to be, if that is not what it is. */
+  binding: Buffer | undefined;
   /** The proof it sent. */
   proof: Buffer = Buffer.alloc(32);
   #payload: Buffer = Buffer.alloc(0);
@@ -141,18 +162,28 @@ export class Peer implements ChannelReceiver {
       versionMax: 1,
       features: 0,
       channelKind: 1,
+      security: this.link.binding.length === 0 ? 0 : 2,
       clientId: Buffer.alloc(16, 1),
       clientNonce: randomBytes(32),
       sectionBytes: 65_536,
       credits: 8,
       sessionId: Buffer.alloc(0),
       share: "share",
+      user: "",
       ...change,
     };
   }
 
   /** Does the whole set-up with `key` (default: of the right token). @returns the last frame's debug print. */
   async setUp(change: Partial<Request<"hello">> = {}, key: Buffer = tokenKey(TOKEN)): Promise<string> {
+    return this.prove(change, async () => keySecret(key, (change.sessionId ?? "").length === 0 ? "open" : "join"));
+  }
+
+  /** Does the whole set-up with what `proverFor` makes of the challenge. @returns the last frame's debug print. */
+  async prove(
+    change: Partial<Request<"hello">>,
+    proverFor: (challenge: Reply<"hello">) => Promise<Prover>,
+  ): Promise<string> {
     const hello = this.hello(change);
     const challenged = new Promise((resolve) => this.#replies.push(resolve));
     this.send("hello", hello);
@@ -160,12 +191,14 @@ export class Peer implements ChannelReceiver {
     if (this.isClosed || this.frames.length === 0 || this.headers.at(-1)?.opcode !== 1) return this.frames.at(-1) ?? "";
     const challenge = (await challenged) as Reply<"hello">;
     const codec = messages.hello.reply as NonNullable<typeof messages.hello.reply>;
-    const transcript = transcriptOf(bodyBytes(messages.hello.request, hello), bodyBytes(codec, challenge));
+    const said = [bodyBytes(messages.hello.request, hello), bodyBytes(codec, challenge)] as const;
+    const transcript = transcriptOf(this.binding ?? this.link.binding, ...said);
+    const prover = await proverFor(challenge);
     this.#replies.push((welcome) => {
       this.sessionId = (welcome as Reply<"auth">).sessionId;
-      this.sessionKey = hello.sessionId.length === 0 ? sessionKey(key, transcript) : key;
+      this.sessionKey = prover.sessionKey(transcript);
     });
-    this.proof = clientProof(key, transcript);
+    this.proof = prover.clientProof(transcript);
     this.send("auth", { proof: this.proof });
     await settle();
     return this.frames.at(-1) ?? "";
