@@ -93,16 +93,16 @@ export class CachedFileSystem extends ForwardingFileSystem {
   }
 
   override async getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
-    if (this.#writes.isDirty(id)) await this.#writes.drain(id);
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
     return this.inner.getattr(ctx, id, handle);
   }
 
   override async setattr(ctx: RequestContext, id: NodeId, change: AttrChange, handle?: HandleId): Promise<Attr> {
-    return this.#changing(id, change.sizeBytes ?? 0, () => this.inner.setattr(ctx, id, change, handle));
+    return this.#changing(ctx, id, change.sizeBytes ?? 0, () => this.inner.setattr(ctx, id, change, handle));
   }
 
   override async link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
-    if (this.#writes.isDirty(id)) await this.#writes.drain(id);
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
     return this.inner.link(ctx, id, parent, name);
   }
 
@@ -117,16 +117,16 @@ export class CachedFileSystem extends ForwardingFileSystem {
   ): Promise<void> {
     if (this.#writes.hasDirtyNodes) {
       const { id } = await this.inner.lookup(ctx, parent, name);
-      await this.#writes.drain(id);
+      await this.#writes.drain(id, ctx.signal);
     }
     return this.inner.rename(ctx, parent, name, newParent, newName, flags);
   }
 
   override async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
-    if (this.#writes.isDirty(id)) await this.#writes.drain(id);
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
     const open = () => this.inner.open(ctx, id, flags);
     const { changeCount } = this.#reads;
-    const opened = (flags & OpenFlag.TRUNC) === 0 ? await open() : await this.#changing(id, 0, open);
+    const opened = (flags & OpenFlag.TRUNC) === 0 ? await open() : await this.#changing(ctx, id, 0, open);
     // A write that was acknowledged meanwhile may be missing in the content that came along.
     if (changeCount !== this.#reads.changeCount || this.#writes.isDirty(id)) delete opened.content;
     this.#opened(id, flags, opened);
@@ -149,14 +149,14 @@ export class CachedFileSystem extends ForwardingFileSystem {
     const open = this.#opens.get(handle);
     if (open === undefined) return this.inner.read(ctx, handle, offsetBytes, target);
     const { id, reader } = open;
-    if (this.#writes.overlaps(id, offsetBytes, target.length)) await this.#writes.drain(id);
+    if (this.#writes.overlaps(id, offsetBytes, target.length)) await this.#writes.drain(id, ctx.signal);
     const read = () =>
       reader === undefined ? this.inner.read(ctx, handle, offsetBytes, target) : reader.read(ctx, offsetBytes, target);
     const isUnsentBehind = this.#writes.reaches(id, offsetBytes);
     const count = await read();
     // A short read says that the file ends there, but the server does not know yet what was written behind.
     if (count === target.length || !(isUnsentBehind || this.#writes.reaches(id, offsetBytes))) return count;
-    await this.#writes.drain(id);
+    await this.#writes.drain(id, ctx.signal);
     return read();
   }
 
@@ -173,7 +173,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
     // Where no file can reach, the answer is known behind and must not come late.
     const isBeyond = offsetBytes + data.length > Number.MAX_SAFE_INTEGER;
     if ((open.flags & WRITES_THROUGH) !== 0 || isBeyond || this.#options.writeBehindBytesMax === 0) {
-      return this.#changing(open.id, offsetBytes + data.length, () =>
+      return this.#changing(ctx, open.id, offsetBytes + data.length, () =>
         this.inner.write(ctx, handle, offsetBytes, data, options),
       );
     }
@@ -185,7 +185,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
   override async flush(ctx: RequestContext, handle: HandleId): Promise<void> {
     const open = this.#opens.get(handle);
     if (open !== undefined) {
-      await this.#writes.drain(open.id);
+      await this.#writes.drain(open.id, ctx.signal);
       this.#writes.reportError(open, "close");
     }
     return this.inner.flush(ctx, handle);
@@ -194,7 +194,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
   override async fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
     const open = this.#opens.get(handle);
     if (open !== undefined) {
-      await this.#writes.drain(open.id);
+      await this.#writes.drain(open.id, ctx.signal);
       this.#writes.reportError(open, "fsync");
     }
     return this.inner.fsync(ctx, handle, dataOnly);
@@ -221,12 +221,12 @@ export class CachedFileSystem extends ForwardingFileSystem {
   ) {
     const act = () => this.inner.fallocate(ctx, handle, mode, offsetBytes, lengthBytes);
     const open = this.#opens.get(handle);
-    return open === undefined ? act() : this.#changing(open.id, offsetBytes + lengthBytes, act);
+    return open === undefined ? act() : this.#changing(ctx, open.id, offsetBytes + lengthBytes, act);
   }
 
   override async lseek(ctx: RequestContext, handle: HandleId, offsetBytes: number, whence: "data" | "hole") {
     const open = this.#opens.get(handle);
-    if (open !== undefined) await this.#writes.drain(open.id);
+    if (open !== undefined) await this.#writes.drain(open.id, ctx.signal);
     return this.inner.lseek(ctx, handle, offsetBytes, whence);
   }
 
@@ -237,10 +237,10 @@ export class CachedFileSystem extends ForwardingFileSystem {
     lengthBytes: number,
   ): Promise<number> {
     const from = this.#opens.get(source.handle);
-    if (from !== undefined) await this.#writes.drain(from.id);
+    if (from !== undefined) await this.#writes.drain(from.id, ctx.signal);
     const act = () => this.inner.copyFileRange(ctx, source, target, lengthBytes);
     const to = this.#opens.get(target.handle);
-    return to === undefined ? act() : this.#changing(to.id, target.offsetBytes + lengthBytes, act);
+    return to === undefined ? act() : this.#changing(ctx, to.id, target.offsetBytes + lengthBytes, act);
   }
 
   override async readdir(
@@ -255,7 +255,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
   }
 
   override async syncfs(ctx: RequestContext, id: NodeId): Promise<void> {
-    await this.#writes.drainAll();
+    await this.#writes.drainAll(ctx.signal);
     return this.inner.syncfs(ctx, id);
   }
 
@@ -279,7 +279,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
   /** The entry with attributes that know of every write acknowledged here. */
   async #fresh(ctx: RequestContext, entry: Entry): Promise<Entry> {
     if (!this.#writes.isDirty(entry.id)) return entry;
-    await this.#writes.drain(entry.id);
+    await this.#writes.drain(entry.id, ctx.signal);
     return { id: entry.id, attr: await this.inner.getattr(ctx, entry.id) };
   }
 
@@ -293,8 +293,8 @@ export class CachedFileSystem extends ForwardingFileSystem {
   }
 
   /** Changes a node: after its unsent writes, and nothing read ahead before the change has ended is used after it. */
-  async #changing<T>(id: NodeId, endBytes: number, act: () => Promise<T>): Promise<T> {
-    if (this.#writes.isDirty(id)) await this.#writes.drain(id);
+  async #changing<T>(ctx: RequestContext, id: NodeId, endBytes: number, act: () => Promise<T>): Promise<T> {
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
     this.#reads.invalidate(id, endBytes);
     try {
       return await act();

@@ -9,7 +9,7 @@ import type { Clock, Timer } from "../base/clock.ts";
 import type { ErrnoName } from "../base/errno.ts";
 import { FsError, toErrno } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { raceSignal } from "../base/signals.ts";
+import { type CancelSignal, raceSignal } from "../base/signals.ts";
 import {
   type Caller,
   type FileSystem,
@@ -162,17 +162,21 @@ export class WriteBehind {
     return this.#bytes === 0 || (this.#bytes + bytes <= this.#options.bytesMax && sections < NODE_SECTIONS_MAX);
   }
 
-  /** Returns when everything of the node that was acknowledged before is on the server, or has failed and will be reported. */
-  async drain(id: NodeId): Promise<void> {
+  /**
+   * Returns when everything of the node that was acknowledged before is on the server, or has failed and will be reported.
+   *
+   * @throws the signal's reason when it aborts; what is unsent goes on its way all the same.
+   */
+  async drain(id: NodeId, signal?: CancelSignal): Promise<void> {
     const node = this.#nodes.get(id);
     if (node === undefined) return;
     const drained = new Promise<void>((done) => node.drainers.push({ sequence: node.data.latestSequence, done }));
     this.#pump(node);
-    await drained;
+    await raceSignal(drained, signal);
   }
 
-  async drainAll(): Promise<void> {
-    await Promise.all([...this.#nodes.keys()].map((id) => this.drain(id)));
+  async drainAll(signal?: CancelSignal): Promise<void> {
+    await raceSignal(Promise.all([...this.#nodes.keys()].map((id) => this.drain(id))), signal);
   }
 
   /** Sends what may leave now. `parts`: also a section that could still grow. */

@@ -5,7 +5,7 @@ import type { FsError } from "../../src/base/errors.ts";
 import { silentLog } from "../../src/base/log.ts";
 import { CachedFileSystem } from "../../src/cache/cached.ts";
 import { PARTIAL_REST_MS } from "../../src/cache/write-behind.ts";
-import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { type HandleId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { CTX, HeldFile } from "./held-file.ts";
 
@@ -134,6 +134,35 @@ describe("write-behind", () => {
       await answer;
       const last = file.log.lastIndexOf("write");
       assert.ok(last >= 0 && last < file.log.length - 1, `${name} comes after the write`);
+    }
+  });
+
+  it("lets whoever waits for unsent writes go when it is interrupted, and sends them all the same", async () => {
+    type Call = (cached: CachedFileSystem, ctx: typeof CTX, file: HeldFile, handle: HandleId) => Promise<unknown>;
+    const requests: Record<string, Call> = {
+      getattr: (cached, ctx, file) => cached.getattr(ctx, file.id),
+      lookup: (cached, ctx, file) => cached.lookup(ctx, file.id, "f" as never),
+      truncate: (cached, ctx, file) => cached.setattr(ctx, file.id, { sizeBytes: 5 }),
+      rename: (cached, ctx, file) => cached.rename(ctx, file.id, "f" as never, file.id, "g" as never, 0),
+      open: (cached, ctx, file) => cached.open(ctx, file.id, OpenFlag.READ),
+      read: (cached, ctx, _file, handle) => cached.read(ctx, handle, 0, Buffer.alloc(10)),
+      lseek: (cached, ctx, _file, handle) => cached.lseek(ctx, handle, 0, "data"),
+      fsync: (cached, ctx, _file, handle) => cached.fsync(ctx, handle, false),
+      flush: (cached, ctx, _file, handle) => cached.flush(ctx, handle),
+      syncfs: (cached, ctx, file) => cached.syncfs(ctx, file.id),
+    };
+    for (const [name, request] of Object.entries(requests)) {
+      const { file, cached } = setUp();
+      const { handle } = await cached.open(CTX, file.id, WRITE);
+      await cached.write(CTX, handle, 0, Buffer.alloc(100, 3));
+      const interrupt = new AbortController();
+      const interrupted = request(cached, { ...CTX, signal: interrupt.signal }, file, handle);
+      assert.equal(await isSettled(interrupted), false, name);
+      interrupt.abort();
+      await assert.rejects(interrupted, { name: "AbortError" }, name);
+      await file.releaseAll();
+      assert.equal(file.content.length, 100);
+      assert.equal(cached.figures.dirtyBytes, 0);
     }
   });
 
