@@ -11,6 +11,7 @@ import type { Measured } from "./workbench.ts";
 
 const FILE_MIB = 1024;
 const QUICK_FILE_MIB = 64;
+const PAGE_BYTES = 4096;
 const CASES = [
   { threads: 1, reads: 10_000 },
   { threads: 16, reads: 40_000 },
@@ -33,7 +34,8 @@ async function sample(context: BenchContext, peer: Peer, run: number, threads: n
   await workbench.load("read", join(workbench.shared, "large"), BLOCK_BYTES, 0, 0);
   await peer.remount();
   const path = join(peer.path, peer.name === "relay" ? "f" : "large");
-  const { value, usage } = await withUsage(peer, () => workbench.load("random", path, reads, threads, run * 2));
+  const load = () => workbench.load("random", path, reads, threads, run * 2);
+  const { value, usage } = await workbench.withWarmMemory(reads * PAGE_BYTES, () => withUsage(peer, load));
   const result = { run, threads, peer: peer.name, measured: value, usage };
   context.say(`run ${run + 1}, ${threads} threads, ${peer.name}: ${figure(perSecond(result))} reads/s`);
   return result;
@@ -100,7 +102,7 @@ async function run(context: BenchContext): Promise<Report> {
   const samples: Sample[] = [];
   for (let run = 0; run < context.runCount; run += 1) {
     for (const { threads, reads } of CASES) {
-      const count = Math.min(context.quick ? reads / 10 : reads, (fileMib * MIB) / 4096);
+      const count = Math.min(context.quick ? reads / 10 : reads, (fileMib * MIB) / PAGE_BYTES);
       for (const peer of rotated(peers, run)) samples.push(await sample(context, peer, run, threads, count));
     }
   }

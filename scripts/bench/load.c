@@ -11,6 +11,7 @@
  *     load write FILE BLOCK_BYTES BYTES direct|sync|buffered    sequential, then fsync, then close
  *     load check FILE BLOCK_BYTES BYTES            whether `write` has written it; not measured
  *     load random FILE READS THREADS SEED       4 KiB reads of different places, no place twice
+ *     load warm BYTES                           holds so much memory, says so, and gives it away as others take memory; not measured
  *
  * Each prints one line of key=value: count or bytes, elapsed_ns of the loop, and for loops over operations p50_ns, p99_ns and max_ns of one
  * operation. Everything read is checked against the pattern at one word per 4 KiB page. The exit code is 1, with a line on standard error,
@@ -26,7 +27,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -298,6 +301,36 @@ static void read_random(const char *name, uint64_t reads, size_t threads, uint64
   print_operations(job.took_ns, reads, now_ns() - start_ns);
 }
 
+/* -- memory ----------------------------------------------------------------------------------------------------------------------- */
+
+#define WARM_STEP (2u << 20)
+/* How much is given away before somebody has taken it. */
+#define WARM_AHEAD (512u << 20)
+
+static uint64_t free_bytes(void) {
+  struct sysinfo info;
+  if (sysinfo(&info) != 0) fail("sysinfo", "");
+  return (uint64_t)info.freeram * info.mem_unit;
+}
+
+static void warm(uint64_t wanted) {
+  uint64_t bytes = wanted < free_bytes() / 2 ? wanted : free_bytes() / 2;
+  bytes -= bytes % WARM_STEP;
+  char *memory = mmap(NULL, bytes + WARM_STEP, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) fail("memory", "");
+  madvise(memory, bytes, MADV_HUGEPAGE);
+  for (uint64_t at = 0; at < bytes; at += PAGE) *(volatile char *)(memory + at) = 1;
+  printf("bytes=%" PRIu64 "\n", bytes);
+  fflush(stdout);
+  uint64_t before = free_bytes(), given = 0;
+  while (given < bytes) {
+    uint64_t now = free_bytes(), taken = before + given > now ? before + given - now : 0;
+    for (; given < bytes && given < taken + WARM_AHEAD; given += WARM_STEP) munmap(memory + given, WARM_STEP);
+    struct timespec pause = {0, 2000000};
+    nanosleep(&pause, NULL);
+  }
+}
+
 int main(int count, char **words) {
   const char *what = count > 1 ? words[1] : "";
   if (strcmp(what, "fill") == 0 && count == 4)
@@ -320,6 +353,8 @@ int main(int count, char **words) {
     check_written(words[2], number(words[3]), number(words[4]));
   else if (strcmp(what, "random") == 0 && count == 6)
     read_random(words[2], number(words[3]), number(words[4]), number(words[5]));
+  else if (strcmp(what, "warm") == 0 && count == 3)
+    warm(number(words[2]));
   else {
     fprintf(stderr, "load: see the head of load.c\n");
     return 2;

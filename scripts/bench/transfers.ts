@@ -1,5 +1,5 @@
 /** Sequential transfers: how they are measured, and the tables they make. */
-import { rm } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { BenchContext } from "./bench.ts";
 import { run } from "./child.ts";
@@ -44,12 +44,13 @@ export async function readCold(
   file: { name: string; nameAtPeer?: string; bytesMax?: number; secondsMax?: number },
 ): Promise<Transfer> {
   const { workbench } = context;
-  await workbench.load("read", join(workbench.shared, file.name), BLOCK_BYTES, file.bytesMax ?? 0, 0);
+  const source = join(workbench.shared, file.name);
+  await workbench.load("read", source, BLOCK_BYTES, file.bytesMax ?? 0, 0);
   await peer.remount();
   const path = join(peer.path, file.nameAtPeer ?? file.name);
-  const { value, usage } = await withUsage(peer, () =>
-    workbench.load("read", path, BLOCK_BYTES, file.bytesMax ?? 0, file.secondsMax ?? 0),
-  );
+  const load = () => workbench.load("read", path, BLOCK_BYTES, file.bytesMax ?? 0, file.secondsMax ?? 0);
+  const bytes = file.bytesMax ?? (await stat(source)).size;
+  const { value, usage } = await workbench.withWarmMemory(bytes, () => withUsage(peer, load));
   const transfer = { run, peer: peer.name, bytes: value.bytes, seconds: value.elapsedNs / 1e9, usage };
   context.say(`run ${run + 1}, read, ${peer.name}: ${figure(speedMbs(transfer))} MB/s`);
   return transfer;
@@ -66,9 +67,10 @@ export async function writeNew(
   const name = `written-${run}`;
   const { blockBytes = BLOCK_BYTES, mode = "buffered" } = file;
   await settle(workbench);
-  const { value, usage } = await withUsage(peer, () =>
-    workbench.load("write", file.path ?? join(peer.path, name), blockBytes, file.bytes, mode),
-  );
+  const path = file.path ?? join(peer.path, name);
+  const load = () => workbench.load("write", path, blockBytes, file.bytes, mode);
+  // Both the client's and the server's kernel keep what is written.
+  const { value, usage } = await workbench.withWarmMemory(2 * file.bytes, () => withUsage(peer, load));
   if (file.path === undefined) {
     await workbench.load("check", join(workbench.shared, name), blockBytes, file.bytes);
     await rm(join(workbench.shared, name));
