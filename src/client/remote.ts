@@ -26,6 +26,8 @@ const SET_UP_TIMEOUT_MS = 10_000;
 const SECTION_BYTES = 1024 * 1024;
 const CREDITS = 128;
 const IO_CHANNELS = 1;
+/** What is open is kept for so long for sure when the link is lost; after that, until somebody else needs it. */
+const KEEP_MS = 120_000;
 const CLIENT_ID_BYTES = 16;
 /** The calls' own credits and bytes bound what is unsent; nobody asks whether the channel is congested. */
 const SEND_BYTES_MAX = Number.POSITIVE_INFINITY;
@@ -221,6 +223,8 @@ class SessionSetUp {
         proof,
         kind,
         security: security[kind === "IO" ? "io" : "control"],
+        slotTable: kind === "CONTROL" ? 0 : this.#channels.length - 1,
+        keepMs: KEEP_MS,
         share: url.share,
         clientId: this.#clientId,
         sectionBytes: this.#options.sectionBytes ?? SECTION_BYTES,

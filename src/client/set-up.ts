@@ -34,6 +34,10 @@ export interface SetUpWish {
   readonly kind: keyof typeof ChannelKind;
   /** How the channel is protected, as the server is told: `tls` exactly if its link is encrypted. */
   readonly security: Security;
+  /** Which slot table of the session the channel carries; 0: control's. */
+  readonly slotTable: number;
+  /** How long the server is to keep what the client has open while it is away. */
+  readonly keepMs: number;
   readonly share: string;
   /** 16 bytes, the same for all channels of this client. */
   readonly clientId: Buffer;
@@ -53,6 +57,8 @@ export interface Agreement {
   readonly credits: number;
   /** Data the server holds for this session at most. */
   readonly bytesMax: number;
+  /** How long the server keeps what the client has open while it is away. */
+  readonly keepMs: number;
   readonly share: string;
   readonly readOnly: boolean;
   readonly squash: (typeof SQUASH_NAMES)[number];
@@ -141,6 +147,8 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
       sectionBytes: wish.sectionBytes,
       credits: wish.credits,
       sessionId: wish.proof.t === "join" ? wish.proof.sessionId : Buffer.alloc(0),
+      slotTable: wish.slotTable,
+      keepMs: wish.keepMs,
       share: wish.share,
       user: wish.proof.t === "password" ? wish.proof.user : "",
     };
@@ -271,6 +279,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
       sectionBytes: at.challenge.sectionBytes,
       credits: at.challenge.credits,
       bytesMax: welcome.bytesMax,
+      keepMs: welcome.keepMs,
       share: welcome.share,
       readOnly: welcome.readOnly,
       squash,

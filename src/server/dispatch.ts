@@ -14,6 +14,8 @@ import {
   XATTR_VALUE_BYTES_MAX,
 } from "../wire/limits.ts";
 import type { CallName, Handlers } from "../wire/messages.ts";
+import { noteAttributes, noteData, notingName } from "./change-notes.ts";
+import { resumeOpens } from "./resume.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { Open } from "./session.ts";
 import type { ServerState } from "./state.ts";
@@ -98,6 +100,7 @@ async function makeOpen<T>(
   }
   const open = new Open({
     id: state.nextOpenId(),
+    owner: session,
     kind,
     node: made.node,
     inner: made.inner,
@@ -154,7 +157,12 @@ function nodeHandlers() {
     root: (ctx) => ctx.fs.root(ctx),
     lookup: (ctx, { parent, name }) => ctx.fs.lookup(ctx, parent, name),
     getattr: async (ctx, { id }) => ({ attr: await ctx.fs.getattr(ctx, id, ctx.open?.inner) }),
-    setattr: async (ctx, { id, change }) => ({ attr: await ctx.fs.setattr(ctx, id, change, ctx.open?.inner) }),
+    async setattr(ctx, { id, change }) {
+      const attr = await ctx.fs.setattr(ctx, id, change, ctx.open?.inner);
+      if (change.sizeBytes === undefined) ctx.session.share.absentOpens.noteAttributes(id, attr);
+      else noteData(ctx, id, change.sizeBytes);
+      return { attr };
+    },
     async access(ctx, { id, mask }) {
       if ((mask & ~ACCESS_BITS) !== 0) throw new FsError("EINVAL", "access");
       await ctx.fs.access(ctx, id, mask);
@@ -171,10 +179,12 @@ function nodeHandlers() {
     }),
     async setxattr(ctx, { id, name, flags, payload }) {
       await ctx.fs.setxattr(ctx, id, name, payload, flags);
+      await noteAttributes(ctx, id);
       return {};
     },
     async removexattr(ctx, { id, name }) {
       await ctx.fs.removexattr(ctx, id, name);
+      await noteAttributes(ctx, id);
       return {};
     },
     statfs: (ctx, { id }) => ctx.fs.statfs(ctx, id),
@@ -198,16 +208,21 @@ function nameHandlers() {
     mkdir: async (ctx, { parent, name, mode, umask }) =>
       withDirectory(ctx, parent, await ctx.fs.mkdir(ctx, parent, name, { mode, umask })),
     async unlink(ctx, { parent, name }) {
-      await ctx.fs.unlink(ctx, parent, name);
+      await notingName(ctx, parent, name, () => ctx.fs.unlink(ctx, parent, name));
       return withDirectory(ctx, parent, {});
     },
     async rmdir(ctx, { parent, name }) {
       await ctx.fs.rmdir(ctx, parent, name);
       return withDirectory(ctx, parent, {});
     },
-    link: async (ctx, { id, parent, name }) => withDirectory(ctx, parent, await ctx.fs.link(ctx, id, parent, name)),
+    async link(ctx, { id, parent, name }) {
+      const entry = await ctx.fs.link(ctx, id, parent, name);
+      ctx.session.share.absentOpens.noteAttributes(id, entry.attr);
+      return withDirectory(ctx, parent, entry);
+    },
     async rename(ctx, { parent, name, newParent, newName, flags }) {
-      await ctx.fs.rename(ctx, parent, name, newParent, newName, flags);
+      const rename = () => ctx.fs.rename(ctx, parent, name, newParent, newName, flags);
+      await notingName(ctx, parent, name, () => notingName(ctx, newParent, newName, rename));
       return {};
     },
   } satisfies Partial<Handlers<Context>>;
@@ -218,6 +233,7 @@ function openHandlers(state: ServerState) {
     async open(ctx, { id, flags, contentBytesMax }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
         const opened = await ctx.fs.open(ctx, id, flags);
+        if ((flags & OpenFlag.TRUNC) !== 0) noteData(ctx, id);
         return { inner: opened.handle, node: id, result: opened.attr };
       });
       const payload = await contentOf(ctx, open, result.sizeBytes, contentBytesMax);
@@ -226,6 +242,7 @@ function openHandlers(state: ServerState) {
     async create(ctx, { parent, name, flags, mode, umask }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
         const { entry, opened } = await ctx.fs.create(ctx, parent, name, flags, { mode, umask });
+        if ((flags & OpenFlag.TRUNC) !== 0) noteData(ctx, entry.id);
         return { inner: opened.handle, node: entry.id, result: opened.attr };
       });
       return withDirectory(ctx, parent, { handle, id: open.node, attr: result, ...state.keysOf(open) });
@@ -238,6 +255,7 @@ function openHandlers(state: ServerState) {
       return { handle, id: open.node, attr: result, ...state.keysOf(open) };
     },
     queryKey: async (ctx) => state.keysOf(ctx.file()),
+    resume: async (ctx, { items }) => ({ results: await resumeOpens(state, ctx, items) }),
     async release(ctx) {
       await ctx.session.releaseHandle(ctx, ctx.handle);
       return {};
@@ -264,7 +282,11 @@ function dataHandlers(state: ServerState) {
       const open = ctx.file();
       const { inner: handle, flags } = open;
       open.joiner ??= new WriteJoiner({ fileSystem: ctx.fs, handle, flags, counters: state.counters });
-      return { writtenBytes: await open.joiner.write(ctx, offsetBytes, payload, killSuidgid) };
+      const writtenBytes = await open.joiner.write(ctx, offsetBytes, payload, killSuidgid);
+      // Where an append went is not known here.
+      if ((flags & OpenFlag.APPEND) === 0) noteData(ctx, open.node, offsetBytes, writtenBytes);
+      else noteData(ctx, open.node);
+      return { writtenBytes };
     },
     async flush(ctx) {
       await ctx.fs.flush(ctx, ctx.file().inner);
@@ -275,7 +297,9 @@ function dataHandlers(state: ServerState) {
       return {};
     },
     async fallocate(ctx, { mode, offsetBytes, lengthBytes }) {
-      await ctx.fs.fallocate(ctx, ctx.file().inner, mode, offsetBytes, lengthBytes);
+      const open = ctx.file();
+      await ctx.fs.fallocate(ctx, open.inner, mode, offsetBytes, lengthBytes);
+      noteData(ctx, open.node, offsetBytes, lengthBytes);
       return {};
     },
     lseek: async (ctx, { offsetBytes, hole }) => ({
@@ -288,7 +312,9 @@ function dataHandlers(state: ServerState) {
       targetOpen.beginRequest();
       try {
         const target = { handle: targetOpen.inner, offsetBytes: targetOffsetBytes };
-        return { copiedBytes: await ctx.fs.copyFileRange(ctx, source, target, lengthBytes) };
+        const copiedBytes = await ctx.fs.copyFileRange(ctx, source, target, lengthBytes);
+        noteData(ctx, targetOpen.node, targetOffsetBytes, copiedBytes);
+        return { copiedBytes };
       } finally {
         targetOpen.endRequest();
       }

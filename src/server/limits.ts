@@ -25,8 +25,10 @@ export interface ServerLimits {
   unprovenMax: number;
   /** From the upgrade to the end of set-up. */
   setupTimeoutMs: number;
-  /** How long a session without channels is kept. */
-  sessionGraceMs: number;
+  /** How long the opens of a client that is away are kept for sure, at most; the client asks for a time. */
+  keepMsMax: number;
+  /** How long a session is kept after that, as long as nobody needs what it holds, or its room. */
+  courtesyMs: number;
   /** How long a closing server waits for requests to end and for clients to take their last frames. */
   closeTimeoutMs: number;
 }
@@ -42,7 +44,8 @@ export const DEFAULT_SERVER_LIMITS: Readonly<ServerLimits> = {
   opensPerSessionMax: 65_536,
   unprovenMax: 64,
   setupTimeoutMs: 5000,
-  sessionGraceMs: 10_000,
+  keepMsMax: 3_600_000,
+  courtesyMs: 86_400_000,
   closeTimeoutMs: 2000,
 };
 

@@ -1,8 +1,9 @@
 /**
- * A ready channel on the server: takes requests, runs them, answers them in the order they end, and writes that end together with one notice.
+ * A connection that carries a channel of a session: takes requests, runs them, answers them in the order they end, and writes that end together with
+ * one notice.
  *
- * It keeps the requests under way by the slot of their tag, so that one beyond the credits, or a tag used twice, is seen at once. When the channel
- * ends its requests are aborted; what they hold is given back when they settle.
+ * Requests live in the channel's slot table, which is the session's. When the connection is lost, those that may run again are aborted, and those that
+ * may not go on: their replies are kept for the client that comes back. What a request holds is given back when it settles.
  */
 import type { ByteReader } from "../base/byte-cursor.ts";
 import { errnoNumber } from "../base/errno.ts";
@@ -11,69 +12,77 @@ import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import type { Caller } from "../vfs/file-system.ts";
 import { type BodyCodec, checkRequest, type Message, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
+import { DISCARD } from "../wire/frame-decoder.ts";
 import { WRITTEN_TAGS_MAX } from "../wire/limits.ts";
 import { type CallName, FLAG_REPLY, type Handlers } from "../wire/messages.ts";
 import { checkCall, checkWritable } from "./dispatch.ts";
-import { ServedRequest } from "./served-request.ts";
+import { type Answering, ServedRequest } from "./served-request.ts";
 import type { Session, SessionChannel } from "./session.ts";
+import { type Carrier, isReplyTo, type KeptReply, type SlotTable } from "./slot-table.ts";
 import { squashCaller } from "./squash.ts";
 import type { ServerState } from "./state.ts";
 
 const NOTHING = Buffer.alloc(0);
-const SLOT_MASK = 0xffff;
 
 type AnyHandler = (ctx: ServedRequest, asked: Record<string, unknown>) => Promise<Record<string, unknown>>;
 
-export class ServedChannel implements ChannelReceiver, SessionChannel {
-  readonly #channel: Channel;
+export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, Answering {
+  readonly channel: Channel;
   readonly #session: Session;
   readonly #state: ServerState;
   readonly #handlers: Readonly<Record<CallName, AnyHandler>>;
-  /** By slot. INVARIANT: #inFlightCount of them are set. */
-  readonly #inFlight: (ServedRequest | undefined)[];
-  #inFlightCount = 0;
+  readonly #table: SlotTable;
+  /** Of the set-up: what proofs on this channel are bound to. */
+  readonly transcript: Buffer;
   /** Writes that wrote all their bytes, in this turn of the event loop; to be answered at its end. Bounded by the credits. */
   #written: ServedRequest[] = [];
   /** The request whose payload is being received, or waits for a buffer. */
   #receiving: ServedRequest | undefined;
+  /** The answer to a request sent again, while its payload is thrown away. */
+  #replaying: { readonly tag: number; readonly kept: KeptReply | undefined } | undefined;
   #giveUpBuffer: (() => void) | undefined;
   #isDraining = false;
   /** The client said that it goes for good. */
   #isFinal = false;
-  readonly #isIo: boolean;
   readonly #onClosed: () => void;
   #lastRawCaller: Caller | undefined;
   #lastCaller: Caller | undefined;
   readonly #reply: FrameHeader = { ...emptyHeader(), flags: FLAG_REPLY };
 
+  /** Takes the place of the connection that carried the channel of `table` before, if there is one still. */
   constructor(parts: {
     channel: Channel;
     session: Session;
+    table: SlotTable;
     state: ServerState;
     handlers: Handlers<ServedRequest>;
-    credits: number;
-    /** An io channel takes sections only. */
-    isIo: boolean;
+    transcript: Buffer;
     onClosed: () => void;
   }) {
-    this.#channel = parts.channel;
+    this.channel = parts.channel;
     this.#session = parts.session;
+    this.#table = parts.table;
     this.#state = parts.state;
     this.#handlers = parts.handlers as unknown as Readonly<Record<CallName, AnyHandler>>;
-    this.#inFlight = new Array<ServedRequest | undefined>(parts.credits).fill(undefined);
-    this.#isIo = parts.isIo;
+    this.transcript = parts.transcript;
     this.#onClosed = parts.onClosed;
+    this.#table.carrier?.supersede();
+    this.#table.carrier = this;
     this.#session.addChannel(this);
   }
 
   /** Lets the requests under way end, then closes. */
   drain(): void {
     this.#isDraining = true;
-    if (this.#inFlightCount === 0) this.close(CloseCode.SHUTDOWN, "the server is going down");
+    if (this.#table.running === 0) this.close(CloseCode.SHUTDOWN, "the server is going down");
   }
 
   close(code: number, text: string): void {
-    this.#channel.close({ code, text });
+    this.channel.close({ code, text });
+  }
+
+  supersede(): void {
+    this.channel.destroy();
   }
 
   frame(header: FrameHeader, body: ByteReader): void {
@@ -81,6 +90,11 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     checkRequest(message, header, "client");
     if (message.row.reply === undefined) {
       this.#notice(message, body);
+      return;
+    }
+    const replay = this.#replayOf(message, header);
+    if (replay !== undefined) {
+      if (replay.kept !== undefined) this.#sendKept(header.tag, replay.kept);
       return;
     }
     const request = this.#begin(message, header, body);
@@ -91,6 +105,11 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
   payloadBegin(header: FrameHeader, body: ByteReader): Buffer | undefined {
     const message = messageOf(header.opcode);
     checkRequest(message, header, "client");
+    const replay = this.#replayOf(message, header);
+    if (replay !== undefined) {
+      this.#replaying = { tag: header.tag, ...replay };
+      return DISCARD;
+    }
     const request = this.#begin(message, header, body);
     this.#receiving = request;
     const { payloadBytes } = header;
@@ -100,7 +119,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
       this.#giveUpBuffer = buffers.take(payloadBytes, (buffer) => {
         this.#giveUpBuffer = undefined;
         this.#lendPayload(request, buffer, payloadBytes);
-        this.#channel.provide(buffer);
+        this.channel.provide(buffer);
       });
       return undefined;
     }
@@ -109,6 +128,12 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
   }
 
   payloadEnd(): void {
+    const replaying = this.#replaying;
+    if (replaying !== undefined) {
+      this.#replaying = undefined;
+      if (replaying.kept !== undefined) this.#sendKept(replaying.tag, replaying.kept);
+      return;
+    }
     const request = this.#receiving as ServedRequest;
     this.#receiving = undefined;
     this.#run(request);
@@ -116,15 +141,18 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
 
   closed(error: Error | undefined): void {
     if (error instanceof ProtocolError) {
-      this.#state.blame(`${this.#channel.peer} (share '${this.#session.share.name}') closed: ${error.message}`);
+      this.#state.blame(`${this.channel.peer} (share '${this.#session.share.name}') closed: ${error.message}`);
     } else if (error !== undefined && error.name !== "ConnectionError") {
-      this.#state.log.error(`${this.#channel.peer}: channel failed`, error);
+      this.#state.log.error(`${this.channel.peer}: channel failed`, error);
     }
     this.#giveUpBuffer?.();
     const receiving = this.#receiving;
     this.#receiving = undefined;
-    if (receiving !== undefined) this.#free(receiving);
-    for (const request of this.#inFlight) request?.cancel();
+    if (receiving !== undefined) this.#release(receiving);
+    for (const { request } of this.#table.slots) {
+      if (request?.connection === this && request.message.row.replay === "idempotent") request.cancel();
+    }
+    if (this.#table.carrier === this) this.#table.carrier = undefined;
     this.#session.removeChannel(this, this.#isFinal);
     this.#onClosed();
   }
@@ -132,15 +160,17 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
   #notice(message: Message, body: ByteReader): void {
     if (message.name === "cancel") {
       const { canceledTag } = messages.cancel.request.read(body);
-      const request = this.#inFlight[canceledTag & SLOT_MASK];
-      if (request?.tag === canceledTag) request.cancel();
+      this.#table.find(canceledTag)?.cancel();
+    } else if (message.name === "ping") {
+      const { echo } = messages.ping.request.read(body);
+      this.channel.send({ ...emptyHeader(), opcode: messages.ping.row.code }, messages.ping.request, { echo });
     } else if (message.name === "forget") {
       const { ids } = messages.forget.request.read(body);
       this.#session.share.fileSystem.forget(ids);
     } else {
       const { code } = messages.goodbye.request.read(body);
-      this.#isFinal = code === 0;
-      this.#channel.close({ code: 0, text: "goodbye" });
+      this.#isFinal = code === 0 && this.#table.number === 0;
+      this.channel.close({ code: 0, text: "goodbye" });
     }
   }
 
@@ -149,13 +179,17 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     if (message.row.phase !== "ready") {
       throw new ProtocolError(CloseCode.STATE, `${message.name}: set-up is over`);
     }
-    if (this.#isIo && message.row.sections !== true) {
+    if (this.#table.number !== 0 && message.row.sections !== true) {
       throw new ProtocolError(CloseCode.STATE, `${message.name}: not on an io channel`);
     }
-    const slot = header.tag & SLOT_MASK;
-    if (slot >= this.#inFlight.length) throw new ProtocolError(CloseCode.LIMIT, `${message.name}: beyond the credits`);
-    if (this.#inFlight[slot] !== undefined) {
-      throw new ProtocolError(CloseCode.STATE, `${message.name}: the tag's slot is in use`);
+    const slot = this.#table.slotOf(header.tag);
+    if (slot.request !== undefined) {
+      if (slot.request.connection === this) {
+        throw new ProtocolError(CloseCode.STATE, `${message.name}: the tag's slot is in use`);
+      }
+      // The client does not want it any more, or sends it again to be run again.
+      slot.request.cancel();
+      this.#table.orphan(slot);
     }
     const asked = (message.request as BodyCodec).read(body) as Record<string, unknown>;
     checkCall(message.name as CallName, asked, header.payloadBytes, this.#session.sectionBytes);
@@ -163,7 +197,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     const request = new ServedRequest({
       message: message as unknown as Message<CallName>,
       session: this.#session,
-      channel: this.#channel,
+      connection: this,
       tag: header.tag,
       section: header.section,
       handle: header.handle,
@@ -171,11 +205,35 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
       open,
       asked,
     });
-    this.#inFlight[slot] = request;
-    this.#inFlightCount += 1;
+    this.#table.enter(slot, request);
     // A release waits for the requests on its open, itself not among them.
     if (open !== undefined && message.name !== "release") open.beginRequest();
     return request;
+  }
+
+  /** What a request that was sent before, on a connection that is lost, is answered with: nothing yet if it still runs. Undefined: it is to be run. */
+  #replayOf(message: Message, header: FrameHeader): { readonly kept: KeptReply | undefined } | undefined {
+    const slot = this.#table.slotOf(header.tag);
+    if (message.row.replay !== "once" || !this.#table.isLast(slot, header.tag)) return undefined;
+    const { request, kept } = slot;
+    if (request !== undefined) {
+      if (request.connection === this || request.message !== message) {
+        throw new ProtocolError(CloseCode.STATE, `${message.name}: the tag's slot is in use`);
+      }
+      request.connection = this;
+      return { kept: undefined };
+    }
+    if (kept === undefined) return undefined;
+    if (!isReplyTo(kept, header)) throw new ProtocolError(CloseCode.STATE, `${message.name}: not what had this tag`);
+    return { kept };
+  }
+
+  #sendKept(tag: number, kept: KeptReply): void {
+    const { opcode, section, made, status, answer } = kept;
+    const header = { ...emptyHeader(), opcode, flags: FLAG_REPLY, tag, section, status };
+    header.handle = made === 0 ? kept.handle : made;
+    const codec = answer === undefined ? undefined : (messageOf(opcode).reply as BodyCodec);
+    this.channel.send(header, codec, answer);
   }
 
   #lendPayload(request: ServedRequest, buffer: Buffer, payloadBytes: number): void {
@@ -193,9 +251,10 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
   }
 
   #run(request: ServedRequest): void {
+    this.#table.begin(request);
     this.#start(request).then(
-      (answer) => this.#answered(request, answer),
-      (error: unknown) => this.#failed(request, error),
+      (answer) => request.connection.answered(request, answer),
+      (error: unknown) => request.connection.failed(request, error),
     );
   }
 
@@ -210,18 +269,24 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     }
   }
 
-  #answered(request: ServedRequest, answer: Record<string, unknown>): void {
+  answered(request: ServedRequest, answer: Record<string, unknown>): void {
     const { message } = request;
-    if (message.name === "write" && isWhole(request, answer)) {
-      this.#written.push(request);
-      if (this.#written.length === 1) process.nextTick(this.#answerWritten);
-      return;
-    }
     const made = message.row.handle === "made" ? (answer["handle"] as number) : 0;
-    if (!this.#channel.isOpen) {
+    if (request.isOrphan) {
       if (made !== 0) this.#session.dropHandle(request, made);
       request.releaseReply?.();
       this.#free(request);
+      return;
+    }
+    this.#keep(request, made, 0, answer);
+    if (!this.channel.isOpen) {
+      request.releaseReply?.();
+      this.#free(request);
+      return;
+    }
+    if (message.name === "write" && isWhole(request, answer)) {
+      this.#written.push(request);
+      if (this.#written.length === 1) process.nextTick(this.#answerWritten);
       return;
     }
     const payload = message.row.payload === "reply" ? (answer["payload"] as Buffer) : undefined;
@@ -230,12 +295,12 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
     if (made !== 0) header.handle = made;
     const release = request.releaseReply;
     try {
-      if (isEmpty) this.#channel.send(header, message.reply as BodyCodec, answer);
-      else this.#channel.send(header, message.reply as BodyCodec, answer, payload, release);
+      if (isEmpty) this.channel.send(header, message.reply as BodyCodec, answer);
+      else this.channel.send(header, message.reply as BodyCodec, answer, payload, release);
     } catch (error) {
       // The file system returned what the protocol cannot say.
       if (made !== 0) this.#session.dropHandle(request, made);
-      this.#failed(request, error);
+      this.failed(request, error);
       return;
     }
     if (isEmpty) release?.();
@@ -250,21 +315,33 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
       const some = requests.slice(at, at + WRITTEN_TAGS_MAX);
       const [first] = some as [ServedRequest];
       if (some.length > 1) {
-        this.#channel.send(header, messages.written.request, { tags: some.map(({ tag }) => tag) });
+        this.channel.send(header, messages.written.request, { tags: some.map(({ tag }) => tag) });
       } else {
         const writtenBytes = payloadOf(first).length;
-        this.#channel.send(this.#replyHeader(first, 0), messages.write.reply, { writtenBytes });
+        this.channel.send(this.#replyHeader(first, 0), messages.write.reply, { writtenBytes });
       }
     }
     for (const request of requests) this.#free(request);
   };
 
-  #failed(request: ServedRequest, error: unknown): void {
+  failed(request: ServedRequest, error: unknown): void {
     request.releaseReply?.();
     const { name } = request.message;
     const errno = toErrno(error, (bug) => this.#state.log.error(`${name}: unexpected error`, bug));
-    this.#channel.send(this.#replyHeader(request, errnoNumber(errno)), undefined, undefined);
+    const status = errnoNumber(errno);
+    if (!request.isOrphan) {
+      this.#keep(request, 0, status, undefined);
+      this.channel.send(this.#replyHeader(request, status), undefined, undefined);
+    }
     this.#free(request);
+  }
+
+  #keep(request: ServedRequest, made: number, status: number, answer: Record<string, unknown> | undefined): void {
+    const { message, handle, section } = request;
+    if (message.row.replay !== "once") return;
+    // A payload is the request's only until its reply has left, and is not worth more.
+    const kept = answer !== undefined && message.row.payload === "reply" ? { ...answer, payload: NOTHING } : answer;
+    this.#table.keep(request, { opcode: message.row.code, handle, section, made, status, answer: kept });
   }
 
   /** The one header object of all replies: `send` writes it out at once. */
@@ -280,12 +357,19 @@ export class ServedChannel implements ChannelReceiver, SessionChannel {
 
   /** The request is over: its slot, its open and the buffer of its payload are free. */
   #free(request: ServedRequest): void {
-    this.#inFlight[request.tag & SLOT_MASK] = undefined;
-    this.#inFlightCount -= 1;
+    this.#table.running -= 1;
     this.#state.counters.requests += 1;
+    this.#release(request);
+    if (this.#table.running > 0) return;
+    if (this.#isDraining) this.close(CloseCode.SHUTDOWN, "the server is going down");
+    this.#session.requestsEnded();
+  }
+
+  /** Gives back what a request has, whether or not it ran. */
+  #release(request: ServedRequest): void {
+    this.#table.leave(request);
     if (request.open !== undefined && request.message.name !== "release") request.open.endRequest();
     if (request.payloadBuffer !== undefined) this.#session.buffers.give(request.payloadBuffer);
-    if (this.#isDraining && this.#inFlightCount === 0) this.close(CloseCode.SHUTDOWN, "the server is going down");
   }
 }
 

@@ -11,10 +11,20 @@ import type { Message } from "../wire/codec.ts";
 import type { CallName } from "../wire/messages.ts";
 import type { Open, Session } from "./session.ts";
 
+/** What answers a request: the connection its channel has at the moment. */
+export interface Answering {
+  readonly channel: Channel;
+  /** Of its set-up: what proofs are bound to. */
+  readonly transcript: Buffer;
+  answered(request: ServedRequest, answer: Record<string, unknown>): void;
+  failed(request: ServedRequest, error: unknown): void;
+}
+
 export class ServedRequest implements RequestContext {
   readonly message: Message<CallName>;
   readonly session: Session;
-  readonly channel: Channel;
+  /** Changes when the client comes back over another connection while this runs. */
+  connection: Answering;
   readonly tag: number;
   readonly section: number;
   readonly handle: number;
@@ -28,6 +38,8 @@ export class ServedRequest implements RequestContext {
   payloadBuffer: Buffer | undefined;
   /** Called when the reply's payload has left, whether or not it arrived. */
   releaseReply: (() => void) | undefined;
+  /** Its client has given it up: nobody is answered. */
+  isOrphan = false;
   #source: CancelSource | undefined;
   #isCanceled = false;
   #onCancel: (() => void) | undefined;
@@ -35,7 +47,7 @@ export class ServedRequest implements RequestContext {
   constructor(parts: {
     message: Message<CallName>;
     session: Session;
-    channel: Channel;
+    connection: Answering;
     tag: number;
     section: number;
     handle: number;
@@ -45,7 +57,7 @@ export class ServedRequest implements RequestContext {
   }) {
     this.message = parts.message;
     this.session = parts.session;
-    this.channel = parts.channel;
+    this.connection = parts.connection;
     this.tag = parts.tag;
     this.section = parts.section;
     this.handle = parts.handle;
@@ -60,6 +72,10 @@ export class ServedRequest implements RequestContext {
       if (this.#isCanceled) this.#source.abort();
     }
     return this.#source;
+  }
+
+  get channel(): Channel {
+    return this.connection.channel;
   }
 
   get fs(): FileSystem {

@@ -15,6 +15,7 @@ import type { FileSystem } from "../vfs/file-system.ts";
 import type { Security } from "../wire/messages.ts";
 import { createHandlers } from "./dispatch.ts";
 import { completeLimits, type ServerLimits } from "./limits.ts";
+import { AbsentOpens } from "./node-changes.ts";
 import type { ServedChannel } from "./served-channel.ts";
 import type { Share } from "./session.ts";
 import { ServerSetUp } from "./set-up.ts";
@@ -70,7 +71,9 @@ export class LinkServer {
 
   constructor(options: ServerOptions) {
     const shares = new Map<string, Share>();
-    for (const [name, share] of options.shares) shares.set(name, { name, ...share });
+    for (const [name, share] of options.shares) {
+      shares.set(name, { name, ...share, absentOpens: new AbsentOpens() });
+    }
     const limits = completeLimits(options.limits);
     const log = options.log.room("server");
     this.#state = new ServerState({ ...options, shares, limits, log });

@@ -1,15 +1,19 @@
 /**
  * Sessions and opens: what a client has on the server. Neither belongs to a connection.
  *
- * A session lives as long as it has channels, and a grace after; then everything of it is released. An open is reached through handles, numbers
- * of the session that all its channels may use; it is closed when its last handle is released and its requests have ended.
+ * States: `present` (it has channels) -> `away` (the last one was lost; its time runs) -> `late` (its time is over: whoever needs what it holds, or its
+ * room, gets it; else it is kept all the same, up to a bound) -> ended. A channel leads from `away` and `late` back to `present`; a goodbye ends it at once. An open is
+ * reached through handles, numbers of the session that all its channels may use; it is closed when its last handle is released and its requests have ended.
  */
 import { strict as assert } from "node:assert";
 import type { PoolUser } from "../base/buffer-pool.ts";
 import type { Clock, Timer } from "../base/clock.ts";
 import { FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
+import { openKey } from "../resume/resume-proof.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
+import { Absence, type AbsentOpens, versionOf } from "./node-changes.ts";
+import { SlotTable } from "./slot-table.ts";
 import type { WriteJoiner } from "./write-joiner.ts";
 
 /** A directory that is served. */
@@ -17,6 +21,8 @@ export interface Share {
   readonly name: string;
   readonly fileSystem: FileSystem;
   readonly readOnly: boolean;
+  /** Opens of it whose clients are away. */
+  readonly absentOpens: AbsentOpens;
 }
 
 /** Something of a session that ends with it. */
@@ -26,6 +32,10 @@ export interface SessionChannel {
 }
 
 const U32 = 2 ** 32;
+/** Requests of the server itself. */
+const OWN_CONTEXT: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
+/** Opens whose state is looked at together when their client is gone. */
+const VERSIONS_AT_ONCE = 64;
 
 /** The server's state for one opened file or directory. */
 export class Open {
@@ -41,6 +51,10 @@ export class Open {
   readonly pid: number;
   /** INVARIANT: 0 exactly if the open is closed or about to be. */
   handles = 0;
+  /** The session it was made in. */
+  readonly owner: Session;
+  /** While its client is away. */
+  absence: Absence | undefined;
   /** Made with the first write. What it holds are requests under way, so that it is empty when the open is idle. */
   joiner: WriteJoiner | undefined;
   #requests = 0;
@@ -48,6 +62,7 @@ export class Open {
 
   constructor(parts: {
     id: number;
+    owner: Session;
     kind: "file" | "directory";
     node: NodeId;
     inner: HandleId;
@@ -56,12 +71,18 @@ export class Open {
     pid: number;
   }) {
     this.id = parts.id;
+    this.owner = parts.owner;
     this.kind = parts.kind;
     this.node = parts.node;
     this.inner = parts.inner;
     this.flags = parts.flags;
     this.openedAtMs = parts.openedAtMs;
     this.pid = parts.pid;
+  }
+
+  /** What a client must know to come back to it. */
+  get key(): Buffer {
+    return openKey(this.owner.key, this.id);
   }
 
   /** A request on the open begins; `endRequest` must follow. */
@@ -83,7 +104,15 @@ export class Open {
   }
 }
 
-export class Session {
+type Presence =
+  | { readonly t: "present" }
+  /** `timer` ends the time it was promised. */
+  | { readonly t: "away"; readonly sinceMs: number; readonly timer: Timer }
+  /** `timer` ends the courtesy. */
+  | { readonly t: "late"; readonly sinceMs: number; readonly timer: Timer }
+  | { readonly t: "ended" };
+
+export interface SessionParts {
   /** 16 random bytes. */
   readonly id: Buffer;
   /** The session's secret. */
@@ -93,52 +122,63 @@ export class Session {
   readonly user: string;
   /** By the share's or the user's rules. */
   readonly readOnly: boolean;
+  /** Who it is, for people: a user or an address. */
+  readonly label: string;
   readonly sectionBytes: number;
   readonly buffers: PoolUser;
+  readonly opensMax: number;
+  /** How long everything is kept for sure when the client is away, and how long at most after that. */
+  readonly keepMs: number;
+  readonly courtesyMs: number;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Called once, when the session ends: it is to be forgotten then. */
+  readonly onEnd: (session: Session) => void;
+}
+
+export class Session {
+  readonly id: Buffer;
+  readonly key: Buffer;
+  readonly share: Share;
+  readonly user: string;
+  readonly readOnly: boolean;
+  readonly label: string;
+  readonly sectionBytes: number;
+  readonly keepMs: number;
+  readonly buffers: PoolUser;
   readonly channels = new Set<SessionChannel>();
+  readonly slotTables = new Map<number, SlotTable>();
+  readonly #parts: SessionParts;
   readonly #opens = new Map<number, Open>();
-  readonly #opensMax: number;
-  readonly #graceMs: number;
-  readonly #clock: Clock;
-  readonly #log: Log;
-  readonly #onEnd: (session: Session) => void;
-  #grace: Timer | undefined;
+  /** The first handle of each open, by the open's id. */
+  readonly #handles = new Map<number, number>();
+  #presence: Presence = { t: "present" };
   #lastHandle = 0;
   /** Opens being made, which count against the limit. */
   #opening = 0;
-  #isEnded = false;
+  /** Settles when the versions of all opens of a client that left are known. */
+  #leaving: Promise<void> | undefined;
 
-  constructor(parts: {
-    id: Buffer;
-    key: Buffer;
-    share: Share;
-    user: string;
-    readOnly: boolean;
-    sectionBytes: number;
-    buffers: PoolUser;
-    opensMax: number;
-    graceMs: number;
-    clock: Clock;
-    log: Log;
-    /** Called once, when the session ends: it is to be forgotten then. */
-    onEnd: (session: Session) => void;
-  }) {
+  constructor(parts: SessionParts) {
     this.id = parts.id;
     this.key = parts.key;
     this.share = parts.share;
     this.user = parts.user;
     this.readOnly = parts.readOnly;
+    this.label = parts.label;
     this.sectionBytes = parts.sectionBytes;
+    this.keepMs = parts.keepMs;
     this.buffers = parts.buffers;
-    this.#opensMax = parts.opensMax;
-    this.#graceMs = parts.graceMs;
-    this.#clock = parts.clock;
-    this.#log = parts.log;
-    this.#onEnd = parts.onEnd;
+    this.#parts = parts;
   }
 
   get isEnded(): boolean {
-    return this.#isEnded;
+    return this.#presence.t === "ended";
+  }
+
+  /** Since when it is nobody's for sure any more; undefined while it is somebody's. */
+  get lateSinceMs(): number | undefined {
+    return this.#presence.t === "late" ? this.#presence.sinceMs : undefined;
   }
 
   /** Handles the client has. */
@@ -146,23 +186,95 @@ export class Session {
     return this.#opens.size;
   }
 
+  /** The slot table of this number, made with `credits` slots when it is first asked for. */
+  slotTable(number: number, credits: number): SlotTable {
+    let table = this.slotTables.get(number);
+    if (table === undefined) {
+      table = new SlotTable(number, credits);
+      this.slotTables.set(number, table);
+    }
+    return table;
+  }
+
   addChannel(channel: SessionChannel): void {
-    assert(!this.#isEnded, "an ended session takes no channel");
+    assert(!this.isEnded, "an ended session takes no channel");
     this.channels.add(channel);
-    this.#grace?.stop();
-    this.#grace = undefined;
+    if (this.#presence.t === "present") return;
+    this.#enter({ t: "present" });
+    this.#parts.log.info(`${this.label} is back on share '${this.share.name}'`);
   }
 
   /** `isFinal`: the client said goodbye, so it will not come back. */
   removeChannel(channel: SessionChannel, isFinal: boolean): void {
-    if (!this.channels.delete(channel) || this.channels.size > 0 || this.#isEnded) return;
-    if (isFinal) this.#endSoon();
-    else this.#grace = this.#clock.after(this.#graceMs, () => this.#endSoon());
+    if (!this.channels.delete(channel) || this.isEnded) return;
+    if (isFinal) this.#endSoon(0, "goodbye");
+    else if (this.channels.size === 0) this.#leave();
+  }
+
+  /** No request of a channel runs any more. */
+  requestsEnded(): void {
+    if ((this.#presence.t !== "away" && this.#presence.t !== "late") || this.#leaving !== undefined) return;
+    for (const { running } of this.slotTables.values()) if (running > 0) return;
+    this.#leaving = this.#noteVersions();
+  }
+
+  /** Settles when what changes from now on can be told from what the client itself did last. */
+  async left(): Promise<void> {
+    await this.#leaving;
+  }
+
+  #leave(): void {
+    const { clock, keepMs, courtesyMs, log } = this.#parts;
+    const sinceMs = clock.monotonicMs();
+    const late = () => {
+      const timer = clock.after(courtesyMs, () => this.#endSoon(0, "the client did not come back"));
+      this.#enter({ t: "late", sinceMs: clock.monotonicMs(), timer });
+    };
+    this.#enter({ t: "away", sinceMs, timer: clock.after(keepMs, late) });
+    log.info(`${this.label} is away from share '${this.share.name}'; its ${this.#opens.size} opens are kept`);
+    for (const open of this.#opens.values()) this.#setAbsent(open);
+    this.requestsEnded();
+  }
+
+  #setAbsent(open: Open): void {
+    if (open.kind !== "file" || open.absence !== undefined) return;
+    open.absence = new Absence();
+    this.share.absentOpens.add(open);
+  }
+
+  /** Asks for the state of each open file, a few at a time. */
+  async #noteVersions(): Promise<void> {
+    const { fileSystem } = this.share;
+    const opens = [...this.#opens.values()].filter(({ absence }) => absence !== undefined);
+    for (let at = 0; at < opens.length; at += VERSIONS_AT_ONCE) {
+      await Promise.all(
+        opens.slice(at, at + VERSIONS_AT_ONCE).map(async (open) => {
+          const { absence, node, inner } = open;
+          // Without an answer the file counts as unchanged by others, as long as nobody says otherwise.
+          const attr = await fileSystem.getattr(OWN_CONTEXT, node, inner).catch(() => undefined);
+          if (absence !== undefined && attr !== undefined) absence.version ??= versionOf(attr);
+        }),
+      );
+    }
+  }
+
+  /** The client is back at this open, and knows what happened to it. */
+  cameBack(open: Open): void {
+    open.absence = undefined;
+    this.share.absentOpens.delete(open);
+  }
+
+  /** The one writer of #presence. */
+  #enter(presence: Presence): void {
+    const before = this.#presence;
+    if (before.t === "away" || before.t === "late") before.timer.stop();
+    this.#presence = presence;
+    if (presence.t !== "late") this.#leaving = presence.t === "present" ? undefined : this.#leaving;
   }
 
   /** Makes room for an open that is about to be made; `opened` or `openFailed` must follow. @throws FsError EMFILE. */
   reserveOpen(): void {
-    if (this.#opens.size + this.#opening >= this.#opensMax) throw new FsError("EMFILE", "open");
+    if (this.#opens.size + this.#opening >= this.#parts.opensMax) throw new FsError("EMFILE", "open");
     this.#opening += 1;
   }
 
@@ -184,8 +296,16 @@ export class Session {
     } while (handle === 0 || this.#opens.has(handle));
     this.#lastHandle = handle;
     this.#opens.set(handle, open);
+    if (!this.#handles.has(open.id)) this.#handles.set(open.id, handle);
     open.handles += 1;
     return handle;
+  }
+
+  /** The open of this session with this id, and a handle of it. */
+  findOpen(id: number): { handle: number; open: Open } | undefined {
+    const handle = this.#handles.get(id);
+    const open = handle === undefined ? undefined : this.#opens.get(handle);
+    return handle === undefined || open === undefined ? undefined : { handle, open };
   }
 
   find(handle: number): Open | undefined {
@@ -197,8 +317,10 @@ export class Session {
     const open = this.#opens.get(handle);
     if (open === undefined) throw new FsError("EBADF", "release");
     this.#opens.delete(handle);
+    if (this.#handles.get(open.id) === handle) this.#handles.delete(open.id);
     open.handles -= 1;
     if (open.handles > 0) return;
+    this.cameBack(open);
     await open.idle();
     const { fileSystem } = this.share;
     if (open.kind === "file") await fileSystem.release(ctx, open.inner);
@@ -207,25 +329,28 @@ export class Session {
 
   /** Ends the session: channels, opens, buffers. Settles when everything is released. */
   async end(code: number, text: string): Promise<void> {
-    if (this.#isEnded) return;
-    this.#isEnded = true;
-    this.#grace?.stop();
+    if (this.isEnded) return;
+    this.#enter({ t: "ended" });
     for (const channel of [...this.channels]) channel.close(code, text);
-    this.#onEnd(this);
-    const ctx: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
-    const releases = [...this.#opens.keys()].map((handle) => this.releaseHandle(ctx, handle));
-    for (const result of await Promise.allSettled(releases)) {
-      if (result.status === "rejected") this.#log.debug(`release at the end of a session failed: ${result.reason}`);
-    }
+    for (const { slots } of this.slotTables.values()) for (const { request } of slots) request?.cancel();
     this.buffers.close();
+    this.#parts.onEnd(this);
+    const releases = [...this.#opens.keys()].map((handle) => this.releaseHandle(OWN_CONTEXT, handle));
+    for (const result of await Promise.allSettled(releases)) {
+      if (result.status === "rejected") {
+        this.#parts.log.debug(`release at the end of a session failed: ${result.reason}`);
+      }
+    }
   }
 
   /** An open made for a channel that died meanwhile: nobody knows its handle. */
   dropHandle(ctx: RequestContext, handle: number): void {
-    this.releaseHandle(ctx, handle).catch((error: unknown) => this.#log.debug(`release failed: ${String(error)}`));
+    this.releaseHandle(ctx, handle).catch((error: unknown) =>
+      this.#parts.log.debug(`release failed: ${String(error)}`),
+    );
   }
 
-  #endSoon(): void {
-    this.end(0, "session is over").catch((error: unknown) => this.#log.error("ending a session failed", error));
+  #endSoon(code: number, text: string): void {
+    this.end(code, text).catch((error: unknown) => this.#parts.log.error("ending a session failed", error));
   }
 }

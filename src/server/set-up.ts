@@ -139,7 +139,7 @@ export class ServerSetUp implements ChannelReceiver {
       features: hello.features & FEATURES,
       serverNonce: randomBytes(PROOF_BYTES),
       sectionBytes: sectionBytes - (sectionBytes % SECTION_BYTES_MIN),
-      credits: Math.min(hello.credits, limits.creditsMax),
+      credits: joined?.slotTables.get(hello.slotTable)?.credits ?? Math.min(hello.credits, limits.creditsMax),
       salt,
       iterations,
     };
@@ -194,6 +194,7 @@ export class ServerSetUp implements ChannelReceiver {
       serverId,
       bootId,
       bytesMax: limits.sessionBytesMax,
+      keepMs: session.keepMs,
       readOnly: session.readOnly,
       squash: SQUASH_NAMES.indexOf(squash),
       flushless: session.share.fileSystem.isFlushless === true,
@@ -216,8 +217,8 @@ export class ServerSetUp implements ChannelReceiver {
       session,
       state: this.#state,
       handlers: this.#handlers,
-      credits: at.challenge.credits,
-      isIo: at.hello.channelKind === ChannelKind.IO,
+      table: session.slotTable(at.hello.slotTable, at.challenge.credits),
+      transcript: at.transcript,
       onClosed: () => this.#end.closed(),
     });
     channel.handOver(served);
@@ -233,6 +234,7 @@ export class ServerSetUp implements ChannelReceiver {
       this.#refuse(CloseCode.UNKNOWN_SHARE, `no share '${at.hello.share}' here`);
       return undefined;
     }
+    if (state.sessionCount >= state.limits.sessionsMax) state.makeRoom();
     const buffers = state.sessionCount < state.limits.sessionsMax ? state.pool.addUser() : undefined;
     if (buffers === undefined) {
       this.#refuse(CloseCode.BUSY, "too many clients");
@@ -244,10 +246,12 @@ export class ServerSetUp implements ChannelReceiver {
       share,
       user: at.user?.name ?? "",
       readOnly: share.readOnly || access === "ro",
+      label: at.user?.name ?? this.#channel.peer,
       sectionBytes: at.challenge.sectionBytes,
       buffers,
       opensMax: state.limits.opensPerSessionMax,
-      graceMs: state.limits.sessionGraceMs,
+      keepMs: Math.min(at.hello.keepMs, state.limits.keepMsMax),
+      courtesyMs: state.limits.courtesyMs,
       clock: state.clock,
       log: state.log,
       onEnd: (ended) => {
@@ -268,7 +272,7 @@ export class ServerSetUp implements ChannelReceiver {
       this.#refuse(CloseCode.AUTHENTICATION, wrongProof(at.hello));
       return undefined;
     }
-    if (joined.channels.size >= this.#state.limits.channelsPerSessionMax) {
+    if (at.hello.slotTable >= this.#state.limits.channelsPerSessionMax) {
       this.#refuse(CloseCode.BUSY, "too many channels");
       return undefined;
     }
@@ -283,7 +287,7 @@ function wrongProof({ user }: Request<"hello">): string {
 
 /** @throws ProtocolError. */
 function checkHello(hello: Request<"hello">): void {
-  const { versionMin, versionMax, channelKind, sectionBytes, credits, sessionId, user } = hello;
+  const { versionMin, versionMax, channelKind, sectionBytes, credits, sessionId, slotTable, user } = hello;
   if (versionMin > PROTOCOL_VERSION || versionMax < PROTOCOL_VERSION) {
     throw new ProtocolError(CloseCode.VERSION, `this server speaks version ${PROTOCOL_VERSION}`);
   }
@@ -298,6 +302,7 @@ function checkHello(hello: Request<"hello">): void {
   if (!isControl && (channelKind !== ChannelKind.IO || sessionId.length === 0)) {
     throw new ProtocolError(CloseCode.MALFORMED, "a session begins with a control channel");
   }
+  if (isControl !== (slotTable === 0)) throw new ProtocolError(CloseCode.MALFORMED, `slot table ${slotTable}`);
   if (sectionBytes < SECTION_BYTES_MIN || sectionBytes > SECTION_BYTES_MAX || credits < CREDITS_MIN) {
     throw new ProtocolError(CloseCode.LIMIT, `sections of ${sectionBytes} bytes, ${credits} credits`);
   }

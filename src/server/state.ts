@@ -6,9 +6,10 @@
 import { randomBytes, randomFillSync } from "node:crypto";
 import { BufferPool } from "../base/buffer-pool.ts";
 import type { Clock } from "../base/clock.ts";
+import { CloseCode } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { RateLimit } from "../base/rate-limit.ts";
-import { KeySeal } from "../resume/key-seal.ts";
+import { type KeyContent, KeySeal } from "../resume/key-seal.ts";
 import { PROOF_BYTES, tokenKey } from "../resume/proof.ts";
 import type { Security } from "../wire/messages.ts";
 import type { ServerLimits } from "./limits.ts";
@@ -116,16 +117,38 @@ export class ServerState {
     return this.#sessions.get(id.toString("hex"));
   }
 
+  /** Ends the session that has been nobody's for longest, if there is one. */
+  makeRoom(): void {
+    let oldest: Session | undefined;
+    for (const session of this.#sessions.values()) {
+      const { lateSinceMs } = session;
+      if (lateSinceMs !== undefined && lateSinceMs < (oldest?.lateSinceMs ?? Number.POSITIVE_INFINITY))
+        oldest = session;
+    }
+    if (oldest === undefined) return;
+    const { label, share } = oldest;
+    this.log.info(`what ${label} had open on share '${share.name}' makes room for others`);
+    oldest
+      .end(CloseCode.BUSY, "others need the room")
+      .catch((error: unknown) => this.log.error("ending a session failed", error));
+  }
+
   nextOpenId(): number {
     this.#lastOpenId += 1;
     return this.#lastOpenId;
   }
 
   /** What the client gets with an open: its resume key, where its sections are served, and a challenge for attaching. */
-  keysOf(open: Open): { resumeKey: Buffer; serviceBlob: Buffer; challenge: Buffer } {
+  keysOf(open: Open): { openId: number; resumeKey: Buffer; serviceBlob: Buffer; challenge: Buffer } {
     const { id: openId, openedAtMs, pid } = open;
     const resumeKey = this.#seal.seal({ openId, openedAtMs, pid, epoch: EPOCH, serverId: this.serverId });
-    return { resumeKey, serviceBlob: this.serviceBlob, challenge: this.#challenge() };
+    return { openId, resumeKey, serviceBlob: this.serviceBlob, challenge: this.challenge() };
+  }
+
+  /** What a resume key of this server says; undefined for anything else. */
+  unseal(resumeKey: Buffer): KeyContent | undefined {
+    const content = this.#seal.unseal(resumeKey);
+    return content?.serverId.equals(this.serverId) === true ? content : undefined;
   }
 
   /** Logs what a peer did wrong, at a bounded rate. */
@@ -137,7 +160,7 @@ export class ServerState {
   }
 
   /** Random bytes are made many at a time: one call costs more than the bytes. */
-  #challenge(): Buffer {
+  challenge(): Buffer {
     if (this.#challengesUsed === CHALLENGES_AT_ONCE) {
       randomFillSync(this.#challenges);
       this.#challengesUsed = 0;

@@ -7,7 +7,8 @@
 import { type ByteReader, ByteWriter } from "../base/byte-cursor.ts";
 import { errnoName } from "../base/errno.ts";
 import { CloseCode, ProtocolError } from "../base/errors.ts";
-import { FIELDS, type FieldCodec } from "./fields.ts";
+import type { FieldCodec } from "./field-codec.ts";
+import { FIELDS } from "./fields.ts";
 import type { FrameHeader } from "./frame.ts";
 import { expectEnd } from "./frame-decoder.ts";
 import { BODY_BYTES_MAX } from "./limits.ts";

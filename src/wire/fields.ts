@@ -5,27 +5,13 @@
  * other (ProtocolError MALFORMED), so that equal messages are equal bytes and proofs over bytes are proofs over values.
  */
 import type { ByteReader, ByteWriter } from "../base/byte-cursor.ts";
-import { CloseCode, ProtocolError } from "../base/errors.ts";
 import { NAME_BYTES_MAX, type Name, nameToText } from "../base/name.ts";
 import { ATTR_BYTES, type Attr, decodeAttr, encodeAttr, type TimeSpec } from "../vfs/attr.ts";
 import type { AttrChange, Caller } from "../vfs/file-system.ts";
 import { NODE_ID_BYTES_MAX, type NodeId } from "../vfs/file-system.ts";
+import { type FieldCodec, malformed, readUtf8 } from "./field-codec.ts";
 import { CALLER_GROUPS_MAX, FORGET_IDS_MAX, OPAQUE_BYTES_MAX, REASON_BYTES_MAX, WRITTEN_TAGS_MAX } from "./limits.ts";
-
-export interface FieldCodec<T> {
-  /** The most bytes a value can take. */
-  readonly bytesMax: number;
-  /** Its layout, for PROTOCOL.md. */
-  readonly layout: string;
-  /** The value must be valid: it is ours. */
-  write(writer: ByteWriter, value: T): void;
-  read(reader: ByteReader): T;
-  print(value: T): string;
-}
-
-function malformed(what: string): ProtocolError {
-  return new ProtocolError(CloseCode.MALFORMED, what);
-}
+import { resumeItems, resumeResults } from "./resume-fields.ts";
 
 function integer(bytesMax: number, layout: string, width: "u8" | "u16" | "u32"): FieldCodec<number> {
   return {
@@ -349,7 +335,6 @@ const opaque: FieldCodec<Buffer> = {
   print: (value) => `<${value.length} bytes>`,
 };
 
-const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const text: FieldCodec<string> = {
   bytesMax: 2 + REASON_BYTES_MAX,
   layout: `u16 length 0..${REASON_BYTES_MAX}, then that many bytes of valid UTF-8`,
@@ -362,12 +347,7 @@ const text: FieldCodec<string> = {
   read(reader) {
     const bytes = reader.u16();
     if (bytes > REASON_BYTES_MAX) throw malformed(`text of ${bytes} bytes`);
-    const start = reader.take(bytes);
-    try {
-      return utf8.decode(reader.buffer.subarray(start, start + bytes));
-    } catch (cause) {
-      throw new ProtocolError(CloseCode.MALFORMED, "text is not UTF-8", { cause });
-    }
+    return readUtf8(reader, bytes);
   },
   print: (value) => JSON.stringify(value),
 };
@@ -393,6 +373,8 @@ export const FIELDS = {
   caller,
   opaque,
   text,
+  resumeItems,
+  resumeResults,
 } as const;
 
 export type FieldKind = keyof typeof FIELDS;

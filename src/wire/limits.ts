@@ -27,6 +27,11 @@ export const FORGET_IDS_MAX = 512;
 export const WRITTEN_TAGS_MAX = 256;
 /** Resume keys, service blobs, challenges. */
 export const OPAQUE_BYTES_MAX = 512;
+/** Opens in one `resume`; the size of a resume key there; ranges of a file that are told one by one; bytes of who changed it. */
+export const RESUME_ITEMS_MAX = 256;
+export const RESUME_KEY_BYTES_MAX = 128;
+export const CHANGED_RANGES_MAX = 8;
+export const CHANGED_BY_BYTES_MAX = 63;
 /** Free text for people: why a channel is closed. */
 export const REASON_BYTES_MAX = 512;
 export const SHARE_NAME_BYTES_MAX = 255;

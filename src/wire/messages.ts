@@ -43,7 +43,12 @@ const DIRECTORY = { directory: "attr" } as const satisfies Fields;
 const NEW_NODE = { mode: "u32", umask: "u32" } as const satisfies Fields;
 const EMPTY = {} as const satisfies Fields;
 /** What an open is given besides its handle; sealed and opaque to the client. */
-const KEYS = { resumeKey: "opaque", serviceBlob: "opaque", challenge: "opaque" } as const satisfies Fields;
+const KEYS = {
+  openId: "u53",
+  resumeKey: "opaque",
+  serviceBlob: "opaque",
+  challenge: "opaque",
+} as const satisfies Fields;
 
 export const MESSAGES = {
   hello: {
@@ -64,6 +69,8 @@ export const MESSAGES = {
       sectionBytes: "u32",
       credits: "u16",
       sessionId: "opaque",
+      slotTable: "u16",
+      keepMs: "u32",
       share: "text",
       user: "text",
     },
@@ -90,6 +97,7 @@ export const MESSAGES = {
       serverId: "bytes16",
       bootId: "bytes16",
       bytesMax: "u32",
+      keepMs: "u32",
       readOnly: "bool",
       squash: "u8",
       flushless: "bool",
@@ -115,6 +123,16 @@ export const MESSAGES = {
     replay: "idempotent",
     request: { canceledTag: "u32" },
     says: "The request with this tag is no longer wanted. It is still answered, with EINTR if it was stopped. Unknown tags are ignored.",
+  },
+
+  ping: {
+    code: 5,
+    since: 1,
+    sender: "both",
+    phase: "ready",
+    replay: "idempotent",
+    request: { echo: "u32" },
+    says: "Are you there? The server sends it back as it is.",
   },
 
   root: {
@@ -537,6 +555,17 @@ export const MESSAGES = {
     request: BY_ID,
     reply: EMPTY,
     says: "Everything acknowledged before, of the whole file system, is on the disk when it is answered.",
+  },
+
+  resume: {
+    code: 72,
+    since: 1,
+    sender: "client",
+    phase: "ready",
+    replay: "idempotent",
+    request: { items: "resumeItems" },
+    reply: { results: "resumeResults" },
+    says: "Comes back to opens of this session after its channels were lost: shows their resume keys, and learns what became of each.",
   },
 } as const satisfies Record<string, MessageRow>;
 

@@ -71,6 +71,7 @@ async function run(direction: "client" | "server", cutAtByte: number, splitBytes
     squash: "none",
     log: silentLog,
     clock,
+    limits: { keepMsMax: 10_000, courtesyMs: 0 },
   });
   const links = memoryLinkPair(clock);
   links[direction].faults.cutAtByte = cutAtByte;

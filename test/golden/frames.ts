@@ -74,19 +74,22 @@ export const GOLDEN: readonly Golden[] = [
       sectionBytes: 1_048_576,
       credits: 128,
       sessionId: Buffer.alloc(0),
+      slotTable: 0,
+      keepMs: 120_000,
       share: "h\u00e9",
       user: "u",
     },
     hex: `
-      50000000 01 01 0000          # 80 bytes follow, version 1, hello, request
+      56000000 01 01 0000          # 86 bytes follow, version 1, hello, request
       00000000 00000000 00000000   # tag, section, handle
-      0000 5000                    # status, body of 80 bytes
+      0000 5600                    # status, body of 86 bytes
       6e65746472697665             # "netdrive"
       01 01 00000000 01 02         # versions 1 to 1, no features, control, over TLS
       c1c1c1c1c1c1c1c1 c1c1c1c1c1c1c1c1                                     # client id
       a5a5a5a5a5a5a5a5 a5a5a5a5a5a5a5a5 a5a5a5a5a5a5a5a5 a5a5a5a5a5a5a5a5   # nonce
       00001000 8000                # sections of 1 MiB, 128 credits
       0000                         # no session
+      0000 c0d40100                # slot table 0, keep what is open for 120 s
       0300 68c3a9 0100 75          # share, user`,
   },
   {
@@ -143,9 +146,16 @@ export const GOLDEN: readonly Golden[] = [
   {
     name: "reply to an open",
     header: { opcode: 32, flags: 1, tag: 2, handle: 3 },
-    values: { attr, resumeKey: Buffer.from("key"), serviceBlob: Buffer.alloc(0), challenge: Buffer.from([1]) },
+    values: {
+      attr,
+      openId: 9,
+      resumeKey: Buffer.from("key"),
+      serviceBlob: Buffer.alloc(0),
+      challenge: Buffer.from([1]),
+    },
     hex: `
-      72000000 01 20 0100 02000000 00000000 03000000 0000 7200   # open reply, handle 3${ATTR}
+      7a000000 01 20 0100 02000000 00000000 03000000 0000 7a00   # open reply, handle 3${ATTR}
+      0900000000000000   # open id
       0300 6b6579   # resume key
       0000          # service blob
       0100 01       # challenge`,
@@ -200,6 +210,35 @@ export const GOLDEN: readonly Golden[] = [
     hex: `
       07000000 01 12 0000 00000000 00000000 00000000 0000 0700   # forget, a notice
       0200 02 01ff 01 70                                         # two ids`,
+  },
+  {
+    name: "resume of one open",
+    header: { opcode: 72, tag: 5 },
+    values: { items: [{ resumeKey: Buffer.from("key"), proof: Buffer.alloc(32, 0xb7) }] },
+    hex: `
+      26000000 01 48 0000 05000000 00000000 00000000 0000 2600              # resume
+      0100 03 6b6579                                                        # one open, its key
+      b7b7b7b7b7b7b7b7 b7b7b7b7b7b7b7b7 b7b7b7b7b7b7b7b7 b7b7b7b7b7b7b7b7   # proof`,
+  },
+  {
+    name: "reply to a resume of an open that another has changed",
+    header: { opcode: 72, flags: 1, tag: 5 },
+    values: {
+      results: [
+        {
+          verdict: "changed",
+          handle: 7,
+          challenge: Buffer.alloc(16, 0xc4),
+          changedBy: "al",
+          ranges: [{ offsetBytes: 4096, lengthBytes: 10 }],
+        },
+      ],
+    },
+    hex: `
+      2b000000 01 48 0100 05000000 00000000 00000000 0000 2b00   # resume reply
+      0100 01 07000000                                           # one open, changed, handle 7
+      c4c4c4c4c4c4c4c4 c4c4c4c4c4c4c4c4                          # challenge
+      02 616c 01 0010000000000000 0a00000000000000               # by "al", one range: 10 bytes at 4096`,
   },
 ];
 

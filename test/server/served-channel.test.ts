@@ -132,7 +132,7 @@ test("cancel of what is not there changes nothing", async () => {
   assert.equal(peer.isClosed, false);
 });
 
-test("a connection's death aborts its requests; an open made too late is closed", async () => {
+test("a connection's death aborts what may run again; the rest goes on, and is kept for the client's time", async () => {
   const { peer, gate, root, memory, drive } = await ready();
   const handle = await create({ peer, gate, root, memory, drive });
   assert.notEqual(handle, 0);
@@ -143,11 +143,16 @@ test("a connection's death aborts its requests; an open made too late is closed"
   await gate.holding(2);
   peer.link.destroy();
   await settle();
-  assert.ok(gate.held.every(({ ctx }) => ctx.signal?.aborted === true));
-  assert.equal(drive.server.counters().handles, 1);
+  assert.deepEqual(
+    gate.held.map(({ name, ctx }) => [name, ctx.signal?.aborted]),
+    [
+      ["open", false],
+      ["read", true],
+    ],
+  );
   gate.open();
   await settle();
-  assert.equal(memory.openCount, 1, "the first open is kept for the session's grace");
+  assert.equal(memory.openCount, 2);
   assert.equal(drive.server.counters().bufferBytes, 0);
   drive.clock.advance(10_000);
   await settle();
@@ -156,8 +161,8 @@ test("a connection's death aborts its requests; an open made too late is closed"
   assert.equal(drive.clock.pendingCount, 0);
 });
 
-test("a session without channels is kept for its grace, and joined in time it stays", async () => {
-  const state = await ready({ limits: { sessionGraceMs: 500 } });
+test("a session without channels is kept for its time, and joined in time it stays", async () => {
+  const state = await ready({ limits: { keepMsMax: 500 } });
   const { peer, memory, drive } = state;
   const handle = await create(state);
   peer.channel.destroy();
@@ -404,7 +409,7 @@ test("closing does not wait for a file system that never answers, nor for a clie
 test("writes that end together are answered together, as many as one notice may have; others by themselves", async () => {
   const state = await ready({ limits: { creditsMax: 512, sessionBytesMax: 1 << 26 } });
   const peer = state.drive.peer();
-  await peer.setUp({ credits: 512, sessionId: state.peer.sessionId }, state.peer.sessionKey);
+  await peer.setUp({ credits: 512, sessionId: state.peer.sessionId, channelKind: 2 }, state.peer.sessionKey);
   const handle = await create(state);
   const put = (tag: number, payload: Buffer) => peer.send("write", write, { tag, handle }, payload);
   put(0, Buffer.from("alone"));

@@ -298,9 +298,11 @@ test("channels of a session are bounded", async () => {
   const { peer: newPeer } = linkDrive({ limits: { channelsPerSessionMax: 2 } });
   const control = newPeer();
   await control.setUp();
-  const join = () => newPeer().setUp({ channelKind: 2, sessionId: control.sessionId }, control.sessionKey);
-  assert.match(await join(), /^auth reply/);
-  assert.match(await join(), /^goodbye tag=0 code=7 /);
+  const join = (slotTable: number) =>
+    newPeer().setUp({ channelKind: 2, slotTable, sessionId: control.sessionId }, control.sessionKey);
+  assert.match(await join(1), /^auth reply/);
+  assert.match(await join(2), /^goodbye tag=0 code=7 /);
+  assert.match(await join(0), /^goodbye tag=0 code=1 reason="slot table 0"/);
 });
 
 test("a proof made for another channel is worth nothing", async () => {

@@ -369,7 +369,7 @@ test("release waits for joined writes, also when the client is gone", async () =
   for (const isGone of [false, true]) {
     const memory = new MemoryFs();
     const gate = new GatedFs(new VectorFs(memory));
-    const drive = linkDrive({ fileSystem: gate.fileSystem, limits: { sessionGraceMs: 10 } });
+    const drive = linkDrive({ fileSystem: gate.fileSystem, limits: { keepMsMax: 10 } });
     const peer = drive.peer();
     await peer.setUp();
     const { id: parent } = await memory.root();
@@ -387,7 +387,7 @@ test("release waits for joined writes, also when the client is gone", async () =
       peer.link.destroy();
       await settle();
       drive.clock.advance(10);
-    } else peer.send("release", { caller: root }, { tag: 7, handle });
+    } else peer.send("release", { caller: root }, { tag: 6, handle });
     await settle();
     assert.equal(memory.openCount, 1);
     gate.held[0]?.pass();
@@ -401,7 +401,7 @@ test("release waits for joined writes, also when the client is gone", async () =
     assert.equal(drive.server.counters().bufferBytes, 0);
     if (isGone) continue;
     const tail = peer.frames.slice(-3).map((text) => text.replace(/ handle=.*/, ""));
-    assert.deepEqual(tail, ["write reply tag=0", "written tag=0 tags=[2 3 4 1]", "release reply tag=7"]);
+    assert.deepEqual(tail, ["write reply tag=0", "written tag=0 tags=[2 3 4 1]", "release reply tag=6"]);
     peer.channel.destroy();
     await settle();
   }

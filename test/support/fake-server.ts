@@ -133,6 +133,7 @@ export class FakeServer implements ChannelReceiver {
       serverId: Buffer.alloc(16, 2),
       bootId: Buffer.alloc(16, 3),
       bytesMax: 32 * 1024 * 1024,
+      keepMs: hello.keepMs,
       readOnly: false,
       squash: 0,
       flushless: false,

@@ -43,7 +43,7 @@ export interface LinkDrive {
     links: { client: FaultyLink; server: FaultyLink };
   }>;
   /** A peer before its first frame; with a binding, as if its link were encrypted. */
-  peer(binding?: Buffer): Peer;
+  peer<T extends Peer = Peer>(binding?: Buffer, kind?: new (link: FaultyLink, clock: FakeClock) => T): T;
 }
 
 /** Starts a server of one share, `share`. */
@@ -66,7 +66,8 @@ export function linkDrive(
     squash: options.squash ?? "none",
     log,
     clock,
-    ...(options.limits === undefined ? {} : { limits: options.limits }),
+    // Away clients are kept for a short time, and without courtesy, unless a test says otherwise.
+    limits: { keepMsMax: 5000, courtesyMs: 0, ...options.limits },
   });
   return {
     clock,
@@ -82,11 +83,11 @@ export function linkDrive(
       const options = { url, log, clock, security: { control: level, io: level }, ...wish } as const;
       return { remote: await connectLink(links.client, options), links };
     },
-    peer(binding) {
+    peer<T extends Peer>(binding?: Buffer, kind?: new (link: FaultyLink, clock: FakeClock) => T) {
       const links = memoryLinkPair(clock);
       if (binding !== undefined) for (const link of [links.client, links.server]) link.binding = binding;
       server.accept(links.server);
-      return new Peer(links.client, clock);
+      return new (kind ?? Peer)(links.client, clock) as T;
     },
   };
 }
@@ -104,6 +105,8 @@ export class Peer implements ChannelReceiver {
   sessionKey: Buffer = Buffer.alloc(0);
   /** What it believes the binding of the link to be, if that is not what it is. */
   binding: Buffer | undefined;
+  /** Of its set-up. */
+  transcript: Buffer = Buffer.alloc(32);
   /** The proof it sent. */
   proof: Buffer = Buffer.alloc(32);
   #payload: Buffer = Buffer.alloc(0);
@@ -168,6 +171,8 @@ export class Peer implements ChannelReceiver {
       sectionBytes: 65_536,
       credits: 8,
       sessionId: Buffer.alloc(0),
+      slotTable: change.channelKind === 2 ? 1 : 0,
+      keepMs: 60_000,
       share: "share",
       user: "",
       ...change,
@@ -194,6 +199,7 @@ export class Peer implements ChannelReceiver {
     const said = [bodyBytes(messages.hello.request, hello), bodyBytes(codec, challenge)] as const;
     const transcript = transcriptOf(this.binding ?? this.link.binding, ...said);
     const prover = await proverFor(challenge);
+    this.transcript = transcript;
     this.#replies.push((welcome) => {
       this.sessionId = (welcome as Reply<"auth">).sessionId;
       this.sessionKey = prover.sessionKey(transcript);

@@ -62,6 +62,8 @@ const RUN_BY: [files: RegExp, by: string][] = [
     "test/client/call-channel and test/conformance/remote-memory",
   ],
   [/^src\/server\/(dispatch|served-request|session|state)\.ts$/, "test/server/served-channel"],
+  [/^src\/server\/(change-notes|node-changes)\.ts$/, "test/server/resume"],
+  [/^src\/wire\/(field-codec|resume-fields)\.ts$/, "test/wire/codec"],
   [/^src\/disk\/request-slots\.ts$/, "test/disk/disk"],
   [/^src\/transport\/trace\.ts$/, "test/transport/channel"],
   [/^src\/sections\/bandwidth-estimate\.ts$/, "test/sections/credit-window"],

@@ -100,6 +100,19 @@ const READ: Readonly<Record<string, (bytes: Bytes) => unknown>> = {
   attrChange,
   caller,
   opaque: (bytes) => bytes.raw(bytes.number(2)),
+  resumeItems: (bytes) =>
+    Array.from({ length: bytes.number(2) }, () => ({ resumeKey: bytes.raw(bytes.number(1)), proof: bytes.raw(32) })),
+  resumeResults: (bytes) =>
+    Array.from({ length: bytes.number(2) }, () => ({
+      verdict: ["unchanged", "changed", "gone"][bytes.number(1)],
+      handle: bytes.number(4),
+      challenge: bytes.raw(16),
+      changedBy: Buffer.from(bytes.raw(bytes.number(1)), "hex").toString("utf8"),
+      ranges: Array.from({ length: bytes.number(1) }, () => ({
+        offsetBytes: bytes.number(8),
+        lengthBytes: bytes.number(8),
+      })),
+    })),
   text: (bytes) => Buffer.from(bytes.raw(bytes.number(2)), "hex").toString("utf8"),
 };
 

@@ -6,7 +6,14 @@ import type { AttrChange, Caller, NodeId } from "../../src/vfs/file-system.ts";
 import type { BodyCodec, Message } from "../../src/wire/codec.ts";
 import { messages } from "../../src/wire/codec.ts";
 import type { FieldKind, FieldValue } from "../../src/wire/fields.ts";
-import { CALLER_GROUPS_MAX, FORGET_IDS_MAX, OPAQUE_BYTES_MAX, WRITTEN_TAGS_MAX } from "../../src/wire/limits.ts";
+import {
+  CALLER_GROUPS_MAX,
+  CHANGED_RANGES_MAX,
+  FORGET_IDS_MAX,
+  OPAQUE_BYTES_MAX,
+  RESUME_ITEMS_MAX,
+  WRITTEN_TAGS_MAX,
+} from "../../src/wire/limits.ts";
 import { MESSAGES, type MessageRow } from "../../src/wire/messages.ts";
 
 const u32 = fc.nat({ max: 2 ** 32 - 1 });
@@ -90,6 +97,26 @@ const KINDS: { readonly [K in FieldKind]: fc.Arbitrary<FieldValue<K>> } = {
   caller,
   opaque: bytes(0, OPAQUE_BYTES_MAX),
   text: fc.string({ maxLength: 100, unit: "grapheme" }).filter((text) => Buffer.byteLength(text) <= 512),
+  resumeItems: fc.array(fc.record({ resumeKey: bytes(1, 128), proof: bytes(32, 32) }, { noNullPrototype: true }), {
+    minLength: 1,
+    maxLength: RESUME_ITEMS_MAX,
+    size: "medium",
+  }),
+  resumeResults: fc.array(
+    fc.record(
+      {
+        verdict: fc.constantFrom("unchanged" as const, "changed" as const, "gone" as const),
+        handle: u32,
+        challenge: bytes(16, 16),
+        changedBy: fc.string({ maxLength: 20, unit: "grapheme" }).filter((text) => Buffer.byteLength(text) <= 63),
+        ranges: fc.array(fc.record({ offsetBytes: u53, lengthBytes: u53 }, { noNullPrototype: true }), {
+          maxLength: CHANGED_RANGES_MAX,
+        }),
+      },
+      { noNullPrototype: true },
+    ),
+    { minLength: 1, maxLength: RESUME_ITEMS_MAX, size: "medium" },
+  ),
 };
 
 /** One side of a row: its codec, and values for it. */

@@ -1,0 +1,32 @@
+/**
+ * Tells of changes that requests make, for the verdicts of those who are away with the same files open. While nobody is, it does nothing.
+ */
+import type { Name } from "../base/name.ts";
+import type { NodeId } from "../vfs/file-system.ts";
+import { TO_THE_END } from "./node-changes.ts";
+import type { ServedRequest } from "./served-request.ts";
+
+/** Bytes of the file have changed; without a range all of them. */
+export function noteData(ctx: ServedRequest, node: NodeId, offsetBytes = 0, lengthBytes = TO_THE_END): void {
+  const { absentOpens } = ctx.session.share;
+  if (absentOpens.isEmpty) return;
+  absentOpens.note(node, ctx.session, { offsetBytes, lengthBytes }, ctx.session.label);
+}
+
+/** Something about the file has changed, but not its bytes. */
+export async function noteAttributes(ctx: ServedRequest, node: NodeId): Promise<void> {
+  const { absentOpens } = ctx.session.share;
+  if (absentOpens.isEmpty || !absentOpens.has(node)) return;
+  // A file that cannot be looked at any more is looked at again when its client is back.
+  const attr = await ctx.fs.getattr(ctx, node).catch(() => undefined);
+  if (attr !== undefined) absentOpens.noteAttributes(node, attr);
+}
+
+/** Runs a request that gives or takes a node its name, which shows in its ctime. */
+export async function notingName<T>(ctx: ServedRequest, parent: NodeId, name: Name, act: () => Promise<T>): Promise<T> {
+  if (ctx.session.share.absentOpens.isEmpty) return act();
+  const named = await ctx.fs.lookup(ctx, parent, name).catch(() => undefined);
+  const result = await act();
+  if (named !== undefined) await noteAttributes(ctx, named.id);
+  return result;
+}

@@ -1,0 +1,143 @@
+/**
+ * What happened to a file while some of those who have it open were away: the facts behind the verdict of `resume`.
+ *
+ * Changes through the server are noted as they happen, with their ranges and who made them. Changes beside it show in size, mtime and ctime, which are
+ * compared with those of the moment the client's last request had ended. Statistics that change without the data (st_blocks, atime) count for nothing.
+ * Nothing is noted, and nothing is asked of the disk, as long as nobody is away.
+ *
+ * It keeps no more than CHANGED_RANGES_MAX ranges an open: more become one that holds them all.
+ */
+import type { Attr } from "../vfs/attr.ts";
+import type { NodeId } from "../vfs/file-system.ts";
+import { CHANGED_BY_BYTES_MAX, CHANGED_RANGES_MAX } from "../wire/limits.ts";
+
+export interface ChangedRange {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+/** What a client that comes back is told of a file. */
+export interface Changes {
+  readonly ranges: readonly ChangedRange[];
+  /** Empty: not known. */
+  readonly by: string;
+}
+
+/** As far as a change of size and beyond: to the end of the file, wherever that is. */
+export const TO_THE_END = Number.MAX_SAFE_INTEGER;
+
+/** What makes two states of a file's data the same, as far as a disk can tell. */
+export interface DataVersion {
+  readonly sizeBytes: number;
+  readonly mtimeSec: number;
+  readonly mtimeNsec: number;
+  readonly ctimeSec: number;
+  readonly ctimeNsec: number;
+}
+
+/** The data version that attributes show. */
+export function versionOf(attr: Attr): DataVersion {
+  const { sizeBytes, mtimeSec, mtimeNsec, ctimeSec, ctimeNsec } = attr;
+  return { sizeBytes, mtimeSec, mtimeNsec, ctimeSec, ctimeNsec };
+}
+
+function isSameData(a: DataVersion, b: DataVersion): boolean {
+  return a.sizeBytes === b.sizeBytes && a.mtimeSec === b.mtimeSec && a.mtimeNsec === b.mtimeNsec;
+}
+
+function isSame(a: DataVersion, b: DataVersion): boolean {
+  return isSameData(a, b) && a.ctimeSec === b.ctimeSec && a.ctimeNsec === b.ctimeNsec;
+}
+
+/** The time one open's client is away. */
+export class Absence {
+  /** As of the end of the client's last request; undefined before. */
+  version: DataVersion | undefined;
+  #ranges: ChangedRange[] = [];
+  readonly #by = new Set<string>();
+
+  /** Somebody else has changed a part of the data through the server. */
+  note(range: ChangedRange, by: string): void {
+    this.#ranges.push(range);
+    if (this.#ranges.length > CHANGED_RANGES_MAX) this.#ranges = [hullOf(this.#ranges)];
+    this.#by.add(by);
+  }
+
+  /** A change of attributes through the server: only what it did to the ctime is taken over. */
+  noteAttributes(attr: Attr): void {
+    const version = versionOf(attr);
+    if (this.version !== undefined && isSameData(this.version, version)) this.version = version;
+  }
+
+  /** What to tell the client, or undefined: its file is as it left it. `attr` is of now. */
+  changes(attr: Attr): Changes | undefined {
+    if (this.#ranges.length > 0) return { ranges: this.#ranges, by: this.#text() };
+    if (this.version === undefined || isSame(this.version, versionOf(attr))) return undefined;
+    return { ranges: [], by: "" };
+  }
+
+  #text(): string {
+    let text = "";
+    for (const by of this.#by) {
+      const longer = text === "" ? by : `${text}, ${by}`;
+      if (Buffer.byteLength(longer) > CHANGED_BY_BYTES_MAX) break;
+      text = longer;
+    }
+    return text;
+  }
+}
+
+/** One range with all of them. */
+function hullOf(ranges: readonly ChangedRange[]): ChangedRange {
+  let start = Number.MAX_SAFE_INTEGER;
+  let end = 0;
+  for (const { offsetBytes, lengthBytes } of ranges) {
+    start = Math.min(start, offsetBytes);
+    end = Math.max(end, Math.min(offsetBytes + lengthBytes, Number.MAX_SAFE_INTEGER));
+  }
+  return { offsetBytes: start, lengthBytes: end - start };
+}
+
+/** Whoever has a file open and may be away. */
+export interface Absentee {
+  readonly node: NodeId;
+  /** Whose changes are its own. */
+  readonly owner: object;
+  readonly absence: Absence | undefined;
+}
+
+/** Every open of one share whose client is away, by file. */
+export class AbsentOpens {
+  readonly #byNode = new Map<NodeId, Set<Absentee>>();
+
+  get isEmpty(): boolean {
+    return this.#byNode.size === 0;
+  }
+
+  add(open: Absentee): void {
+    const opens = this.#byNode.get(open.node);
+    if (opens === undefined) this.#byNode.set(open.node, new Set([open]));
+    else opens.add(open);
+  }
+
+  delete(open: Absentee): void {
+    const opens = this.#byNode.get(open.node);
+    opens?.delete(open);
+    if (opens?.size === 0) this.#byNode.delete(open.node);
+  }
+
+  /** Whether anybody who is away has this file open. */
+  has(node: NodeId): boolean {
+    return this.#byNode.has(node);
+  }
+
+  /** `owner` has changed bytes of the file. */
+  note(node: NodeId, owner: object, range: ChangedRange, by: string): void {
+    for (const open of this.#byNode.get(node) ?? []) if (open.owner !== owner) open.absence?.note(range, by);
+  }
+
+  /** Attributes of the file were changed, but not its data. */
+  noteAttributes(node: NodeId, attr: Attr): void {
+    for (const open of this.#byNode.get(node) ?? []) open.absence?.noteAttributes(attr);
+  }
+}

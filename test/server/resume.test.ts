@@ -1,0 +1,216 @@
+/** Coming back to opens: the verdicts, and keys that are none. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { openKey, resumeProof } from "../../src/resume/resume-proof.ts";
+import { type BodyCodec, messageOf } from "../../src/wire/codec.ts";
+import type { Reply } from "../../src/wire/messages.ts";
+import type { ResumeResult } from "../../src/wire/resume-fields.ts";
+import { MemoryFs } from "../fuse/memory-fs.ts";
+import { settle } from "../support/fake-clock.ts";
+import { ctx, type LinkDrive, linkDrive, named, Peer } from "../support/link-drive.ts";
+
+const caller = { uid: 0, gid: 0, groups: [], pid: 1 };
+const MADE = { mode: 0o100644, umask: 0 };
+
+/** A peer that remembers the bodies of its replies. */
+class Reader extends Peer {
+  readonly replies: Record<string, unknown>[] = [];
+
+  override frame(header: Parameters<Peer["frame"]>[0], body: Parameters<Peer["frame"]>[1]): void {
+    const at = body.offset;
+    if (header.flags === 1 && header.status === 0) {
+      this.replies.push((messageOf(header.opcode).reply as BodyCodec).read(body) as Record<string, unknown>);
+      body.offset = at;
+    }
+    super.frame(header, body);
+  }
+}
+
+interface Opened {
+  readonly drive: LinkDrive;
+  readonly memory: MemoryFs;
+  readonly peer: Reader;
+  readonly handle: number;
+  readonly keys: Reply<"create">;
+  /** Reconnects and resumes with these keys; by default the right ones. */
+  back(change?: {
+    resumeKey?: Buffer;
+    proof?: (transcript: Buffer) => Buffer;
+  }): Promise<{ peer: Reader; result: ResumeResult }>;
+}
+
+function reader(drive: LinkDrive): Reader {
+  return drive.peer(undefined, Reader);
+}
+
+async function opened(): Promise<Opened> {
+  const memory = new MemoryFs();
+  const drive = linkDrive({ fileSystem: memory, limits: { keepMsMax: 60_000, courtesyMs: 60_000 } });
+  const peer = reader(drive);
+  await peer.setUp();
+  const { id: parent } = await memory.root();
+  peer.send("create", { caller, parent, name: named("f"), flags: 3, ...MADE }, { tag: 1 });
+  await settle();
+  const handle = peer.headers.at(-1)?.handle ?? 0;
+  const keys = peer.replies.at(-1) as unknown as Reply<"create">;
+  peer.send("write", { caller, offsetBytes: 0, killSuidgid: false }, { tag: 2, handle }, Buffer.alloc(100, 1));
+  await settle();
+  const back: Opened["back"] = async (change = {}) => {
+    const again = reader(drive);
+    assert.match(await again.setUp({ sessionId: peer.sessionId }, peer.sessionKey), /^auth reply/);
+    const resumeKey = change.resumeKey ?? keys.resumeKey;
+    const right = resumeProof(openKey(peer.sessionKey, keys.openId), again.transcript, resumeKey);
+    const proof = change.proof?.(again.transcript) ?? right;
+    again.send("resume", { items: [{ resumeKey, proof }] }, { tag: 3 });
+    await settle();
+    const { results } = again.replies.at(-1) as unknown as Reply<"resume">;
+    return { peer: again, result: results[0] as ResumeResult };
+  };
+  return { drive, memory, peer, handle, keys, back };
+}
+
+test("an open nobody has touched is unchanged, and its handle is good", async () => {
+  const { peer, handle, back } = await opened();
+  peer.link.destroy();
+  await settle();
+  const { peer: again, result } = await back();
+  assert.equal(result.verdict, "unchanged");
+  assert.equal(result.handle, handle);
+  again.send("read", { caller, offsetBytes: 0, lengthBytes: 200 }, { tag: 4, handle });
+  await settle();
+  assert.equal(again.payloads.at(-1)?.length, 100);
+});
+
+test("an open is kept when its time is over, as long as nobody needs it", async () => {
+  const { drive, peer, back } = await opened();
+  peer.link.destroy();
+  await settle();
+  drive.clock.advance(60_001);
+  await settle();
+  assert.equal((await back()).result.verdict, "unchanged");
+});
+
+test("what another client has changed is told, with the ranges and who it was", async () => {
+  const { drive, memory, peer, back } = await opened();
+  const { remote } = await drive.connect();
+  const { id: parent } = await memory.root();
+  const { id } = await remote.fileSystem.lookup(ctx, parent, named("f"));
+  peer.link.destroy();
+  await settle();
+  const { handle } = await remote.fileSystem.open(ctx, id, 2);
+  await remote.fileSystem.write(ctx, handle, 10, Buffer.from("new"));
+  await remote.fileSystem.fallocate(ctx, handle, 0, 200, 50);
+  const { result } = await back();
+  assert.equal(result.verdict, "changed");
+  assert.deepEqual(result.ranges, [
+    { offsetBytes: 10, lengthBytes: 3 },
+    { offsetBytes: 200, lengthBytes: 50 },
+  ]);
+  assert.equal(result.changedBy, "memory client");
+  await remote.close();
+});
+
+test("many changes become one range that holds them all", async () => {
+  const { drive, memory, peer, back } = await opened();
+  const { remote } = await drive.connect();
+  const { id: parent } = await memory.root();
+  const { id } = await remote.fileSystem.lookup(ctx, parent, named("f"));
+  peer.link.destroy();
+  await settle();
+  const { handle } = await remote.fileSystem.open(ctx, id, 2);
+  for (let at = 0; at < 9; at += 1) await remote.fileSystem.write(ctx, handle, at * 1000, Buffer.from("x"));
+  assert.deepEqual((await back()).result.ranges, [{ offsetBytes: 0, lengthBytes: 8001 }]);
+});
+
+test("a change beside the server is told without ranges", async () => {
+  const { memory, peer, back } = await opened();
+  peer.link.destroy();
+  await settle();
+  const { id: parent } = await memory.root();
+  const { id } = await memory.lookup(ctx, parent, named("f"));
+  await memory.setattr(ctx, id, { sizeBytes: 5 });
+  const { result } = await back();
+  assert.equal(result.verdict, "changed");
+  assert.deepEqual([result.ranges, result.changedBy], [[], ""]);
+});
+
+test("another name and other permissions are no change of the data", async () => {
+  const { drive, memory, peer, back } = await opened();
+  const { remote } = await drive.connect();
+  const { id: parent } = await memory.root();
+  const { id } = await remote.fileSystem.lookup(ctx, parent, named("f"));
+  peer.link.destroy();
+  await settle();
+  await remote.fileSystem.setattr(ctx, id, { mode: 0o600 });
+  await remote.fileSystem.link(ctx, id, parent, named("other"));
+  await remote.fileSystem.rename(ctx, parent, named("f"), parent, named("g"), 0);
+  await remote.fileSystem.unlink(ctx, parent, named("other"));
+  assert.equal((await back()).result.verdict, "unchanged");
+});
+
+test("what the client itself did last, and never heard of, is not another's change", async () => {
+  const { peer, handle, back } = await opened();
+  peer.send("write", { caller, offsetBytes: 50, killSuidgid: false }, { tag: 4, handle }, Buffer.alloc(500, 2));
+  await settle();
+  peer.link.destroy();
+  await settle();
+  assert.equal((await back()).result.verdict, "unchanged");
+});
+
+test("an open that was closed is gone", async () => {
+  const { peer, handle, back } = await opened();
+  peer.send("release", { caller }, { tag: 5, handle });
+  await settle();
+  peer.link.destroy();
+  await settle();
+  assert.equal((await back()).result.verdict, "gone");
+});
+
+test("keys and proofs that are not right are answered like an open that is gone, and counted", async () => {
+  const { drive, peer, keys, back } = await opened();
+  peer.link.destroy();
+  await settle();
+  const before = drive.server.counters().refused;
+  const flipped = Buffer.from(keys.resumeKey);
+  flipped[20] = (flipped[20] ?? 0) ^ 1;
+  const key = openKey(peer.sessionKey, keys.openId);
+  const wrong = [
+    { resumeKey: flipped },
+    { resumeKey: keys.resumeKey.subarray(0, -1) },
+    { proof: () => Buffer.alloc(32) },
+    {
+      proof: (transcript: Buffer) => resumeProof(openKey(peer.sessionKey, keys.openId + 1), transcript, keys.resumeKey),
+    },
+    { proof: () => resumeProof(key, peer.transcript, keys.resumeKey) },
+  ];
+  for (const change of wrong) assert.equal((await back(change)).result.verdict, "gone");
+  assert.equal(drive.server.counters().refused, before + wrong.length);
+  assert.equal((await back()).result.verdict, "unchanged", "the open itself is unharmed");
+});
+
+test("the key of another session opens nothing", async () => {
+  const { drive, keys } = await opened();
+  const other = reader(drive);
+  await other.setUp();
+  const proof = resumeProof(openKey(other.sessionKey, keys.openId), other.transcript, keys.resumeKey);
+  other.send("resume", { items: [{ resumeKey: keys.resumeKey, proof }] }, { tag: 3 });
+  await settle();
+  assert.equal((other.replies.at(-1) as unknown as Reply<"resume">).results[0]?.verdict, "gone");
+});
+
+test("a client that came too late for the room there is finds its session ended", async () => {
+  const drive = linkDrive({
+    limits: { keepMsMax: 1000, courtesyMs: 1_000_000, sessionsMax: 2, bytesMax: 2 << 20, sessionBytesMax: 1 << 20 },
+  });
+  const peers = [drive.peer(), drive.peer()];
+  for (const peer of peers) await peer.setUp();
+  assert.match(await drive.peer().setUp(), /^goodbye tag=0 code=7 /);
+  peers[0]?.link.destroy();
+  await settle();
+  assert.match(await drive.peer().setUp(), /^goodbye tag=0 code=7 /, "its time is not over");
+  drive.clock.advance(1001);
+  await settle();
+  assert.match(await drive.peer().setUp(), /^auth reply/);
+  const { sessionId, sessionKey } = peers[0] as Peer;
+  assert.match(await drive.peer().setUp({ sessionId }, sessionKey), /^goodbye tag=0 code=5 /);
+});
