@@ -8,7 +8,7 @@
  */
 
 import type { ByteReader } from "../base/byte-cursor.ts";
-import type { Clock } from "../base/clock.ts";
+import type { Clock, Timer } from "../base/clock.ts";
 import { errnoName } from "../base/errno.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
 import type { CancelSignal } from "../base/signals.ts";
@@ -32,6 +32,8 @@ const WAITERS_MAX = 65_536;
 const PLAIN_BYTES = 256;
 /** Sections that are under way whatever the line's product seems to be. */
 const SECTIONS_MIN = 4;
+/** How often the windows are told the time while calls wait for a credit: when nothing is answered, there is no other occasion. */
+const TICK_MS = 1000;
 
 export interface CallChannelFigures {
   readonly isOpen: boolean;
@@ -56,8 +58,10 @@ export class CallChannel implements ChannelReceiver {
   #receiving: Call | undefined;
   #receivingFields: Fields = {};
   #receivingHandle = 0;
+  #receivingBytes = 0;
   #receivingTarget: Buffer = NOTHING;
   #error: Error | undefined;
+  #ticker: Timer | undefined;
   readonly #request: FrameHeader = emptyHeader();
   readonly #onClosed: (error: Error | undefined) => void;
   /** Told of a handle that came for a caller who had given up. */
@@ -70,6 +74,8 @@ export class CallChannel implements ChannelReceiver {
     onClosed: (error: Error | undefined) => void;
     onOrphan: (handle: number) => void;
     isPipelined: boolean;
+    /** Of the line, as known so far; 0: it is not. */
+    roundTripMs: number;
   }) {
     this.#channel = parts.channel;
     this.agreement = parts.agreement;
@@ -94,6 +100,7 @@ export class CallChannel implements ChannelReceiver {
       bytes,
       bytesMin: Math.min(bytes, SECTIONS_MIN * sectionBytes),
       waitersMax: WAITERS_MAX,
+      roundTripMs: parts.roundTripMs,
     });
     this.#calls = new Array<Call | undefined>(credits).fill(undefined);
     this.#turns = new Uint16Array(credits);
@@ -113,10 +120,9 @@ export class CallChannel implements ChannelReceiver {
     return this.#data.inFlightBytes + this.#data.waiterCount * this.agreement.sectionBytes;
   }
 
-  /** What fills the line, bytes: its bandwidth times its round trip, as measured with sections. */
+  /** What fills the line, bytes: its bandwidth times its round trip, as far as sections have shown it. */
   get lineBytes(): number {
-    const { bytesPerSecond, roundTripMs } = this.#data.line;
-    return (bytesPerSecond * roundTripMs) / 1000;
+    return this.#data.lineBytes;
   }
 
   /** Calls and awaits the result. @throws FsError, ConnectionError, ProtocolError. */
@@ -197,13 +203,13 @@ export class CallChannel implements ChannelReceiver {
     }
     const call = this.#match(header);
     if (header.status !== 0) {
-      this.#finish(call);
+      this.#finish(call, 0);
       if (!call.isAbandoned) this.#failWhenSent(call, new FsError(errnoName(header.status), call.message.name));
       return;
     }
     const fields = (call.message.reply as BodyCodec).read(body) as Fields;
     this.#checkSent(call);
-    this.#finish(call);
+    this.#finish(call, call.payload?.length ?? 0);
     this.#succeed(call, fields, NOTHING, header.handle);
   }
 
@@ -215,6 +221,7 @@ export class CallChannel implements ChannelReceiver {
     }
     this.#receivingFields = (call.message.reply as BodyCodec).read(body) as Fields;
     this.#receivingHandle = header.handle;
+    this.#receivingBytes = payloadBytes;
     this.#receiving = call;
     if (call.isAbandoned) this.#receivingTarget = DISCARD;
     else if (call.target === undefined) this.#receivingTarget = Buffer.allocUnsafe(payloadBytes);
@@ -228,7 +235,7 @@ export class CallChannel implements ChannelReceiver {
     const payload = this.#receivingTarget;
     this.#receiving = undefined;
     this.#receivingTarget = NOTHING;
-    this.#finish(call);
+    this.#finish(call, this.#receivingBytes);
     this.#succeed(call, this.#receivingFields, payload, this.#receivingHandle);
   }
 
@@ -237,6 +244,7 @@ export class CallChannel implements ChannelReceiver {
     const reason = this.#error;
     this.#receiving = undefined;
     this.#receivingTarget = NOTHING;
+    this.#ticker?.stop();
     for (const call of [...this.#waiting, ...this.#calls]) {
       if (call === undefined) continue;
       this.#unwatch(call);
@@ -301,8 +309,9 @@ export class CallChannel implements ChannelReceiver {
       throw new ProtocolError(CloseCode.STATE, `tag ${tag} is not of a write`);
     }
     this.#checkSent(call);
-    this.#finish(call);
-    this.#succeed(call, { writtenBytes: call.payload?.length ?? 0 }, NOTHING, call.handle);
+    const writtenBytes = call.payload?.length ?? 0;
+    this.#finish(call, writtenBytes);
+    this.#succeed(call, { writtenBytes }, NOTHING, call.handle);
   }
 
   /** The call a reply is for. @throws ProtocolError there is none, or the reply does not fit it. */
@@ -322,14 +331,14 @@ export class CallChannel implements ChannelReceiver {
     return call;
   }
 
-  /** The reply is here: the slot is free. */
-  #finish(call: Call): void {
+  /** The reply is here: the slot is free. `bytes` of data came through with it, either way. */
+  #finish(call: Call, bytes: number): void {
     this.#unwatch(call);
     const slot = call.tag & SLOT_MASK;
     this.#calls[slot] = undefined;
     call.open?.endCall();
     const window = slot < this.#plainSlots ? this.#plain : this.#data;
-    window.release(call.credit, this.#clock.monotonicMs());
+    window.release(call.credit, this.#clock.monotonicMs(), bytes);
   }
 
   #wait(call: Call, window: CreditWindow, bytes: number, nowMs: number): void {
@@ -340,12 +349,21 @@ export class CallChannel implements ChannelReceiver {
     waiter.bytes = bytes;
     call.waiter = waiter;
     this.#waiting.add(call);
+    this.#ticker ??= this.#clock.every(TICK_MS, this.#tick);
     if (window.wait(waiter, nowMs)) return;
     this.#waiting.delete(call);
     this.#unwatch(call);
     call.open?.endCall();
     call.failed(new FsError("ENOBUFS", call.message.name));
   }
+
+  readonly #tick = (): void => {
+    const nowMs = this.#clock.monotonicMs();
+    for (const window of [this.#plain, this.#data]) window.tick(nowMs);
+    if (this.#waiting.size > 0) return;
+    this.#ticker?.stop();
+    this.#ticker = undefined;
+  };
 
   #leaveLine(call: Call): void {
     this.#waiting.delete(call);

@@ -230,8 +230,9 @@ class SessionSetUp {
         sectionBytes: this.#options.sectionBytes ?? SECTION_BYTES,
         credits: this.#options.credits ?? CREDITS,
       },
-      ready: (agreement) =>
+      ready: (agreement, roundTripMs) =>
         new CallChannel({
+          roundTripMs,
           channel,
           agreement,
           clock,

@@ -12,7 +12,7 @@ import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/erro
 import { keySecret, PROOF_BYTES, type Prover, proofsEqual, transcriptOf } from "../resume/proof.ts";
 import { ITERATIONS_MAX, ITERATIONS_MIN, SALT_BYTES, scramKeys, scramProver } from "../resume/scram.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
-import { bodyBytes, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
+import { type BodyCodec, bodyBytes, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { BODY_BYTES_MAX, CREDITS_MIN, PROTOCOL_VERSION, payloadBytesMax, SECTION_BYTES_MIN } from "../wire/limits.ts";
 import {
@@ -91,18 +91,20 @@ export function goodbyeError(peer: string, code: number, reason: string): Connec
 export function setUpChannel<T extends ChannelReceiver>(options: {
   channel: Channel;
   wish: SetUpWish;
-  ready: (agreement: Agreement) => T;
+  /** `roundTripMs`: the shorter of the two of the set-up. */
+  ready: (agreement: Agreement, roundTripMs: number) => T;
   timeoutMs: number;
   clock: Clock;
   signal?: AbortSignal | undefined;
 }): Promise<T> {
   return new Promise((resolve, reject) => {
-    const setUp = new ClientSetUp(options.channel, options.wish, options.ready, (result) => {
+    const settle = (result: T | Error) => {
       timer.stop();
       options.signal?.removeEventListener("abort", onAbort);
       if (result instanceof Error) reject(result);
       else resolve(result);
-    });
+    };
+    const setUp = new ClientSetUp(options, settle);
     const seconds = options.timeoutMs / 1000;
     const timer = options.clock.after(
       options.timeoutMs,
@@ -119,21 +121,24 @@ export function setUpChannel<T extends ChannelReceiver>(options: {
 
 class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
   readonly #channel: Channel;
+  readonly #clock: Clock;
   readonly #wish: SetUpWish;
-  readonly #ready: (agreement: Agreement) => T;
+  readonly #ready: (agreement: Agreement, roundTripMs: number) => T;
   readonly #hello: Request<"hello">;
   #settle: ((result: T | Error) => void) | undefined;
   #at: State = { t: "hello" };
+  #askedMs = 0;
+  #roundTripMs = Number.POSITIVE_INFINITY;
 
   constructor(
-    channel: Channel,
-    wish: SetUpWish,
-    ready: (agreement: Agreement) => T,
+    parts: Pick<Parameters<typeof setUpChannel<T>>[0], "channel" | "clock" | "wish" | "ready">,
     settle: (result: T | Error) => void,
   ) {
-    this.#channel = channel;
+    const { wish } = parts;
+    this.#channel = parts.channel;
+    this.#clock = parts.clock;
     this.#wish = wish;
-    this.#ready = ready;
+    this.#ready = parts.ready;
     this.#settle = settle;
     this.#hello = {
       magic: "netdrive",
@@ -163,7 +168,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
       return;
     }
     this.#channel.start(this);
-    this.#channel.send({ ...emptyHeader(), opcode: messages.hello.row.code }, messages.hello.request, this.#hello);
+    this.#ask("hello", this.#hello);
   }
 
   giveUp(error: Error): void {
@@ -184,6 +189,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
     if (header.status !== 0 || header.tag !== 0 || header.handle !== 0 || header.section !== 0) {
       throw new ProtocolError(CloseCode.MALFORMED, `${message.name}: header of a reply to nothing`);
     }
+    this.#roundTripMs = Math.min(this.#roundTripMs, this.#clock.monotonicMs() - this.#askedMs);
     if (message.name === "hello" && this.#at.t === "hello") this.#challenge(body);
     else if (message.name === "auth" && this.#at.t === "auth") this.#welcome(this.#at, body);
     else throw new ProtocolError(CloseCode.STATE, `${message.name}: not now`);
@@ -199,6 +205,12 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
 
   closed(error: Error | undefined): void {
     this.#finish(error ?? new ConnectionError(`connection to ${this.#channel.peer} closed`, { retryable: true }));
+  }
+
+  #ask<N extends "hello" | "auth">(name: N, values: Request<N>): void {
+    const { row, request } = messages[name];
+    this.#askedMs = this.#clock.monotonicMs();
+    this.#channel.send({ ...emptyHeader(), opcode: row.code }, request as BodyCodec<Request<N>>, values);
   }
 
   #finish(result: T | Error): void {
@@ -243,9 +255,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
   #prove(challenge: Reply<"hello">, transcript: Buffer, prover: Prover): void {
     if (this.#settle === undefined) return;
     this.#at = { t: "auth", challenge, transcript, prover };
-    this.#channel.send({ ...emptyHeader(), opcode: messages.auth.row.code }, messages.auth.request, {
-      proof: prover.clientProof(transcript),
-    });
+    this.#ask("auth", { proof: prover.clientProof(transcript) });
   }
 
   #welcome(at: State & { t: "auth" }, body: ByteReader): void {
@@ -289,7 +299,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
       bodyBytesMax: BODY_BYTES_MAX,
       payloadBytesMax: payloadBytesMax(agreement.sectionBytes),
     });
-    const receiver = this.#ready(agreement);
+    const receiver = this.#ready(agreement, this.#roundTripMs);
     this.#channel.handOver(receiver);
     this.#finish(receiver);
   }

@@ -5,8 +5,9 @@
  * the smallest round trip of the last seconds. It does not pace and does not avoid congestion: TCP below does that. It only keeps
  * enough requests on their way to fill the line, and not so many that a foreground request waits behind seconds of data.
  *
- * Phases: `startup` (window grows by what is answered, so it doubles each round trip, or at once to what the pace of the answers within a
- * round trip shows the line can carry; left when three rounds brought no quarter more rate),
+ * Phases: `startup` (the window begins with what a line of 1 Gbit/s would hold, if the round trip is known from elsewhere: a long line must not lose
+ * its first round trips to finding that out. Then it grows by what is answered, so it doubles each round trip; in the first rounds it follows
+ * the pace of the answers within a round trip as well, up at once, and down if the line is slower. Left when three rounds brought no quarter more rate),
  * `steady` (window is GAIN times the product), `probe` (the smallest round trip is too old to be believed: half the product is kept
  * on its way until a round trip has been measured without our own queue in it; then `steady`).
  *
@@ -28,6 +29,11 @@ const STARTUP_ROUNDS = 3;
 /** Answers of one round trip that came after its first one show the line's rate if there are at least so many bytes in at least this time. */
 const TRAIN_BYTES_MIN = 2 ** 20;
 const TRAIN_MS_MIN = 1;
+/** Later rounds have rates that count by themselves; in the first ones they only say how much was asked for. */
+const TRAIN_ROUNDS = 2;
+/** What a line is taken for before its first answers: 1 Gbit/s, of which it gets this many round trips. */
+const PRESUMED_BYTES_PER_MS = 125_000;
+const PRESUMED_GAIN = 1.5;
 /** Shorter intervals say nothing about a rate. */
 const INTERVAL_MS_MIN = 0.01;
 
@@ -45,7 +51,6 @@ export interface LineFigures {
 
 export class BandwidthEstimate {
   readonly #sentMs: Float64Array;
-  readonly #sentBytes: Float64Array;
   readonly #deliveredAtSend: Float64Array;
   readonly #deliveredMsAtSend: Float64Array;
   readonly #firstSentMsAtSend: Float64Array;
@@ -71,18 +76,24 @@ export class BandwidthEstimate {
   /** When the first answer of this round came, and the bytes of the later ones. */
   #trainSinceMs = 0;
   #trainBytes = 0;
+  /** Bytes a millisecond within the first rounds; 0 if that is not known, or no longer of use. */
+  #pace = 0;
+  /** What a line of the presumed rate holds. */
+  #presumedBytes = 0;
 
-  /** `stampsMax`: the most requests on their way at once. The window stays within the two bounds (but for a probe). */
-  constructor(options: { stampsMax: number; windowBytesMin: number; windowBytesMax: number }) {
+  /**
+   * `stampsMax`: the most requests on their way at once. The window stays within the two bounds (but for a probe). `roundTripMs`: as known before the
+   * first answer; 0 if it is not.
+   */
+  constructor(options: { stampsMax: number; windowBytesMin: number; windowBytesMax: number; roundTripMs: number }) {
     const { stampsMax } = options;
     this.#sentMs = new Float64Array(stampsMax);
-    this.#sentBytes = new Float64Array(stampsMax);
     this.#deliveredAtSend = new Float64Array(stampsMax);
     this.#deliveredMsAtSend = new Float64Array(stampsMax);
     this.#firstSentMsAtSend = new Float64Array(stampsMax);
     this.#windowBytesMin = options.windowBytesMin;
     this.#windowBytesMax = options.windowBytesMax;
-    this.reset();
+    this.reset(options.roundTripMs);
   }
 
   /** Bytes that should be on their way at most. */
@@ -98,6 +109,12 @@ export class BandwidthEstimate {
   /** Largest recent delivery rate; 0 before the first answers. */
   get bytesPerSecond(): number {
     return this.#rate * 1000;
+  }
+
+  /** What fills the line, bytes, as far as is known; what is presumed of it until answers show more. */
+  get productBytes(): number {
+    if (this.#phase !== "startup") return this.#rateBytes();
+    return this.#hasEvidence() ? this.#evidenceBytes() : Math.max(this.#evidenceBytes(), this.#presumedBytes);
   }
 
   get figures(): LineFigures {
@@ -117,14 +134,18 @@ export class BandwidthEstimate {
     this.#windowBytes = Math.min(Math.max(this.#windowBytes, windowBytesMin), windowBytesMax);
   }
 
-  /** Forgets the line: a new connection may run over another one. Stamps of requests on their way are void. */
-  reset(): void {
+  /** Forgets the line: a new connection may run over another one, with this round trip (0: not known). Stamps of requests on their way are void. */
+  reset(roundTripMs: number): void {
     this.#phase = "startup";
-    this.#windowBytes = this.#windowBytesMin;
+    this.#presumedBytes = roundTripMs * PRESUMED_BYTES_PER_MS;
+    const windowBytes = this.#presumedBytes * PRESUMED_GAIN;
+    this.#windowBytes = Math.min(Math.max(windowBytes, this.#windowBytesMin), this.#windowBytesMax);
     this.#round = 0;
     this.#roundEndsAtDelivered = this.#delivered;
     this.#roundRates.fill(0);
     this.#rate = 0;
+    this.#pace = 0;
+    this.#trainBytes = 0;
     this.#roundTripMs = Number.POSITIVE_INFINITY;
     this.#startupRate = 0;
     this.#startupRoundsWithout = 0;
@@ -138,22 +159,20 @@ export class BandwidthEstimate {
     this.#fullMs = nowMs;
   }
 
-  /** A request of `bytes` leaves now; `inFlightBytes` were on their way before it. */
-  sent(stamp: number, bytes: number, inFlightBytes: number, nowMs: number): void {
+  /** A request leaves now; `inFlightBytes` were on their way before it. */
+  sent(stamp: number, inFlightBytes: number, nowMs: number): void {
     if (inFlightBytes === 0) {
       this.#firstSentMs = nowMs;
       this.#deliveredMs = nowMs;
     }
     this.#sentMs[stamp] = nowMs;
-    this.#sentBytes[stamp] = bytes;
     this.#deliveredAtSend[stamp] = this.#delivered;
     this.#deliveredMsAtSend[stamp] = this.#deliveredMs;
     this.#firstSentMsAtSend[stamp] = this.#firstSentMs;
   }
 
-  /** The request was answered. */
-  answered(stamp: number, nowMs: number): void {
-    const bytes = this.#sentBytes[stamp] ?? 0;
+  /** The request was answered, and `bytes` of what it was sent with came through: fewer where there was less to read, none with an error. */
+  answered(stamp: number, bytes: number, nowMs: number): void {
     const sentMs = this.#sentMs[stamp] ?? 0;
     const deliveredAtSend = this.#deliveredAtSend[stamp] ?? 0;
     this.#delivered += bytes;
@@ -208,19 +227,24 @@ export class BandwidthEstimate {
   }
 
   #growTrain(bytes: number, roundEnds: boolean, nowMs: number): void {
+    if (this.#round > TRAIN_ROUNDS) {
+      this.#pace = 0;
+      return;
+    }
     if (roundEnds) {
       this.#trainSinceMs = nowMs;
       this.#trainBytes = 0;
-    } else if (nowMs > this.#trainSinceMs) this.#trainBytes += bytes;
+      return;
+    }
+    const trainMs = nowMs - this.#trainSinceMs;
+    if (trainMs > 0) this.#trainBytes += bytes;
+    if (this.#trainBytes >= TRAIN_BYTES_MIN && trainMs >= TRAIN_MS_MIN) this.#pace = this.#trainBytes / trainMs;
   }
 
   #grow(bytes: number): void {
-    const doubled = Math.min(this.#windowBytes + bytes, this.#productBytes() * STARTUP_GAIN);
-    const trainMs = this.#deliveredMs - this.#trainSinceMs;
-    const paced =
-      this.#trainBytes >= TRAIN_BYTES_MIN && trainMs >= TRAIN_MS_MIN
-        ? (this.#trainBytes / trainMs) * this.#roundTripMs
-        : 0;
+    const grown = Math.min(this.#windowBytes + bytes, this.#evidenceBytes() * STARTUP_GAIN);
+    const doubled = this.#hasEvidence() ? grown : Math.max(grown, this.#windowBytes);
+    const paced = Number.isFinite(this.#roundTripMs) ? this.#pace * this.#roundTripMs * PRESUMED_GAIN : 0;
     this.#windowBytes = Math.max(doubled, paced);
   }
 
@@ -243,18 +267,27 @@ export class BandwidthEstimate {
   }
 
   #applyWindow(): void {
-    const steady = this.#phase === "steady" ? this.#productBytes() * GAIN : this.#windowBytes;
+    const steady = this.#phase === "steady" ? this.#rateBytes() * GAIN : this.#windowBytes;
     // A probe goes below the lower bound: where that is more than the line holds, it is itself the queue.
     if (this.#phase === "probe") this.#windowBytes = Math.min(this.#probeBytes(), this.#windowBytesMax);
     else this.#windowBytes = Math.min(Math.max(steady, this.#windowBytesMin), this.#windowBytesMax);
   }
 
   #probeBytes(): number {
-    return this.#productBytes() * PROBE_GAIN;
+    return this.#rateBytes() * PROBE_GAIN;
   }
 
-  #productBytes(): number {
+  #rateBytes(): number {
     return Number.isFinite(this.#roundTripMs) ? this.#rate * this.#roundTripMs : 0;
+  }
+
+  /** Whether answers have shown more of the line than how much was asked for. */
+  #hasEvidence(): boolean {
+    return this.#pace > 0 || this.#round > TRAIN_ROUNDS;
+  }
+
+  #evidenceBytes(): number {
+    return Number.isFinite(this.#roundTripMs) ? Math.max(this.#rate, this.#pace) * this.#roundTripMs : 0;
   }
 
   /** For tests: fails if an invariant does not hold. */

@@ -92,7 +92,7 @@ export class CreditWindow {
   #bytesLimit: number;
   // INVARIANT: the bytes of all held credits, and of those that are not overtaken.
   #inFlightBytes = 0;
-  #lineBytes = 0;
+  #onLineBytes = 0;
   /** When a credit was last taken or its request answered. */
   #progressMs = 0;
   // INVARIANT: at most waitersMax; while any waits and no call is under way, the first in line has no room.
@@ -104,6 +104,7 @@ export class CreditWindow {
    * @param options.bytes  granted by the server for all requests on their way.
    * @param options.creditsMax  the most there will ever be, whatever is granted later: memory is set aside for them.
    * @param options.bytesMin  the byte window does not shrink below this (nor rise above `bytes` because of it).
+   * @param options.roundTripMs  of the line, where it is known before the first answer.
    */
   constructor(options: {
     credits: number;
@@ -111,6 +112,7 @@ export class CreditWindow {
     bytesMin: number;
     waitersMax: number;
     creditsMax?: number;
+    roundTripMs?: number;
   }) {
     const creditsMax = Math.min(options.creditsMax ?? CREDITS_MAX, CREDITS_MAX);
     this.#creditsMax = creditsMax;
@@ -130,6 +132,7 @@ export class CreditWindow {
       stampsMax: creditsMax,
       windowBytesMin: Math.min(options.bytesMin, options.bytes),
       windowBytesMax: options.bytes,
+      roundTripMs: options.roundTripMs ?? 0,
     });
     // The smallest credits come first, so that few cache lines are used.
     for (let at = 0; at < creditsMax; at++) this.#free[at] = creditsMax - 1 - at;
@@ -154,9 +157,9 @@ export class CreditWindow {
     return this.#estimate.windowBytes;
   }
 
-  /** The line as measured: largest recent rate and smallest recent round trip, 0 before the first answers. */
-  get line(): { readonly bytesPerSecond: number; readonly roundTripMs: number } {
-    return this.#estimate;
+  /** What fills the line, bytes: its bandwidth times its round trip, as far as is known. */
+  get lineBytes(): number {
+    return this.#estimate.productBytes;
   }
 
   get figures(): CreditFigures {
@@ -214,14 +217,18 @@ export class CreditWindow {
     return true;
   }
 
-  /** The request was answered (well or badly): its credit is free, and the answer's time counts for the estimate. */
-  release(credit: number, nowMs: number): void {
+  /**
+   * The request was answered (well or badly): its credit is free, and the answer's time counts for the estimate.
+   *
+   * @param bytes  that came through, where they are not all it was for: a read at the end of a file, an error.
+   */
+  release(credit: number, nowMs: number, bytes = this.#bytes[credit] ?? 0): void {
     // An overtaken one says how long it hung, nothing of the line.
     const counts = this.#state[credit] === HELD && this.#onLine[credit] === 1;
     this.#give(credit);
     this.#overtake((this.#sentMs[credit] ?? 0) - OVERTAKEN_MS);
     this.#progressMs = nowMs;
-    if (counts) this.#estimate.answered(credit, nowMs);
+    if (counts) this.#estimate.answered(credit, bytes, nowMs);
     this.#pump(nowMs);
   }
 
@@ -244,9 +251,9 @@ export class CreditWindow {
     this.#pump(nowMs);
   }
 
-  /** Forgets what was learnt about the line, because another connection takes its place. Credits held stay held. */
-  forgetLine(): void {
-    this.#estimate.reset();
+  /** Forgets what was learnt about the line, because another connection takes its place, with this round trip if it is known. Credits held stay held. */
+  forgetLine(roundTripMs = 0): void {
+    this.#estimate.reset(roundTripMs);
     for (let credit = 0; credit < this.#creditsMax; credit++) {
       if (this.#state[credit] === HELD) this.#state[credit] = HELD_STALE;
     }
@@ -266,7 +273,7 @@ export class CreditWindow {
     if (this.#inFlightBytes + bytes > this.#bytesLimit) return false;
     const window = this.#estimate.windowBytes;
     const reserve = background ? window / RESERVE_SHARE : 0;
-    return this.#lineBytes + bytes <= window - reserve || this.#isStalled(nowMs);
+    return this.#onLineBytes + bytes <= window - reserve || this.#isStalled(nowMs);
   }
 
   #isStalled(nowMs: number): boolean {
@@ -278,7 +285,7 @@ export class CreditWindow {
     const credit = this.#free[--this.#freeCount] ?? 0;
     this.#state[credit] = HELD;
     this.#bytes[credit] = bytes;
-    this.#estimate.sent(credit, bytes, this.#lineBytes, nowMs);
+    this.#estimate.sent(credit, this.#onLineBytes, nowMs);
     this.#inFlightBytes += bytes;
     this.#sentMs[credit] = nowMs;
     this.#progressMs = nowMs;
@@ -295,7 +302,7 @@ export class CreditWindow {
   }
 
   #enterLine(credit: number): void {
-    this.#lineBytes += this.#bytes[credit] ?? 0;
+    this.#onLineBytes += this.#bytes[credit] ?? 0;
     this.#onLine[credit] = 1;
     this.#earlier[credit] = this.#latest;
     this.#later[credit] = -1;
@@ -305,7 +312,7 @@ export class CreditWindow {
   }
 
   #leaveLine(credit: number): void {
-    this.#lineBytes -= this.#bytes[credit] ?? 0;
+    this.#onLineBytes -= this.#bytes[credit] ?? 0;
     this.#onLine[credit] = 0;
     const earlier = this.#earlier[credit] ?? -1;
     const later = this.#later[credit] ?? -1;
@@ -368,7 +375,7 @@ export class CreditWindow {
       if (this.#onLine[credit] === 1) lineBytes += this.#bytes[credit] ?? 0;
     }
     assert.equal(this.#inFlightBytes, bytes, "bytes of all held credits");
-    assert.equal(this.#lineBytes, lineBytes, "bytes of those on their way");
+    assert.equal(this.#onLineBytes, lineBytes, "bytes of those on their way");
     let onLine = 0;
     let sentMs = Number.NEGATIVE_INFINITY;
     for (let credit = this.#oldest; credit !== -1; credit = this.#later[credit] ?? -1) {

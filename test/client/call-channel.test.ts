@@ -463,3 +463,29 @@ test("status says what is under way", async () => {
 function answerAll(server: FakeServer): void {
   for (const asked of [...server.asked]) server.answer(asked, { attr });
 }
+
+test("when no section is answered, one more goes each second, so that all of them hanging is found out", async () => {
+  const { remote, server, clock } = await connectedDrive({ credits: 64 });
+  const handle = await openFile({ remote, server } as Connected);
+  const { sectionBytes } = remote.share;
+  const reads = Array.from({ length: 20 }, (_, at) =>
+    remote.fileSystem.read(ctx, handle, at * sectionBytes, Buffer.alloc(sectionBytes)),
+  );
+  const asked = () => server.asked.filter(({ name }) => name === "read").length;
+  await settle();
+  const first = asked();
+  assert.ok(first < 20, "the window is full");
+  for (const more of [1, 2, 3]) {
+    clock.advance(1000);
+    await settle();
+    assert.equal(asked(), first + more);
+  }
+  while (asked() > 0) {
+    server.answer(server.next("read"), {}, {}, Buffer.alloc(sectionBytes));
+    await settle();
+  }
+  await Promise.all(reads);
+  clock.advance(1000);
+  await remote.close();
+  assert.equal(clock.pendingCount, 0, "the clock is left alone when nobody waits");
+});

@@ -160,3 +160,17 @@ test("garbage at each step is refused", async () => {
     }
   }
 });
+
+test("a channel knows its line's round trip from the set-up, and presumes what such a line holds", async () => {
+  const { clock, clientLink, server, connecting } = fakeDrive();
+  clientLink.faults.delayMs = 30;
+  server.link.faults.delayMs = 20;
+  for (let ms = 0; ms < 100; ms++) {
+    await settle();
+    clock.advance(1);
+  }
+  const remote = await connecting;
+  // A link in memory that has just delivered something delivers the next a little early.
+  const roundTripMs = remote.lineBytes() / 125_000;
+  assert.ok(roundTripMs >= 20 && roundTripMs <= 51, `${roundTripMs} ms`);
+});

@@ -1,11 +1,11 @@
-/** Credits: counted, bounded, handed out in order, and adapted to a simulated line; against a naive line of waiters. */
+/** Credits: counted, bounded, handed out in order, and not held up by requests that hang; against a naive line of waiters. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { CreditWaiter, CreditWindow } from "../../src/sections/credit-window.ts";
 import { RequestPriority } from "../../src/vfs/file-system.ts";
 import { seeded } from "../support/seed.ts";
-import { SimulatedLine } from "../support/simulated-line.ts";
+import { SimulatedLine, saturate } from "../support/simulated-line.ts";
 
 const { FOREGROUND, WRITE_BEHIND, READ_AHEAD } = RequestPriority;
 const MIB = 2 ** 20;
@@ -276,101 +276,6 @@ test("no order of steps loses, doubles or oversteps credits, and the line is ser
   );
 });
 
-/** Keeps a line busy with sections until `untilMs`; tells after each answer. @returns bytes answered. */
-function saturate(
-  line: SimulatedLine,
-  window: CreditWindow,
-  options: { sectionBytes: number; untilMs: number; answered?: () => void },
-): number {
-  let answeredBytes = 0;
-  const send = (credit: number) => {
-    line.send(options.sectionBytes, () => {
-      answeredBytes += options.sectionBytes;
-      window.release(credit, line.nowMs);
-    });
-  };
-  const waiter: CreditWaiter = new CreditWaiter(FOREGROUND, (credit) => {
-    send(credit);
-    if (line.nowMs < options.untilMs) window.wait(waiter, line.nowMs);
-  });
-  waiter.bytes = options.sectionBytes;
-  window.wait(waiter, line.nowMs);
-  while (line.step() || waiter.waiting) {
-    if (line.nowMs >= options.untilMs) window.cancel(waiter, line.nowMs);
-    options.answered?.();
-    if (!line.isIdle || !waiter.waiting) continue;
-    // Nothing comes any more: all there is is the driver's clock.
-    line.nowMs += 250;
-    window.tick(line.nowMs);
-  }
-  window.checkInvariants();
-  return answeredBytes;
-}
-
-for (const [roundTripMs, megabitPerSecond, sectionKib] of [
-  [150, 1000, 512],
-  [50, 1000, 512],
-  [50, 1000, 1024],
-  [10, 10_000, 512],
-  [200, 20, 256],
-  [1, 1000, 512],
-] as const) {
-  test(`a line of ${megabitPerSecond} Mbit/s and ${roundTripMs} ms is filled for a minute, without a growing queue`, (t) => {
-    const bytesPerMs = (megabitPerSecond * 1e6) / 8 / 1000;
-    const line = new SimulatedLine({ roundTripMs, bytesPerMs });
-    const window = new CreditWindow({ credits: 1024, bytes: 256 * MIB, bytesMin: 2 * MIB, waitersMax: 4 });
-    const product = bytesPerMs * roundTripMs;
-    let largest = 0;
-    const bytes = saturate(line, window, {
-      sectionBytes: sectionKib * 1024,
-      untilMs: 60_000,
-      answered: () => {
-        if (line.nowMs > 5_000) largest = Math.max(largest, window.windowBytes);
-      },
-    });
-    assert.equal(window.held, 0);
-    const share = bytes / (line.nowMs * bytesPerMs);
-    t.diagnostic(`line used ${share.toFixed(4)}, largest window ${(largest / product).toFixed(2)} products`);
-    assert(share > 0.95, `line used ${share}`);
-    // One section's own time on the line counts to the round trip it measures.
-    assert(largest <= Math.max(2 * MIB, 2.1 * (product + sectionKib * 1024)), `largest window ${largest}`);
-  });
-}
-
-test("at 1 Gbit/s and 150 ms less than three round trips are lost to the start and the end", (t) => {
-  const line = new SimulatedLine({ roundTripMs: 150, bytesPerMs: 125_000 });
-  const window = new CreditWindow({ credits: 1024, bytes: 128 * MIB, bytesMin: 2 * MIB, waitersMax: 4 });
-  const bytes = saturate(line, window, { sectionBytes: 512 * 1024, untilMs: 4_300 });
-  const lost = line.nowMs - bytes / 125_000;
-  t.diagnostic(`${lost.toFixed(0)} ms of the line lost to the start and the last round trip`);
-  assert(lost < 3 * 150, `${lost}`);
-});
-
-test("the window follows a line that becomes faster, and one that becomes slower", () => {
-  const line = new SimulatedLine({ roundTripMs: 50, bytesPerMs: 12_500 });
-  const window = new CreditWindow({ credits: 1024, bytes: 256 * MIB, bytesMin: 256 * 1024, waitersMax: 4 });
-  const run = (untilMs: number) => saturate(line, window, { sectionBytes: 65_536, untilMs });
-  run(8_000);
-  line.bytesPerMs = 125_000;
-  run(line.nowMs + 2_000);
-  assert(window.windowBytes > 1.8 * 125_000 * 50, `faster: ${window.windowBytes}`);
-  line.bytesPerMs = 12_500;
-  run(line.nowMs + 12_000);
-  assert(window.windowBytes < 2.5 * 12_500 * 50, `slower: ${window.windowBytes}`);
-});
-
-test("a longer round trip is believed within half a minute, and the line is full again", () => {
-  const line = new SimulatedLine({ roundTripMs: 10, bytesPerMs: 125_000 });
-  const window = new CreditWindow({ credits: 1024, bytes: 256 * MIB, bytesMin: 2 * MIB, waitersMax: 4 });
-  const run = (untilMs: number) => saturate(line, window, { sectionBytes: 512 * 1024, untilMs });
-  run(3_000);
-  line.roundTripMs = 100;
-  run(line.nowMs + 30_000);
-  const from = line.nowMs;
-  const share = run(line.nowMs + 10_000) / ((line.nowMs - from) * 125_000);
-  assert(share > 0.95, `${share}`);
-});
-
 for (const [name, roundTripMs, bytesMin] of [
   ["a short line", 0.1, 2 * MIB],
   ["a long line", 50, 2 * MIB],
@@ -460,31 +365,4 @@ test("requests that hang never make more than the server granted", () => {
     most = Math.max(most, window.inFlightBytes);
   }
   assert.equal(most, 900);
-});
-
-test("few small requests do not shrink the window that was learnt", () => {
-  const line = new SimulatedLine({ roundTripMs: 50, bytesPerMs: 125_000 });
-  const window = new CreditWindow({ credits: 1024, bytes: 256 * MIB, bytesMin: 2 * MIB, waitersMax: 4 });
-  saturate(line, window, { sectionBytes: 512 * 1024, untilMs: 5_000 });
-  const learnt = window.windowBytes;
-  for (let request = 0; request < 500; request++) {
-    const credit = window.tryAcquire(4096, FOREGROUND, line.nowMs);
-    line.send(4096, () => window.release(credit, line.nowMs));
-    line.step();
-  }
-  assert(window.windowBytes > 0.8 * learnt, `${window.windowBytes} of ${learnt}`);
-});
-
-test("after the line was forgotten the window starts small, and old answers teach nothing", () => {
-  const line = new SimulatedLine({ roundTripMs: 50, bytesPerMs: 125_000 });
-  const window = new CreditWindow({ credits: 1024, bytes: 256 * MIB, bytesMin: 2 * MIB, waitersMax: 4 });
-  saturate(line, window, { sectionBytes: 512 * 1024, untilMs: 5_000 });
-  const old = window.tryAcquire(MIB, FOREGROUND, line.nowMs);
-  window.forgetLine();
-  assert.equal(window.windowBytes, 2 * MIB);
-  window.release(old, line.nowMs + 0.1);
-  assert.equal(window.figures.roundTripMs, undefined);
-  assert.equal(window.figures.bytesPerSecond, 0);
-  saturate(line, window, { sectionBytes: 512 * 1024, untilMs: line.nowMs + 5_000 });
-  assert(window.windowBytes > 1.8 * 125_000 * 50, `${window.windowBytes}`);
 });

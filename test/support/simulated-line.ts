@@ -3,6 +3,9 @@
  *
  * Pure: `step` moves the time to the next answer. It is no packet simulator: no loss, no reordering, requests cost nothing upstream.
  */
+import { CreditWaiter, type CreditWindow } from "../../src/sections/credit-window.ts";
+import { RequestPriority } from "../../src/vfs/file-system.ts";
+
 export class SimulatedLine {
   roundTripMs: number;
   bytesPerMs: number;
@@ -34,4 +37,35 @@ export class SimulatedLine {
     next.answer();
     return true;
   }
+}
+
+/** Keeps a line busy with sections until `untilMs`; tells after each answer. @returns bytes answered. */
+export function saturate(
+  line: SimulatedLine,
+  window: CreditWindow,
+  options: { sectionBytes: number; untilMs: number; answered?: () => void },
+): number {
+  let answeredBytes = 0;
+  const send = (credit: number) => {
+    line.send(options.sectionBytes, () => {
+      answeredBytes += options.sectionBytes;
+      window.release(credit, line.nowMs);
+    });
+  };
+  const waiter: CreditWaiter = new CreditWaiter(RequestPriority.FOREGROUND, (credit) => {
+    send(credit);
+    if (line.nowMs < options.untilMs) window.wait(waiter, line.nowMs);
+  });
+  waiter.bytes = options.sectionBytes;
+  window.wait(waiter, line.nowMs);
+  while (line.step() || waiter.waiting) {
+    if (line.nowMs >= options.untilMs) window.cancel(waiter, line.nowMs);
+    options.answered?.();
+    if (!line.isIdle || !waiter.waiting) continue;
+    // Nothing comes any more: all there is is the driver's clock.
+    line.nowMs += 250;
+    window.tick(line.nowMs);
+  }
+  window.checkInvariants();
+  return answeredBytes;
 }

@@ -66,7 +66,6 @@ const RUN_BY: [files: RegExp, by: string][] = [
   [/^src\/wire\/(field-codec|resume-fields)\.ts$/, "test/wire/codec"],
   [/^src\/disk\/request-slots\.ts$/, "test/disk/disk"],
   [/^src\/transport\/trace\.ts$/, "test/transport/channel"],
-  [/^src\/sections\/bandwidth-estimate\.ts$/, "test/sections/credit-window"],
 ];
 
 /** All places where a rule is broken, as `path:line: what`. */
