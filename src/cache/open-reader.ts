@@ -3,7 +3,7 @@
  *
  * INVARIANT: pieces do not overlap, and none crosses a section boundary of the file.
  */
-import { raceSignal } from "../base/signals.ts";
+import { CancelSource, raceSignal } from "../base/signals.ts";
 import {
   type Caller,
   type FileSystem,
@@ -33,6 +33,8 @@ interface Piece {
   arrivedMs: number;
   /** Settles when `lengthBytes` is known or the piece was dropped. Never rejects. */
   arrival: Promise<void>;
+  /** Withdraws it while it is on its way. */
+  readonly source: CancelSource | undefined;
   /** Out of the list: only the reads that hold it may still use it. */
   dropped: boolean;
   /** The file was changed: nobody may use it. */
@@ -50,6 +52,7 @@ const NEW_PIECE = {
   lengthBytes: -1,
   arrivedMs: 0,
   arrival: Promise.resolve(),
+  source: undefined,
   dropped: false,
   spoilt: false,
   holders: 0,
@@ -168,10 +171,11 @@ export class OpenReader implements ReadAheadSink {
     if (this.#pieceAt(offsetBytes) !== undefined || next < offsetBytes + lengthBytes) return;
     const memory = this.#memory.take(lengthBytes);
     if (memory === undefined) return;
-    const piece: Piece = { ...NEW_PIECE, offsetBytes, wantedBytes: lengthBytes, memory };
+    const source = new CancelSource();
+    const piece: Piece = { ...NEW_PIECE, offsetBytes, wantedBytes: lengthBytes, memory, source };
     const index = this.#pieces.findIndex((other) => other.offsetBytes > offsetBytes);
     this.#pieces.splice(index < 0 ? this.#pieces.length : index, 0, piece);
-    const ctx = { caller: this.#caller, priority: RequestPriority.READ_AHEAD };
+    const ctx = { caller: this.#caller, priority: RequestPriority.READ_AHEAD, signal: source };
     const target = memory.length === lengthBytes ? memory : memory.subarray(0, lengthBytes);
     piece.arrival = this.#inner.read(ctx, this.#handle, offsetBytes, target).then(
       (bytes) => this.#arrived(piece, bytes),
@@ -242,9 +246,13 @@ export class OpenReader implements ReadAheadSink {
     this.#freeUnheld(piece);
   }
 
-  /** Gives the memory of a dropped piece back, unless the piece is on its way or somebody holds it; then the last of them does. */
+  /** Gives the memory of a dropped piece back, unless somebody holds it: then the last of them does. One on its way is withdrawn, and freed when that is done. */
   #freeUnheld(piece: Piece): void {
-    if (piece.freed || piece.lengthBytes < 0 || piece.holders > 0) return;
+    if (piece.freed || piece.holders > 0) return;
+    if (piece.lengthBytes < 0) {
+      piece.source?.abort();
+      return;
+    }
     piece.freed = true;
     this.#memory.give(piece.memory);
   }

@@ -9,8 +9,10 @@
  *     backward  a read ends where the last one started.
  *     strided   two reads in turn were the same distance apart.
  *
- * The window of a stream starts at four times the read, or a little more, and grows fourfold with each refill up to what the caller says the line
- * holds. A stream that is not continued gets nothing more; its unread bytes are given up when it is the one longest unused or `expire` finds it.
+ * The window of a stream grows in few steps up to what the caller says the line holds, because on a long line each step costs a round trip. A program
+ * that reads whole units at a time gets all of it at once; one that reads less may want only the head of the file, so it gets four of its reads, or the
+ * part of the line that costs little next to a round trip, and all when it reads on. A stream that is not continued gets nothing more; its unread
+ * bytes are given up when it is the one longest unused or `expire` finds it.
  * It cannot delay a foreground read: prefetching takes its credits after all others (RequestPriority.READ_AHEAD).
  *
  * INVARIANT: the bytes prefetched and not dropped again, of all streams of all opens of a mount, are within the mount's budget. Every prefetched
@@ -22,7 +24,12 @@ import assert from "node:assert/strict";
 const STREAMS_MAX = 4;
 /** Ranges a strided stream is ahead at most. */
 const STRIDES_MAX = 64;
-const GROWTH = 4;
+/** The first window in reads, and the least part of the largest one it is. */
+const FIRST_READS = 4;
+const FIRST_PART = 16;
+const GROWTH = 16;
+/** A refill is worth while for a unit, or this part of the window, but for no more than half of it. */
+const REFILL_PART = 8;
 const PAGE_BYTES = 4096;
 /** How far behind its end a forward stream still takes a read for its own, in lengths of a read. */
 const OVERTAKE_READS = 4;
@@ -269,18 +276,26 @@ export class ReadAheadPolicy {
     return stream;
   }
 
-  /** Prefetches more when less than half of the window is ahead. */
+  /** Prefetches more when enough of the window is not ahead. */
   #refill(stream: Stream, fileBytes: number, windowBytesMax: number): void {
+    const { unitBytes, windowBytesMin } = this.#options;
     const aheadBytes = this.#aheadBytes(stream);
-    if (stream.windowBytes > 0 && aheadBytes > stream.windowBytes / 2) return;
-    const grown = stream.windowBytes === 0 ? stream.lengthBytes * GROWTH : stream.windowBytes * GROWTH;
+    const worthBytes = Math.min(stream.windowBytes / 2, Math.max(unitBytes, stream.windowBytes / REFILL_PART));
+    if (stream.windowBytes > 0 && stream.windowBytes - aheadBytes < worthBytes) return;
     // Half of what is left, so that the next stream finds something too.
     const share = (this.#budget.freeBytes + stream.heldBytes) / 2;
-    stream.windowBytes = Math.min(Math.max(grown, this.#options.windowBytesMin), windowBytesMax, share);
+    const grown = this.#grownBytes(stream, windowBytesMax);
+    stream.windowBytes = Math.min(Math.max(grown, windowBytesMin), windowBytesMax, share);
     const room = Math.min(stream.windowBytes - aheadBytes, this.#budget.freeBytes);
     if (stream.kind === "forward") this.#refillForward(stream, room, fileBytes);
     else if (stream.kind === "backward") this.#refillBackward(stream, room, fileBytes);
     else this.#refillStrided(stream, room, fileBytes);
+  }
+
+  #grownBytes(stream: Stream, windowBytesMax: number): number {
+    if (stream.windowBytes > 0) return stream.windowBytes * GROWTH;
+    if (stream.lengthBytes >= this.#options.unitBytes) return windowBytesMax;
+    return Math.max(stream.lengthBytes * FIRST_READS, windowBytesMax / FIRST_PART);
   }
 
   /** Prefetched bytes that lie ahead of the stream's last read. */

@@ -109,10 +109,13 @@ export class HeldFile extends ForwardingFileSystem {
     });
   }
 
-  override read(_ctx: RequestContext, _handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
-    return this.#hold("read", offsetBytes, target.length, () =>
+  override read(ctx: RequestContext, _handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
+    const reading = this.#hold("read", offsetBytes, target.length, () =>
       this.content.copy(target, 0, Math.min(offsetBytes, this.content.length)),
     );
+    const held = this.held.at(-1);
+    ctx.signal?.addEventListener("abort", () => held?.go("EINTR"));
+    return reading;
   }
 
   /** Lets everything go until nothing is held, also what comes up meanwhile. */
@@ -131,7 +134,9 @@ export class HeldFile extends ForwardingFileSystem {
         offsetBytes,
         lengthBytes,
         go: (error) => {
-          this.held.splice(this.held.indexOf(held), 1);
+          const index = this.held.indexOf(held);
+          if (index < 0) return;
+          this.held.splice(index, 1);
           if (error === undefined) resolve(act());
           else reject(new FsError(error, op));
         },

@@ -56,6 +56,22 @@ describe("read-ahead", () => {
     await made.file.releaseAll();
   });
 
+  it("withdraws what is on its way when nobody will read it, and keeps what somebody waits for", async () => {
+    const made = await setUp();
+    const first = made.read(0, SECTION);
+    const next = made.read(SECTION, SECTION);
+    assert.ok(made.file.held.length > 10);
+    await made.cached.release(CTX, made.handle);
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual(
+      made.file.held.map(({ offsetBytes }) => offsetBytes),
+      [0, SECTION],
+    );
+    await made.file.releaseAll();
+    await Promise.all([first, next]);
+    assert.equal(made.cached.figures.readAheadBytes, 0);
+  });
+
   it("reads a whole file in order, in odd sizes, within its bound", async () => {
     const made = await setUp();
     for (let at = 0; at < WHOLE; at += 700) {
