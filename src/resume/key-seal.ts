@@ -1,21 +1,25 @@
 /**
  * Resume keys: what a server must know of an open to find it again, sealed so that only the server can read or make it.
  *
- *     0 format u8 (1)   1 key number u8   2 initialisation vector, 12 bytes   14 ciphertext, PLAIN_BYTES   then the tag, 16 bytes
+ *     0 format u8 (2)   1 start u32   5 initialisation vector, 12 bytes   17 ciphertext, PLAIN_BYTES   then the tag, 16 bytes
  *     plain: 0 open id u53   8 opened at, ms since 1970, u53   16 pid of the opener u32   20 epoch u32   24 server id, 16 bytes
  *
- * AES-256-GCM under a key of the server; the head is authenticated with it. The vector is a random prefix of this object and a counter, so it
- * does not repeat under a key: a key that outlives the process must be given a new number, or rotate.
+ * AES-256-GCM; the head is authenticated with it. Each start of a server has a key of its own, made from its lasting secret and the number of the
+ * start, so that it opens what earlier starts have sealed. The vector is a random prefix of this object and a counter, so it does not repeat under a key.
  */
-import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
+import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from "node:crypto";
 
-const FORMAT = 1;
+const FORMAT = 2;
+const SECRET_BYTES = 32;
+const IV_AT = 5;
 const IV_BYTES = 12;
-const HEAD_BYTES = 2 + IV_BYTES;
+const HEAD_BYTES = IV_AT + IV_BYTES;
 const PLAIN_BYTES = 40;
 const TAG_BYTES = 16;
 const KEY_BYTES = HEAD_BYTES + PLAIN_BYTES + TAG_BYTES;
 const TWO_32 = 2 ** 32;
+const SEAL_LABEL = "netdrive/1 seal\0";
+const EARLIER_KEYS_MAX = 64;
 
 /** What is inside a resume key. */
 export interface KeyContent {
@@ -31,31 +35,35 @@ export interface KeyContent {
 }
 
 export class KeySeal {
+  readonly #secret: Buffer;
+  readonly #start: number;
   readonly #key: Buffer;
-  readonly #keyNumber: number;
   readonly #ivPrefix = randomBytes(6);
+  /** Of earlier starts, as they are met. */
+  readonly #earlierKeys = new Map<number, Buffer>();
   #sealed = 0;
 
-  /** `key`: 32 secret bytes; `keyNumber` says which, when keys rotate. */
-  constructor(key: Buffer, keyNumber: number) {
-    this.#key = key;
-    this.#keyNumber = keyNumber;
+  /** `secret`: 32 bytes; `start`: which start of the server this is, a number that never comes again with this secret. */
+  constructor(secret: Buffer, start: number) {
+    this.#secret = secret;
+    this.#start = start;
+    this.#key = startKey(secret, start);
   }
 
   seal(content: KeyContent): Buffer {
     const sealed = Buffer.allocUnsafe(KEY_BYTES);
     sealed[0] = FORMAT;
-    sealed[1] = this.#keyNumber;
+    sealed.writeUInt32LE(this.#start, 1);
     this.#sealed += 1;
-    this.#ivPrefix.copy(sealed, 2);
-    sealed.writeUIntLE(this.#sealed, 8, 6);
+    this.#ivPrefix.copy(sealed, IV_AT);
+    sealed.writeUIntLE(this.#sealed, IV_AT + 6, 6);
     const plain = Buffer.allocUnsafe(PLAIN_BYTES);
     writeU53(plain, 0, content.openId);
     writeU53(plain, 8, content.openedAtMs);
     plain.writeUInt32LE(content.pid, 16);
     plain.writeUInt32LE(content.epoch, 20);
     content.serverId.copy(plain, 24);
-    const cipher = createCipheriv("aes-256-gcm", this.#key, sealed.subarray(2, HEAD_BYTES));
+    const cipher = createCipheriv("aes-256-gcm", this.#key, sealed.subarray(IV_AT, HEAD_BYTES));
     cipher.setAAD(sealed.subarray(0, HEAD_BYTES));
     cipher.update(plain).copy(sealed, HEAD_BYTES);
     cipher.final();
@@ -65,9 +73,11 @@ export class KeySeal {
 
   /** Opens a key; undefined if it is not one of ours. */
   unseal(sealed: Buffer): KeyContent | undefined {
-    if (sealed.length !== KEY_BYTES || sealed[0] !== FORMAT || sealed[1] !== this.#keyNumber) return undefined;
-    const iv = sealed.subarray(2, HEAD_BYTES);
-    const decipher = createDecipheriv("aes-256-gcm", this.#key, iv, { authTagLength: TAG_BYTES });
+    if (sealed.length !== KEY_BYTES || sealed[0] !== FORMAT) return undefined;
+    const key = this.#keyOf(sealed.readUInt32LE(1));
+    if (key === undefined) return undefined;
+    const iv = sealed.subarray(IV_AT, HEAD_BYTES);
+    const decipher = createDecipheriv("aes-256-gcm", key, iv, { authTagLength: TAG_BYTES });
     decipher.setAAD(sealed.subarray(0, HEAD_BYTES));
     decipher.setAuthTag(sealed.subarray(HEAD_BYTES + PLAIN_BYTES));
     const plain = decipher.update(sealed.subarray(HEAD_BYTES, HEAD_BYTES + PLAIN_BYTES));
@@ -84,6 +94,27 @@ export class KeySeal {
       serverId: Buffer.from(plain.subarray(24)),
     };
   }
+
+  /** The key of a start up to this one. */
+  #keyOf(start: number): Buffer | undefined {
+    if (start === this.#start) return this.#key;
+    if (start > this.#start) return undefined;
+    let key = this.#earlierKeys.get(start);
+    if (key === undefined) {
+      // Who shows keys of starts that never were must not fill the memory.
+      if (this.#earlierKeys.size >= EARLIER_KEYS_MAX) this.#earlierKeys.clear();
+      key = startKey(this.#secret, start);
+      this.#earlierKeys.set(start, key);
+    }
+    return key;
+  }
+}
+
+function startKey(secret: Buffer, start: number): Buffer {
+  const info = Buffer.alloc(SEAL_LABEL.length + 4);
+  info.write(SEAL_LABEL, "latin1");
+  info.writeUInt32LE(start, SEAL_LABEL.length);
+  return Buffer.from(hkdfSync("sha256", secret, Buffer.alloc(0), info, SECRET_BYTES));
 }
 
 function writeU53(target: Buffer, at: number, value: number): void {
