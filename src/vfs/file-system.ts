@@ -12,6 +12,7 @@
 import type { Name } from "../base/name.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import type { Attr, TimeSpec } from "./attr.ts";
+import type { Lock, LockOwner, NodeLock } from "./lock.ts";
 
 /**
  * Names a file or directory: 1..64 opaque bytes as a latin1 string, made by the implementation that owns the files.
@@ -240,13 +241,17 @@ export interface FileSystem {
       ) => Promise<number>)
     | undefined;
 
-  /** A descriptor of the open was closed (close(2)): reports errors of earlier writes. May come several times per open. */
-  flush(ctx: RequestContext, handle: HandleId): Promise<void>;
+  /**
+   * A descriptor of the open was closed (close(2)): reports errors of earlier writes. May come several times per open.
+   *
+   * With `closer`, whose descriptor it was: gives up all fcntl locks of that owner on the node, whatever open they were made through.
+   */
+  flush(ctx: RequestContext, handle: HandleId, closer?: LockOwner): Promise<void>;
 
   /** Returns when everything acknowledged before on this node is on the disk; `dataOnly` as fdatasync(2). */
   fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void>;
 
-  /** The last descriptor is gone. The handle is invalid from the call on. */
+  /** The last descriptor is gone. The handle is invalid from the call on. Locks made through it are gone when this settles. */
   release(ctx: RequestContext, handle: HandleId): Promise<void>;
 
   fallocate(
@@ -267,6 +272,32 @@ export interface FileSystem {
     target: { handle: HandleId; offsetBytes: number },
     lengthBytes: number,
   ): Promise<number>;
+
+  /** F_GETLK: a lock that keeps `lock` from being had; undefined: it could be had. There exactly if `setlk` is. */
+  getlk?: ((ctx: RequestContext, handle: HandleId, lock: Lock) => Promise<Lock | undefined>) | undefined;
+
+  /**
+   * Locks or unlocks, as fcntl(2) and flock(2) do; `wait`: until it can be had, or `ctx.signal` aborts. Absent: there are no locks here, and whoever
+   * needs some keeps them himself.
+   *
+   * Whoever has a lock sees what was written under it before, and what he wrote is seen by whom he leaves it to.
+   *
+   * @returns attributes as of a moment at which the lock was held; NO_ATTR after an unlock.
+   * @throws FsError EAGAIN somebody else has it; EDEADLK; ENOLCK too many; EINTR.
+   */
+  setlk?: ((ctx: RequestContext, handle: HandleId, lock: Lock, wait: boolean) => Promise<Attr>) | undefined;
+
+  /**
+   * Locks a range against programs that reach the files beside this FileSystem, and for nobody in particular: a second call changes what the first
+   * has set. An unlock of the whole file, or the last release, ends it. Absent: there is nobody beside, or no way to lock them out.
+   *
+   * @returns attributes as of a moment at which it was locked.
+   * @throws FsError EAGAIN somebody beside has it; ENOLCK, EOPNOTSUPP the disk has no locks.
+   */
+  lockNode?: ((ctx: RequestContext, handle: HandleId, lock: NodeLock) => Promise<Attr>) | undefined;
+
+  /** A lock of somebody beside that keeps `lockNode` from having `lock`. There exactly if `lockNode` is. */
+  findNodeLock?: ((ctx: RequestContext, handle: HandleId, lock: NodeLock) => Promise<NodeLock | undefined>) | undefined;
 
   opendir(ctx: RequestContext, id: NodeId): Promise<HandleId>;
 

@@ -15,15 +15,25 @@ import type {
   RequestContext,
   StatFs,
 } from "./file-system.ts";
+import type { LockOwner } from "./lock.ts";
 
 export class ForwardingFileSystem implements FileSystem {
   protected readonly inner: FileSystem;
   /** There exactly if the inner one has it. A decorator that overrides `write` must override this as well. */
   readonly writev: FileSystem["writev"];
+  /** There exactly if the inner one has them, as well. */
+  readonly getlk: FileSystem["getlk"];
+  readonly setlk: FileSystem["setlk"];
+  readonly lockNode: FileSystem["lockNode"];
+  readonly findNodeLock: FileSystem["findNodeLock"];
 
   constructor(inner: FileSystem) {
     this.inner = inner;
     this.writev = inner.writev?.bind(inner);
+    this.getlk = inner.getlk?.bind(inner);
+    this.setlk = inner.setlk?.bind(inner);
+    this.lockNode = inner.lockNode?.bind(inner);
+    this.findNodeLock = inner.findNodeLock?.bind(inner);
   }
 
   get isFlushless(): boolean {
@@ -135,8 +145,8 @@ export class ForwardingFileSystem implements FileSystem {
     return this.inner.write(ctx, handle, offsetBytes, data, options);
   }
 
-  flush(ctx: RequestContext, handle: HandleId): Promise<void> {
-    return this.inner.flush(ctx, handle);
+  flush(ctx: RequestContext, handle: HandleId, closer?: LockOwner): Promise<void> {
+    return this.inner.flush(ctx, handle, closer);
   }
 
   fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
