@@ -356,6 +356,7 @@ napi_value Layout(napi_env env) {
       FIELD(atime_ns),  FIELD(mtime_ns),   FIELD(rdev_major), FIELD(rdev_minor),    FIELD(cookie),
       FIELD(id),        FIELD(target_id),  FIELD(name_bytes), FIELD(target_name_bytes), FIELD(name),
       FIELD(target_name), FIELD(attr),     FIELD(reply_id),   FIELD(reply_handle),  FIELD(statfs),
+      FIELD(lock_start), FIELD(lock_end),
 #undef FIELD
       {"size", sizeof(Slot)},
   };

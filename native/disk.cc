@@ -25,7 +25,7 @@ const Disk::Operation Disk::kOperations[] = {
     &Disk::Rename,      &Disk::OpenFile, &Disk::Create,   &Disk::Tmpfile,   &Disk::Read,          &Disk::Write,
     &Disk::Flush,       &Disk::Fsync,    &Disk::Release,  &Disk::Fallocate, &Disk::Lseek,         &Disk::CopyFileRange,
     &Disk::Opendir,     &Disk::Readdir,  &Disk::Getxattr, &Disk::Listxattr, &Disk::Setxattr,      &Disk::Removexattr,
-    &Disk::Statfs,      &Disk::Syncfs,   &Disk::CloseAll,      &Disk::Sweep,
+    &Disk::Statfs,      &Disk::Syncfs,   &Disk::CloseAll, &Disk::Sweep,     &Disk::LockNode,      &Disk::FindNodeLock,
 };
 
 DescriptorPath::DescriptorPath(int fd) {

@@ -61,7 +61,10 @@ struct Slot {
   uint32_t reply_handle;
   uint32_t reserved;
   double statfs[8];
-  char padding[176];
+  // Of a lock: first and last byte; also of the lock found.
+  uint64_t lock_start;
+  uint64_t lock_end;
+  char padding[160];
 };
 static_assert(sizeof(Slot) == 1024);
 
@@ -93,6 +96,10 @@ enum SetattrBit : uint32_t {
   kSetKillSuidgid = 1 << 8,
   kSetByHandle = 1 << 9,
 };
+
+// Types of a lock in `mode`; `flags` is 1 for flock(2), 0 for fcntl(2).
+enum LockType : uint32_t { kUnlock, kLockRead, kLockWrite };
+constexpr uint64_t kLockEnd = INT64_MAX;
 
 // One run of an operation, on either thread.
 struct Call {
@@ -171,6 +178,9 @@ class Disk {
   int64_t Lseek(Call&);
   int64_t CopyFileRange(Call&);
   int64_t Syncfs(Call&);
+  // disk-locks.cc
+  int64_t LockNode(Call&);
+  int64_t FindNodeLock(Call&);
   // disk-attributes.cc
   int64_t Getattr(Call&);
   int64_t Setattr(Call&);
@@ -228,6 +238,10 @@ class Disk {
   int64_t Register(Call& call, const NodePin& node, int fd, bool directory);
   int64_t CreateNew(Call& call, const NodePin& parent, int parent_fd);
   int64_t CreateExisting(Call& call, const NodePin& parent, int parent_fd);
+  int OpenForLocks(Handle* handle, bool writes);
+  int Flock(Handle* handle, uint32_t type);
+  int LockRange(Handle* handle, const Slot& slot);
+  static int MoveLocks(int from, int to);
   int SetTimes(const Slot& slot, int fd);
   int KillSuidgid(int fd);
   int64_t FillPage(Call& call, int fd, const NodeKey& directory, DirectoryStream* stream);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "jobs.h"
 
@@ -306,6 +307,16 @@ Handle* NodeTable::ReferenceAny(Node* node) {
   return node->opens;
 }
 
+int NodeTable::LockDescriptor(Node* node, int kind) {
+  std::lock_guard lock(mutex_);
+  return node->lock_fds[kind];
+}
+
+int NodeTable::ReplaceLockDescriptor(Node* node, int kind, int fd) {
+  std::lock_guard lock(mutex_);
+  return std::exchange(node->lock_fds[kind], fd);
+}
+
 Handle* NodeTable::Take(uint32_t id) {
   std::lock_guard lock(mutex_);
   uint32_t index = (id & kHandleIndexMask) - 1;
@@ -325,6 +336,10 @@ void NodeTable::Drop(Handle* handle, bool close_here) {
     (handle->previous == nullptr ? node->opens : handle->previous->next) = handle->next;
     if (handle->next != nullptr) handle->next->previous = handle->previous;
     handles_--;
+    // Locks end with the last open. Closing these is quick: the handle's descriptor keeps the inode.
+    for (int& fd : node->lock_fds) {
+      if (node->opens == nullptr && fd >= 0) close(std::exchange(fd, -1));
+    }
     if (!close_here) {
       closing_.fetch_add(1);
       Pool::Get().CloseLater(handle->fd, &closing_, true);

@@ -45,6 +45,10 @@ struct Node {
   int fd = -1;
   uint32_t pins = 0;
   Handle* opens = nullptr;
+  // The description that holds its fcntl locks, and the one of its flock; there while it has some.
+  int lock_fds[2] = {-1, -1};
+  // LockType of the flock.
+  uint32_t flock = 0;
   Node* previous = nullptr;
   Node* next = nullptr;
   uint8_t list = 0;
@@ -132,6 +136,11 @@ class NodeTable {
   Handle* Reference(uint32_t id);
   // Any open of a pinned node, with one more reference; null if there is none.
   Handle* ReferenceAny(Node* node);
+  // The descriptor of a node that is kept by an open for its locks of a kind, or -1.
+  int LockDescriptor(Node* node, int kind);
+  // Puts another in its place (-1: none), and returns the one before, for the caller to close.
+  int ReplaceLockDescriptor(Node* node, int kind, int fd);
+
   // Makes the id invalid and gives the table's reference to the caller.
   Handle* Take(uint32_t id);
   // Drops a reference. The last one closes the descriptor: here if `close_here`, else on a worker.
@@ -235,6 +244,7 @@ class HandleReference {
   ~HandleReference() {
     if (handle_ != nullptr) table_->Drop(handle_, close_here_);
   }
+  Handle* get() const { return handle_; }
   Handle* operator->() const { return handle_; }
   explicit operator bool() const { return handle_ != nullptr; }
 

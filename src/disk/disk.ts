@@ -23,8 +23,20 @@ import {
   type StatFs,
   WRITEV_BUFFERS_MAX,
 } from "../vfs/file-system.ts";
+import type { NodeLock } from "../vfs/lock.ts";
 import type { SlotIndex } from "./request-slots.ts";
-import { asAttr, asCount, asCreated, asEntry, asHandle, asOpened, nothing, RequestSlots } from "./request-slots.ts";
+import {
+  asAttr,
+  asCount,
+  asCreated,
+  asEntry,
+  asHandle,
+  asNodeLock,
+  asOpened,
+  asStatFs,
+  nothing,
+  RequestSlots,
+} from "./request-slots.ts";
 
 /** @see XATTR_SIZE_MAX in linux/limits.h */
 const XATTR_BYTES_MAX = 65536;
@@ -374,6 +386,15 @@ class DiskFileSystem implements Disk {
     return this.#engine.close();
   }
 
+  lockNode(ctx: RequestContext, handle: HandleId, lock: NodeLock): Promise<Attr> {
+    return this.#slots.run("lockNode", this.#slots.onLock(ctx, handle, lock), asAttr, undefined, ctx.signal);
+  }
+
+  findNodeLock(ctx: RequestContext, handle: HandleId, lock: NodeLock): Promise<NodeLock | undefined> {
+    const slot = this.#slots.onLock(ctx, handle, lock);
+    return this.#slots.run("findNodeLock", slot, asNodeLock, undefined, ctx.signal);
+  }
+
   #write(
     ctx: RequestContext,
     handle: HandleId,
@@ -443,19 +464,4 @@ class DiskFileSystem implements Disk {
     if (next === undefined) this.#listings.delete(handle);
     else next();
   }
-}
-
-function asStatFs(engine: DiskEngine, slot: number): StatFs {
-  const at = (slot * SLOT.size + SLOT.statfs) >>> 3;
-  const value = (index: number) => engine.f64[at + index] as number;
-  return {
-    blockBytes: value(0),
-    fragmentBytes: value(1),
-    blocks: value(2),
-    blocksFree: value(3),
-    blocksAvailable: value(4),
-    files: value(5),
-    filesFree: value(6),
-    nameBytesMax: value(7),
-  };
 }

@@ -12,13 +12,15 @@ import type { CancelSignal } from "../base/signals.ts";
 import {
   type Decode,
   type DiskEngine,
+  LOCK_TYPES,
   NODE_KEY_BYTES,
   type OperationName,
   SLOT,
   type SlotData,
 } from "../sys/disk-engine.ts";
 import { type Attr, decodeAttr } from "../vfs/attr.ts";
-import type { Caller, Entry, HandleId, NodeId, Opened, RequestContext } from "../vfs/file-system.ts";
+import type { Caller, Entry, HandleId, NodeId, Opened, RequestContext, StatFs } from "../vfs/file-system.ts";
+import type { NodeLock } from "../vfs/lock.ts";
 
 /** Identities kept at a time; when there are more, all are forgotten and come back with their next request. */
 const CREDENTIALS_MAX = 256;
@@ -77,6 +79,17 @@ export class RequestSlots {
   onHandle(ctx: RequestContext, handle: HandleId): SlotIndex {
     const slot = this.begin(ctx);
     if (slot >= 0) this.u32(slot, SLOT.handle, handle);
+    return slot;
+  }
+
+  /** A slot for a request about a lock of the node of an open. */
+  onLock(ctx: RequestContext, handle: HandleId, { kind, type, startBytes, endBytes }: NodeLock): SlotIndex {
+    const slot = this.onHandle(ctx, handle);
+    if (slot < 0) return slot;
+    this.u32(slot, SLOT.flags, kind === "flock" ? 1 : 0);
+    this.u32(slot, SLOT.mode, LOCK_TYPES.indexOf(type));
+    this.engine.view.setBigUint64(slot * SLOT.size + SLOT.lock_start, startBytes, true);
+    this.engine.view.setBigUint64(slot * SLOT.size + SLOT.lock_end, endBytes, true);
     return slot;
   }
 
@@ -190,4 +203,29 @@ export function asOpened(engine: DiskEngine, slot: number): Opened {
 
 export function asCreated(engine: DiskEngine, slot: number): { entry: Entry; opened: Opened } {
   return { entry: asEntry(engine, slot), opened: asOpened(engine, slot) };
+}
+
+/** The lock that was found, if any: only fcntl's can be. */
+export function asNodeLock(engine: DiskEngine, slot: number): NodeLock | undefined {
+  const at = slot * SLOT.size;
+  const type = LOCK_TYPES[engine.u32[(at + SLOT.mode) >>> 2] as number];
+  if (type === undefined || type === "unlock") return undefined;
+  const startBytes = engine.view.getBigUint64(at + SLOT.lock_start, true);
+  const endBytes = engine.view.getBigUint64(at + SLOT.lock_end, true);
+  return { kind: "posix", type, startBytes, endBytes };
+}
+
+export function asStatFs(engine: DiskEngine, slot: number): StatFs {
+  const at = (slot * SLOT.size + SLOT.statfs) >>> 3;
+  const value = (index: number) => engine.f64[at + index] as number;
+  return {
+    blockBytes: value(0),
+    fragmentBytes: value(1),
+    blocks: value(2),
+    blocksFree: value(3),
+    blocksAvailable: value(4),
+    files: value(5),
+    filesFree: value(6),
+    nameBytesMax: value(7),
+  };
 }

@@ -51,6 +51,8 @@ export const OPERATION = {
   syncfs: 31,
   close: 32,
   sweep: 33,
+  lockNode: 34,
+  findNodeLock: 35,
 } as const;
 export type OperationName = keyof typeof OPERATION;
 
@@ -86,6 +88,8 @@ export const SLOT = {
   reply_id: 760,
   reply_handle: 776,
   statfs: 784,
+  lock_start: 848,
+  lock_end: 856,
   size: 1024,
 } as const;
 
@@ -101,6 +105,9 @@ export const SETATTR = {
   MTIME_NOW: 1 << 7,
   KILL_SUIDGID: 1 << 8,
 } as const;
+
+/** LockType of native/disk.h. */
+export const LOCK_TYPES = ["unlock", "read", "write"] as const;
 
 export const NODE_KEY_BYTES = 16;
 
