@@ -8,6 +8,7 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, readlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { LinkProcess } from "../../scripts/bench/link-process.ts";
 import { readMountTable } from "../../src/sys/mount-table.ts";
 import { type Service, startService } from "./child.ts";
 import { makeTemp, mountsBelow, type Temp } from "./temp.ts";
@@ -99,24 +100,39 @@ export interface Drive extends AsyncDisposable {
   readonly scratch: string;
   readonly served: ServedShare;
   readonly mounted: MountedDrive;
+  /** What the mount reaches its server through, if one was asked for. */
+  readonly link: LinkProcess | undefined;
   /** Ends both, and asserts that nothing is left. */
   close(): Promise<void>;
 }
 
+export interface DriveOptions {
+  /** More arguments of `netdrive serve` and `netdrive mount`. */
+  serve?: string[];
+  mount?: string[];
+  /** What is served instead of a new directory. */
+  directory?: string;
+  /** Puts a simulated link between the two, which obeys these commands (scripts/bench/link-main.ts) before the first connection. */
+  link?: string[];
+}
+
 /** Serves a new directory and mounts it: as root, for all users, with their own identities. */
-export async function startDrive(options: { serve?: string[]; mount?: string[] } = {}): Promise<Drive> {
+export async function startDrive(options: DriveOptions = {}): Promise<Drive> {
   const temp: Temp = makeTemp("drive");
-  const [directory, path, scratch] = ["served", "mount", "scratch"].map((name) => join(temp.path, name)) as [
+  const [own, path, scratch] = ["served", "mount", "scratch"].map((name) => join(temp.path, name)) as [
     string,
     string,
     string,
   ];
-  for (const folder of [directory, path, scratch]) mkdirSync(folder);
+  for (const folder of [own, path, scratch]) mkdirSync(folder);
+  const directory = options.directory ?? own;
   let served: ServedShare | undefined;
   let mounted: MountedDrive | undefined;
+  let link: LinkProcess | undefined;
   const close = async () => {
     try {
       await mounted?.close();
+      await link?.close();
       await served?.service.end();
       const left = mountsBelow(temp.path);
       for (const point of left) detach(point);
@@ -127,8 +143,13 @@ export async function startDrive(options: { serve?: string[]; mount?: string[] }
   };
   try {
     served = await startServe(directory, "--squash", "none", ...(options.serve ?? []));
-    mounted = await startMount(served.url, path, "--allow-other", ...(options.mount ?? []));
-    return { path, directory, scratch, served, mounted, close, [Symbol.asyncDispose]: close };
+    let { url } = served;
+    if (options.link !== undefined) {
+      link = await LinkProcess.start({ host: "127.0.0.1", port: served.port }, options.link);
+      url = url.replace(`127.0.0.1:${served.port}`, `127.0.0.1:${link.address.port}`);
+    }
+    mounted = await startMount(url, path, "--allow-other", ...(options.mount ?? []));
+    return { path, directory, scratch, served, mounted, link, close, [Symbol.asyncDispose]: close };
   } catch (error) {
     await close();
     throw error;
