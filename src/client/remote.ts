@@ -3,16 +3,17 @@
  *
  * In this version a session lives as long as its channel: when the link is lost everything fails with ConnectionError and `closed` settles.
  */
+import { strict as assert } from "node:assert";
 import { randomBytes } from "node:crypto";
 import type { Clock } from "../base/clock.ts";
 import type { Log } from "../base/log.ts";
 import { tokenKey } from "../resume/proof.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { Channel } from "../transport/channel.ts";
-import { dial } from "../transport/dial.ts";
+import { dial, type Trust } from "../transport/dial.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { FileSystem, HandleId, RequestContext } from "../vfs/file-system.ts";
-import type { Security } from "../wire/messages.ts";
+import type { ChannelSecurity } from "../wire/messages.ts";
 import { CallChannel, type CallChannelFigures } from "./call-channel.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
 import type { OpenKeys } from "./remote-open.ts";
@@ -58,8 +59,10 @@ export interface RemoteOptions {
   isPipelined?: boolean;
   /** How long a read or write may go without an answer while the server answers others; then it fails with ETIMEDOUT. 0: for ever. */
   answerTimeoutMs?: number;
-  /** How the channels of each kind are protected; default: plain. */
-  security?: Readonly<Record<"control" | "io", Security>>;
+  /** How the server shows that it is the one; without it no channel is encrypted. */
+  trust?: Trust;
+  /** How the channels of each kind are protected; default: `tls` with `trust`, else plain. */
+  security?: ChannelSecurity;
   /** Gets a line for every frame, to find out what peers say. */
   trace?: Trace;
 }
@@ -119,16 +122,22 @@ export interface Remote {
  * @throws ConnectionError nobody there, refused, too slow; ProtocolError not a netdrive server, or not the one with this token; FsError EINTR aborted.
  */
 export async function connectRemote(options: RemoteOptions): Promise<Remote> {
-  const { url, clock, signal } = options;
+  const { url, clock, signal, trust } = options;
   const timeoutMs = options.dialTimeoutMs ?? DIAL_TIMEOUT_MS;
-  const dialOne = () => dial({ host: url.host, port: url.port, timeoutMs, clock, signal });
-  return connectLink(await dialOne(), options, dialOne);
+  const level = trust === undefined ? "plain" : "tls";
+  const { security = { control: level, io: level } } = options;
+  const dialOne = (kind: keyof ChannelSecurity) => {
+    assert(security[kind] !== "tls" || trust !== undefined, "who encrypts knows whom it trusts");
+    const { host, port } = url;
+    return dial({ host, port, timeoutMs, clock, signal, ...(security[kind] === "tls" ? { trust } : {}) });
+  };
+  return connectLink(await dialOne("control"), { ...options, security }, () => dialOne("io"));
 }
 
 /** What is needed of a URL where there is a link already. */
 type LinkOptions = Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "user" | "share"> };
 
-/** How further channels of a session are connected. */
+/** How the links of the io channels of a session are connected. */
 export type DialMore = () => Promise<ByteLink>;
 
 /** The same over a link that exists; `dialMore` gives the links of the io channels, without it there are none. */

@@ -10,9 +10,10 @@ import type { Log } from "../base/log.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { Channel } from "../transport/channel.ts";
 import { listen, Unproven } from "../transport/listen.ts";
+import type { Identity } from "../transport/self-signed.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
-import type { Security } from "../wire/messages.ts";
+import type { ChannelSecurity } from "../wire/messages.ts";
 import { createHandlers } from "./dispatch.ts";
 import { completeLimits, type ServerLimits } from "./limits.ts";
 import { AbsentOpens } from "./node-changes.ts";
@@ -34,7 +35,7 @@ export interface ServerOptions {
   /** Who gets in with a password; default: nobody. */
   users?: UserDirectory;
   /** The least that protects a channel of each kind; default: plain. */
-  security?: Readonly<Record<"control" | "io", Security>>;
+  security?: ChannelSecurity;
   squash: Squash;
   log: Log;
   clock: Clock;
@@ -163,11 +164,17 @@ export class LinkServer {
 
 /** Starts a server on a TCP address; port 0 picks one. @throws Node's error of listen(2). */
 export async function startServer(
-  options: ServerOptions & { listen: { host: string; port: number } },
+  options: ServerOptions & {
+    listen: { host: string; port: number };
+    /** Key and certificate; without it nothing is encrypted. */
+    identity?: Identity;
+  },
 ): Promise<Server> {
   const links = new LinkServer(options);
   const listener = await listen({
     ...options.listen,
+    identity: options.identity,
+    clock: options.clock,
     unproven: links.unproven,
     onLink: (link) => links.accept(link),
   });

@@ -11,7 +11,7 @@ import type { Log } from "../base/log.ts";
 import { RateLimit } from "../base/rate-limit.ts";
 import { type KeyContent, KeySeal } from "../resume/key-seal.ts";
 import { PROOF_BYTES, tokenKey } from "../resume/proof.ts";
-import type { Security } from "../wire/messages.ts";
+import type { ChannelSecurity } from "../wire/messages.ts";
 import type { ServerLimits } from "./limits.ts";
 import type { Open, Session, Share } from "./session.ts";
 import type { Squash } from "./squash.ts";
@@ -49,7 +49,7 @@ export class ServerState {
   /** Random if there is no token: then nobody knows it. */
   readonly tokenKey: Buffer;
   readonly users: UserDirectory;
-  readonly security: Readonly<Record<"control" | "io", Security>>;
+  readonly security: ChannelSecurity;
   readonly pool: BufferPool;
   readonly counters: ServerCounters = {
     requests: 0,
@@ -75,7 +75,7 @@ export class ServerState {
     shares: ReadonlyMap<string, Share>;
     token: Buffer | undefined;
     users?: UserDirectory;
-    security?: Readonly<Record<"control" | "io", Security>>;
+    security?: ChannelSecurity;
     squash: Squash;
     limits: ServerLimits;
     clock: Clock;

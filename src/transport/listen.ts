@@ -1,14 +1,22 @@
 /**
  * The server's front door: HTTP/1.1, on which a client asks for an upgrade to UPGRADE_PROTOCOL and gets a byte link.
  *
+ * With an identity one port takes both TLS and plain connections: the first byte tells which it is. Whether a plain one may be used is not decided
+ * here but by the set-up of its channel, which can tell the client why not.
+ *
  * Every other request gets a short plain answer that says nothing about shares or state. What came before the upgrade is bounded in time and in number:
  * of the peers that have not proven themselves, the oldest makes room for the newest.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import type { Duplex } from "node:stream";
+import { createServer as createTlsServer, TLSSocket } from "node:tls";
+import type { Clock } from "../base/clock.ts";
 import type { ByteLink } from "./byte-link.ts";
+import type { Identity } from "./self-signed.ts";
 import { SocketLink } from "./socket-link.ts";
+import { TlsLink } from "./tls-link.ts";
+import { tlsSettings } from "./tls-settings.ts";
 
 export const UPGRADE_PROTOCOL = "netdrive/1";
 export const UPGRADE_PATH = "/netdrive/1";
@@ -19,11 +27,13 @@ const HEADER_BYTES_MAX = 8 * 1024;
 const REQUEST_TIMEOUT_MS = 10_000;
 const CHECK_PERIOD_MS = 1000;
 const BACKLOG = 511;
+/** The first byte of a TLS connection: a record of its handshake. No HTTP request begins so. */
+const TLS_HANDSHAKE = 0x16;
 
 /** Peers that have not proven themselves. Bound: `max`; policy: the oldest is closed. */
 export class Unproven {
   readonly #max: number;
-  readonly #closers = new Map<object, () => void>();
+  readonly #closers = new Map<object | string, () => void>();
 
   constructor(max: number) {
     this.#max = max;
@@ -33,7 +43,7 @@ export class Unproven {
     return this.#closers.size;
   }
 
-  add(peer: object, close: () => void): void {
+  add(peer: object | string, close: () => void): void {
     this.#closers.set(peer, close);
     if (this.#closers.size <= this.#max) return;
     for (const [oldest, closeOldest] of this.#closers) {
@@ -43,7 +53,7 @@ export class Unproven {
     }
   }
 
-  delete(peer: object): void {
+  delete(peer: object | string): void {
     this.#closers.delete(peer);
   }
 }
@@ -58,8 +68,11 @@ export interface Listener {
 export async function listen(options: {
   host: string;
   port: number;
+  /** With it, TLS is spoken to who begins so. */
+  identity?: Identity | undefined;
   unproven: Unproven;
   onLink: (link: ByteLink) => void;
+  clock: Clock;
 }): Promise<Listener> {
   const { unproven, onLink } = options;
   const server = createServer({
@@ -70,28 +83,34 @@ export async function listen(options: {
     keepAliveTimeout: REQUEST_TIMEOUT_MS,
     noDelay: true,
   });
-  const sockets = new Set<Socket>();
-  server.on("connection", (socket: Socket) => {
-    sockets.add(socket);
-    unproven.add(socket, () => socket.destroy());
+  if (options.identity !== undefined) speakTls(server, options.identity, options.clock);
+  /** Those that were not upgraded, by where they come from: that is the same for a connection and for what TLS makes of it. */
+  const sockets = new Map<string, Socket>();
+  server.prependListener("connection", (socket: Socket) => {
+    const source = sourceOf(socket);
+    sockets.set(source, socket);
+    unproven.add(source, () => socket.destroy());
     socket.once("close", () => {
-      sockets.delete(socket);
-      unproven.delete(socket);
+      // Somebody else may come from there by now.
+      if (sockets.get(source) !== socket) return;
+      sockets.delete(source);
+      unproven.delete(source);
     });
   });
   server.on("request", answer);
   server.on("clientError", (_error, socket: Duplex) => socket.destroy());
-  server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+  server.on("upgrade", (request: IncomingMessage, socket: Socket, head: Buffer) => {
     // A destroyed socket of the HTTP server says 'error' to nobody once it is ours.
     socket.on("error", () => socket.destroy());
     if (request.url !== UPGRADE_PATH || request.headers.upgrade?.toLowerCase() !== UPGRADE_PROTOCOL) {
       socket.end(plain(request.url === UPGRADE_PATH ? 426 : 404), () => socket.destroy());
       return;
     }
+    if (socket.destroyed) return;
     socket.write(SWITCHING);
-    sockets.delete(socket as Socket);
-    unproven.delete(socket);
-    onLink(new SocketLink(socket as Socket, head));
+    sockets.delete(sourceOf(socket));
+    unproven.delete(sourceOf(socket));
+    onLink(socket instanceof TLSSocket ? new TlsLink(socket, head) : new SocketLink(socket, head));
   });
   await started(server, options.host, options.port);
   const { address, port } = server.address() as AddressInfo;
@@ -99,10 +118,43 @@ export async function listen(options: {
     address: { host: address, port },
     async close() {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      for (const socket of sockets) socket.destroy();
+      for (const socket of sockets.values()) socket.destroy();
       await closed;
     },
   };
+}
+
+function sourceOf({ remoteAddress, remotePort, localAddress }: Socket): string {
+  return `${remoteAddress} ${remotePort} ${localAddress}`;
+}
+
+/** Makes a server of HTTP speak TLS with every connection that begins so. */
+function speakTls(server: Server, { certificate: cert, key }: Identity, clock: Clock): void {
+  const [serveHttp] = server.listeners("connection") as [(this: Server, socket: Socket) => void];
+  server.removeAllListeners("connection");
+  const tls = createTlsServer({ ...tlsSettings(), cert, key, handshakeTimeout: REQUEST_TIMEOUT_MS, noDelay: true });
+  tls.on("secureConnection", (socket) => serveHttp.call(server, socket));
+  tls.on("tlsClientError", (_error, socket) => socket.destroy());
+  server.on("connection", (raw: Socket) => {
+    const onError = () => raw.destroy();
+    const timer = clock.after(REQUEST_TIMEOUT_MS, onError);
+    raw.once("close", () => timer.stop());
+    raw.on("error", onError);
+    const onReadable = () => {
+      const first = raw.read() as Buffer | null;
+      if (first === null) return;
+      raw.off("readable", onReadable);
+      timer.stop();
+      raw.unshift(first);
+      if (first[0] !== TLS_HANDSHAKE) {
+        raw.off("error", onError);
+        serveHttp.call(server, raw);
+        return;
+      }
+      tls.emit("connection", raw);
+    };
+    raw.on("readable", onReadable);
+  });
 }
 
 function started(server: Server, host: string, port: number): Promise<void> {

@@ -606,6 +606,8 @@ export type Handlers<Ctx> = { readonly [N in CallName]: (ctx: Ctx, asked: Asked<
 /** How a channel is protected, by the number of `hello`: each is stronger than the one before. */
 export const SECURITY_NAMES = ["plain", "signed", "tls"] as const;
 export type Security = (typeof SECURITY_NAMES)[number];
+/** The same for each kind of channel. */
+export type ChannelSecurity = Readonly<Record<"control" | "io", Security>>;
 /** Kinds of channel. */
 export const ChannelKind = { CONTROL: 1, IO: 2 } as const;
 /** The header's flag of a reply; all other flags are 0. */

@@ -29,6 +29,7 @@ async function listening(
     host: HOST,
     port: 0,
     unproven,
+    clock: systemClock,
     onLink: (accepted) => {
       links.push(accepted);
       onLink(accepted);
