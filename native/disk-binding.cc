@@ -1,6 +1,6 @@
 // The disk as a JavaScript object: slots, submission, and completions in batches.
 //
-// `createDiskEngine(options, completed)` returns { slots, completions, submit, cancel, credential, forget, discard, counters, close }.
+// `createDiskEngine(options, completed)` returns { slots, completions, submit, cancel, credential, forget, discard, describe, counters, close }.
 // `completed(count)` is called with `count` pairs (slot, result) in `completions`.
 #include <condition_variable>
 #include <cstring>
@@ -281,6 +281,16 @@ napi_value Discard(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+// describe(handle, buffer) -> bytes of the record written, or a negative errno.
+napi_value Describe(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Engine* engine = Self(env, info);
+  uint32_t handle = arguments.Unsigned(0);
+  Bytes to = arguments.Buffer(1);
+  if (!arguments.ok()) return arguments.Wrong();
+  return Number(env, engine->disk.Describe(handle, to.data, to.size));
+}
+
 // counters() -> [nodes, node descriptors, handles, descriptors being closed, requests pending]
 napi_value Counters(napi_env env, napi_callback_info info) {
   Engine* engine = Self(env, info);
@@ -328,7 +338,7 @@ napi_value Create(napi_env env, napi_callback_info info) {
     const char* name;
     napi_callback function;
   } kMethods[] = {{"submit", Submit},   {"cancel", Cancel},     {"credential", AddCredential}, {"forget", Forget},
-                  {"discard", Discard}, {"counters", Counters}, {"close", Close}};
+                  {"discard", Discard}, {"describe", Describe}, {"counters", Counters},       {"close", Close}};
   for (const auto& method : kMethods) {
     napi_value function;
     NETDRIVE_CHECK(env, napi_create_function(env, method.name, NAPI_AUTO_LENGTH, method.function, engine.get(), &function));

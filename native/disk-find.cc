@@ -132,16 +132,22 @@ int64_t Disk::FindByOpen(Node* node) {
   return fd < 0 ? fd : AdoptIfSame(node, fd);
 }
 
-int64_t Disk::FindByFileHandle(Node* node) {
-  if (!file_handles_ || node->file_handle.size() <= sizeof(int32_t)) return -ESTALE;
+int Disk::OpenByFileHandle(std::string_view file_handle) {
   FileHandle handle;
   int32_t type;
-  memcpy(&type, node->file_handle.data(), sizeof type);
+  if (!file_handles_ || file_handle.size() <= sizeof type) return -ESTALE;
+  if (file_handle.size() - sizeof type > sizeof handle.bytes) return -ESTALE;
+  memcpy(&type, file_handle.data(), sizeof type);
   handle.head.handle_type = type;
-  handle.head.handle_bytes = static_cast<unsigned>(node->file_handle.size() - sizeof type);
-  memcpy(handle.head.f_handle, node->file_handle.data() + sizeof type, handle.head.handle_bytes);
+  handle.head.handle_bytes = static_cast<unsigned>(file_handle.size() - sizeof type);
+  memcpy(handle.head.f_handle, file_handle.data() + sizeof type, handle.head.handle_bytes);
   int fd = open_by_handle_at(sync_fd_, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-  return fd < 0 ? -errno : AdoptIfSame(node, fd);
+  return fd < 0 ? -errno : fd;
+}
+
+int64_t Disk::FindByFileHandle(Node* node) {
+  int fd = OpenByFileHandle(node->file_handle);
+  return fd < 0 ? fd : AdoptIfSame(node, fd);
 }
 
 // Walks up to an ancestor that has a descriptor, and down again; each step is checked.

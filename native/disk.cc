@@ -26,6 +26,7 @@ const Disk::Operation Disk::kOperations[] = {
     &Disk::Flush,       &Disk::Fsync,    &Disk::Release,  &Disk::Fallocate, &Disk::Lseek,         &Disk::CopyFileRange,
     &Disk::Opendir,     &Disk::Readdir,  &Disk::Getxattr, &Disk::Listxattr, &Disk::Setxattr,      &Disk::Removexattr,
     &Disk::Statfs,      &Disk::Syncfs,   &Disk::CloseAll, &Disk::Sweep,     &Disk::LockNode,      &Disk::FindNodeLock,
+    &Disk::Recall,
 };
 
 DescriptorPath::DescriptorPath(int fd) {
@@ -134,7 +135,7 @@ bool Disk::Slow(uint32_t operation) {
   if (operation >= sizeof kOperations / sizeof *kOperations) return false;
   Operation which = kOperations[operation];
   return which == &Disk::Fsync || which == &Disk::Syncfs || which == &Disk::CopyFileRange || which == &Disk::Fallocate ||
-         which == &Disk::CloseAll;
+         which == &Disk::CloseAll || which == &Disk::Recall;
 }
 
 void Disk::Discard(uint32_t id) {

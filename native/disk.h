@@ -148,6 +148,9 @@ class Disk {
   // Closes what a request opened whose caller is gone.
   void Discard(uint32_t handle);
 
+  // Writes a record of an open's node, with which Recall finds it in another process. The bytes written, or a negative errno. Does not block.
+  int64_t Describe(uint32_t handle, uint8_t* to, size_t size);
+
   NodeTable& table() { return table_; }
 
  private:
@@ -196,12 +199,22 @@ class Disk {
   int64_t CloseAll(Call&);
   int64_t Sweep(Call&);
   int64_t Readdir(Call&);
+  // disk-recall.cc
+  int64_t Recall(Call&);
+  // Where a descriptor's file is below the directory that is served, as far as the kernel knows; false if it is not below.
+  bool PathBelow(int fd, std::string* path);
+  bool Search(uint64_t ino, std::string* path);
+  int OpenForSearch(const char* path);
+  // Answers the entry at `path` if it is the node `key`.
+  int64_t ReplyAtPath(Call& call, std::string_view path, const NodeKey& key);
 
   // disk-find.cc. `*fd` is the descriptor of the node `key`, which stays valid while `*pin` lives.
   int64_t Find(const Call& call, const NodeKey& key, NodePin* pin, int* fd);
   int64_t FindAgain(const Call& call, Node* node);
   int64_t FindByOpen(Node* node);
   int64_t FindByFileHandle(Node* node);
+  // An O_PATH descriptor of a file by what name_to_handle_at said of it.
+  int OpenByFileHandle(std::string_view file_handle);
   int64_t FindByName(Node* node);
   int64_t AdoptIfSame(Node* node, int fd);
   // As Find, with the file's status; ESTALE if it has no name left and nobody has it open.

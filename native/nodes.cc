@@ -23,6 +23,8 @@ constexpr int kPassOverMax = 8;
 constexpr size_t kSweepSome = 128;
 // The table grows without moving everything at once up to this many.
 constexpr uint32_t kReservedMax = 1 << 20;
+// Names of a path that is looked for here; the kernel knows longer ones.
+constexpr size_t kPathDepthMax = 64;
 // More is never asked of the process's limit.
 constexpr rlim_t kDescriptorsMax = 1 << 20;
 
@@ -172,6 +174,24 @@ bool NodeTable::Location(Node* node, NodeKey* parent, std::string* name) {
   *parent = node->parent;
   *name = node->name;
   return node->located;
+}
+
+bool NodeTable::Path(const Node* node, std::string* path) {
+  std::lock_guard lock(mutex_);
+  const std::string* names[kPathDepthMax];
+  size_t depth = 0;
+  while (node->key != root_key) {
+    auto parent = nodes_.find(node->parent);
+    if (!node->located || depth == kPathDepthMax || parent == nodes_.end()) return false;
+    names[depth++] = &node->name;
+    node = &parent->second;
+  }
+  path->clear();
+  while (depth > 0) {
+    if (!path->empty()) path->push_back('/');
+    path->append(*names[--depth]);
+  }
+  return true;
 }
 
 void NodeTable::Unlocate(Node* node, const NodeKey& parent, std::string_view name) {

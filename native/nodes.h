@@ -121,6 +121,8 @@ class NodeTable {
   void Locate(Node* node, const NodeKey& parent, std::string_view name);
   // Where it was seen last; false if that is not known.
   bool Location(Node* node, NodeKey* parent, std::string* name);
+  // The names from the root down to where it was seen last; false if one of them is not known.
+  bool Path(const Node* node, std::string* path);
   // `name` in `parent` is not the node's any more.
   void Unlocate(Node* node, const NodeKey& parent, std::string_view name);
   void SetDeleted(Node* node, bool deleted);

@@ -24,6 +24,7 @@ import {
   WRITEV_BUFFERS_MAX,
 } from "../vfs/file-system.ts";
 import type { NodeLock } from "../vfs/lock.ts";
+import { DiskRecovery } from "./disk-recovery.ts";
 import type { SlotIndex } from "./request-slots.ts";
 import {
   asAttr,
@@ -90,6 +91,7 @@ export async function createDisk(options: DiskOptions): Promise<Disk> {
 
 class DiskFileSystem implements Disk {
   readonly isFlushless: boolean;
+  readonly recovery: DiskRecovery;
   readonly #slots: RequestSlots;
   readonly #engine: DiskEngine;
   readonly #scratch: Buffer[] = [];
@@ -100,6 +102,7 @@ class DiskFileSystem implements Disk {
     this.#slots = slots;
     this.#engine = slots.engine;
     this.isFlushless = slots.engine.isLocal;
+    this.recovery = new DiskRecovery(slots, this);
   }
 
   counters(): EngineCounters {

@@ -53,6 +53,7 @@ export const OPERATION = {
   sweep: 33,
   lockNode: 34,
   findNodeLock: 35,
+  recall: 36,
 } as const;
 export type OperationName = keyof typeof OPERATION;
 
@@ -126,6 +127,7 @@ interface NativeEngine {
   credential(uid?: number, gid?: number, groups?: Buffer): number;
   forget(ids: Buffer): void;
   discard(handle: number): void;
+  describe(handle: number, to: Buffer): number;
   counters(): number[];
   close(): void;
 }
@@ -307,6 +309,13 @@ export class DiskEngine {
   /** `ids`: NODE_KEY_BYTES each. */
   forget(ids: Buffer): void {
     this.#native.forget(ids);
+  }
+
+  /** A record of an open's node, for `recall`. @throws FsError EBADF; ERANGE it does not fit `scratch`. */
+  describe(handle: number, scratch: Buffer): Buffer {
+    const bytes = this.#native.describe(handle, scratch);
+    if (bytes < 0) throw new FsError(errnoName(-bytes), "describe");
+    return Buffer.from(scratch.subarray(0, bytes));
   }
 
   counters(): EngineCounters {

@@ -13,6 +13,7 @@ import type { Name } from "../base/name.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import type { Attr, TimeSpec } from "./attr.ts";
 import type { Lock, LockOwner, NodeLock } from "./lock.ts";
+import type { Recovery } from "./recovery.ts";
 
 /**
  * Names a file or directory: 1..64 opaque bytes as a latin1 string, made by the implementation that owns the files.
@@ -139,6 +140,9 @@ export interface NewNode {
 export interface FileSystem {
   /** True: a write that has succeeded has no error left to report, so that `flush` does nothing. Absent: it may, as on a network file system. */
   readonly isFlushless?: boolean;
+
+  /** There where files can be opened again after the process that serves them has died. */
+  readonly recovery?: Recovery | undefined;
 
   /** The directory everything is below. */
   root(ctx: RequestContext): Promise<Entry>;

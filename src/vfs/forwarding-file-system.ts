@@ -16,6 +16,7 @@ import type {
   StatFs,
 } from "./file-system.ts";
 import type { LockOwner } from "./lock.ts";
+import type { Recovery } from "./recovery.ts";
 
 export class ForwardingFileSystem implements FileSystem {
   protected readonly inner: FileSystem;
@@ -38,6 +39,10 @@ export class ForwardingFileSystem implements FileSystem {
 
   get isFlushless(): boolean {
     return this.inner.isFlushless === true;
+  }
+
+  get recovery(): Recovery | undefined {
+    return this.inner.recovery;
   }
 
   root(ctx: RequestContext): Promise<Entry> {

@@ -4,12 +4,12 @@
  * It starts as root, because the code may lie where only root may read, and gives that up before it opens the disk.
  */
 import assert from "node:assert/strict";
-import { renameSync, statSync } from "node:fs";
+import { renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { silentLog } from "../../src/base/log.ts";
 import { createDisk } from "../../src/disk/disk.ts";
 import { loadAddon } from "../../src/sys/addon.ts";
-import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { as, asRoot, mode, n, READ_WRITE, refused } from "../support/scratch-disk.ts";
 
 const directory = process.argv[2] as string;
@@ -65,6 +65,25 @@ await refused("ESTALE", disk.getattr(asRoot, entry.id));
 assert.equal((await disk.lookup(asRoot, root, n("h"))).id, entry.id);
 assert.equal((await disk.getattr(asRoot, entry.id)).nlink, 1);
 assert.equal(statSync(join(directory, "h")).uid, 65534);
+
+// Another process finds it by its path and knows it from a stranger; what was opened for writing opens so again, though nobody may now.
+const written = await disk.open(asRoot, entry.id, READ_WRITE);
+const record = disk.recovery?.describe(written.handle) as Buffer;
+await disk.release(asRoot, written.handle);
+await disk.setattr(asRoot, entry.id, { mode: 0o400 });
+const next = await createDisk({ directory, applyCredentials: false, log: silentLog });
+assert.equal((await next.recovery?.recall(asRoot, record))?.id, entry.id);
+await refused("EACCES", next.open(asRoot, entry.id, READ_WRITE));
+const again = await next.recovery?.reopen(asRoot, entry.id, READ_WRITE);
+await next.write(asRoot, again?.handle as HandleId, 0, Buffer.from("y"));
+await next.release(asRoot, again?.handle as HandleId);
+assert.equal((await next.getattr(asRoot, entry.id)).mode & 0o7777, 0o400);
+renameSync(join(directory, "h"), join(directory, "i"));
+await refused("ENOENT", next.recovery?.recall(asRoot, record) as Promise<unknown>);
+writeFileSync(join(directory, "h"), "a stranger");
+await refused("ESTALE", next.recovery?.recall(asRoot, record) as Promise<unknown>);
+renameSync(join(directory, "i"), join(directory, "h"));
+await next.close();
 
 // A directory one may not read can be served all the same.
 await disk.setattr(asRoot, root, { mode: 0o300 });
