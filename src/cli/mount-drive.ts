@@ -8,6 +8,7 @@ import type { Clock } from "../base/clock.ts";
 import { FsError } from "../base/errors.ts";
 import { type Log, printable } from "../base/log.ts";
 import { CachedFileSystem } from "../cache/cached.ts";
+import { LastKnownFileSystem } from "../cache/last-known.ts";
 import { connectRemote, type Remote, type RemoteShare } from "../client/remote.ts";
 import { parseDriveUrl } from "../client/url.ts";
 import { type FuseMount, mountFuse } from "../fuse/mount.ts";
@@ -16,7 +17,7 @@ import { Exit, failure } from "./failure.ts";
 import type { MountOptions } from "./mount-options.ts";
 import { makeRuntimeFolder, removeRecord, statusSocketOf, writeRecord } from "./mount-registry.ts";
 import { identify } from "./process-table.ts";
-import { type DriveStatus, serveStatus } from "./status-socket.ts";
+import { serveStatus } from "./status-socket.ts";
 import { aborted } from "./stop-signals.ts";
 import { takeDown } from "./unmount.ts";
 
@@ -59,7 +60,7 @@ export interface KeepOptions {
 /**
  * Mounts, and returns when the mount is gone.
  *
- * A link that ends for good leaves the mount in place: its requests fail until it is unmounted.
+ * A server that is away leaves the mount in place: what needs it waits until it is back.
  *
  * @returns whether the mount has ended. If not, it was detached while in use, and ends with this process.
  * @throws whatever kept it from becoming ready; then nothing is mounted.
@@ -71,7 +72,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     readOnly: options.readOnly,
     isPipelined: options.pipeline,
     ...(options.channels === undefined ? {} : { ioChannels: options.channels }),
-    ...(options.timeoutMs === undefined ? {} : { answerTimeoutMs: options.timeoutMs }),
+    ...(options.timeoutMs === undefined ? {} : { answerTimeoutMs: options.timeoutMs, timeoutMs: options.timeoutMs }),
     log: keep.log,
     clock: keep.clock,
     signal: keep.stop,
@@ -86,10 +87,6 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     kernelReadAheadBytes = mount.readAheadBytes;
     status = await tellStatus({ remote, drive, mount, request }, keep);
     announce(remote, request, keep);
-    // Settles at the latest when the remote is closed below, and never rejects.
-    void remote.closed.then((cause) => {
-      if (cause !== undefined) keep.log.error(`the server is gone: ${cause.message}; unmount ${printable(path)}`);
-    });
     await Promise.race([mount.ended, aborted(keep.stop)]);
     if (keep.stop.aborted) await takeDown(path, { ...keep, say: keep.log.warn });
     return await end(mount, keep);
@@ -107,17 +104,13 @@ async function tellStatus(
 ): Promise<Server | undefined> {
   const { remote, drive, mount, request } = parts;
   const { readOnly, sectionBytes, credits } = remote.share;
-  let state: DriveStatus["state"] = "connected";
-  void remote.closed.then(() => {
-    state = "lost";
-  });
   const { path } = request;
   const url = withoutToken(request.url);
   const sinceMs = clock.realtimeMs();
   try {
     makeRuntimeFolder();
     return await serveStatus(statusSocketOf(path), () => ({
-      ...{ path, url, readOnly, state, sinceMs, sectionBytes, credits },
+      ...{ path, url, readOnly, state: remote.state, sinceMs, sectionBytes, credits },
       remote: remote.status(),
       ...drive.figures,
       kernel: mount.counters(),
@@ -164,7 +157,7 @@ function cachedDrive(
   kernelReadAheadBytes: () => number,
 ): CachedFileSystem {
   const { pipeline, sync } = options;
-  return new CachedFileSystem(remote.fileSystem, {
+  return new CachedFileSystem(new LastKnownFileSystem(remote.fileSystem), {
     sectionBytes: remote.share.sectionBytes,
     writeBehindBytesMax: pipeline && !sync ? (options.writeBehindBytes ?? WRITE_BEHIND_BYTES) : 0,
     readAheadBytesMax: pipeline ? (options.readAheadBytes ?? READ_AHEAD_BYTES) : 0,

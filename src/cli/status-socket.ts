@@ -7,6 +7,7 @@ import { rmSync } from "node:fs";
 import { connect as connectTo, createServer, type Server } from "node:net";
 import type { Clock } from "../base/clock.ts";
 import type { RemoteStatus } from "../client/remote.ts";
+import type { SessionState } from "../client/session.ts";
 
 /** Sizes in bytes, times in milliseconds; the rest are counts. */
 export interface DriveStatus {
@@ -14,8 +15,8 @@ export interface DriveStatus {
   /** Without token. */
   url: string;
   readOnly: boolean;
-  /** "lost": the server is gone for good; only umount helps. */
-  state: "connected" | "lost";
+  /** Whether the server is there; "resuming" on the way back. */
+  state: SessionState;
   /** Milliseconds since 1970. */
   sinceMs: number;
   remote: RemoteStatus;

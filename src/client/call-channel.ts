@@ -1,39 +1,39 @@
 /**
- * A ready channel on the client: sends calls as credits allow, matches replies, survives whatever a server sends.
+ * A channel of the session on the client: sends calls as credits allow, matches replies, survives whatever a server sends, and the loss of the connection
+ * that carries it.
+ *
+ * States: `up` (a connection carries it; perhaps held back, as long as the session is not resumed) -> `down` (its connection was lost) -> `up`, by `attach`; `over`: for good.
+ * Calls keep their slots meanwhile, and new ones take theirs. What has no answer when the channel is up again is sent again with the same tags, in
+ * the order it was sent first: the server knows by the slots what it has done already.
  *
  * The slots of the channel are shared out between data (sections, paced by bytes) and everything else, so that neither waits for the other's credits.
  * A tag is a slot and a turn; the turn changes with each use, so that no reply can be taken for another call's.
  *
- * INVARIANT: a slot is in use from the sending of a call until its reply has come, whether or not anybody still wants it.
+ * INVARIANT: while the channel is up a slot is in use from the sending of a call until its reply has come, whether or not anybody still wants it.
  */
 
 import type { ByteReader } from "../base/byte-cursor.ts";
-import type { Clock, Timer } from "../base/clock.ts";
+import type { Clock } from "../base/clock.ts";
 import { errnoName } from "../base/errno.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
-import type { CancelSignal } from "../base/signals.ts";
-import { type CreditFigures, CreditWaiter, CreditWindow } from "../sections/credit-window.ts";
+import { type CreditFigures, CreditWaiter, type CreditWindow } from "../sections/credit-window.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
-import { type BodyCodec, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
+import { type BodyCodec, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { DISCARD } from "../wire/frame-decoder.ts";
-import { type Call, type CallParts, type Fields, isDataCall, PromisedCall, type Result } from "./call.ts";
-import { type Agreement, goodbyeError } from "./set-up.ts";
+import { type Call, type CallParts, type Fields, PromisedCall, type Result } from "./call.ts";
+import { CallWindows } from "./call-windows.ts";
+import { type Agreement, awayError, goodbyeError, overError } from "./set-up.ts";
 
 const NOTHING = Buffer.alloc(0);
 const SLOT_BITS = 16;
 const SLOT_MASK = 0xffff;
-/** Share of the credits that is not for data. */
-const PLAIN_SHARE = 0.5;
-const PLAIN_CREDITS_MAX = 64;
-/** Calls that wait for a credit; beyond, a call fails with ENOBUFS. */
-const WAITERS_MAX = 65_536;
-/** A call without payload counts as this much on the line. */
-const PLAIN_BYTES = 256;
-/** Sections that are under way whatever the line's product seems to be. */
-const SECTIONS_MIN = 4;
-/** How often the windows are told the time while calls wait for a credit: when nothing is answered, there is no other occasion. */
-const TICK_MS = 1000;
+
+type State =
+  /** `isHeld`: only calls that bring the session back are sent. */
+  | { readonly t: "up"; readonly channel: Channel; readonly isHeld: boolean }
+  | { readonly t: "down" }
+  | { readonly t: "over"; readonly error: Error };
 
 export interface CallChannelFigures {
   readonly isOpen: boolean;
@@ -44,13 +44,10 @@ export interface CallChannelFigures {
 }
 
 export class CallChannel implements ChannelReceiver {
-  readonly agreement: Agreement;
-  readonly #channel: Channel;
+  #agreement: Agreement;
+  #state: State;
   readonly #clock: Clock;
-  readonly #plain: CreditWindow;
-  readonly #data: CreditWindow;
-  /** Slots below this are of #plain, the others of #data. */
-  readonly #plainSlots: number;
+  readonly #windows: CallWindows;
   readonly #calls: (Call | undefined)[];
   readonly #turns: Uint16Array;
   readonly #waiting = new Set<Call>();
@@ -60,69 +57,76 @@ export class CallChannel implements ChannelReceiver {
   #receivingHandle = 0;
   #receivingBytes = 0;
   #receivingTarget: Buffer = NOTHING;
-  #error: Error | undefined;
-  #ticker: Timer | undefined;
+  /** Why the connection ends, if its receiver knew before it did. */
+  #ending: Error | undefined;
+  /** Of calls, in the order of their first sending. */
+  #sentCount = 0;
+  /** Bytes of connections that are gone. */
+  #pastReceivedBytes = 0;
+  #pastSentBytes = 0;
   readonly #request: FrameHeader = emptyHeader();
-  readonly #onClosed: (error: Error | undefined) => void;
+  readonly #onDown: (reason: Error) => void;
   /** Told of a handle that came for a caller who had given up. */
   readonly #onOrphan: (handle: number) => void;
 
+  /** @param parts.onDown  told each time that a connection is lost, or closed by the server. */
   constructor(parts: {
     channel: Channel;
     agreement: Agreement;
     clock: Clock;
-    onClosed: (error: Error | undefined) => void;
+    onDown: (reason: Error) => void;
     onOrphan: (handle: number) => void;
     isPipelined: boolean;
     /** Of the line, as known so far; 0: it is not. */
     roundTripMs: number;
   }) {
-    this.#channel = parts.channel;
-    this.agreement = parts.agreement;
+    this.#state = { t: "up", channel: parts.channel, isHeld: false };
+    this.#agreement = parts.agreement;
     this.#clock = parts.clock;
-    this.#onClosed = parts.onClosed;
+    this.#onDown = parts.onDown;
     this.#onOrphan = parts.onOrphan;
-    const { credits, bytesMax, sectionBytes } = parts.agreement;
-    this.#plainSlots = Math.min(PLAIN_CREDITS_MAX, Math.floor(credits * PLAIN_SHARE));
-    const dataSlots = credits - this.#plainSlots;
-    const bytes = Math.min(bytesMax, dataSlots * sectionBytes);
-    this.#plain = new CreditWindow({
-      credits: this.#plainSlots,
-      creditsMax: this.#plainSlots,
-      bytes: this.#plainSlots * PLAIN_BYTES,
-      bytesMin: this.#plainSlots * PLAIN_BYTES,
-      waitersMax: WAITERS_MAX,
-    });
-    this.#data = new CreditWindow({
-      // For comparison: one section at a time, and nothing else until it has been answered.
-      credits: parts.isPipelined ? dataSlots : 1,
-      creditsMax: dataSlots,
-      bytes,
-      bytesMin: Math.min(bytes, SECTIONS_MIN * sectionBytes),
-      waitersMax: WAITERS_MAX,
-      roundTripMs: parts.roundTripMs,
-    });
+    const { credits } = parts.agreement;
+    this.#windows = new CallWindows(parts.agreement, parts);
     this.#calls = new Array<Call | undefined>(credits).fill(undefined);
     this.#turns = new Uint16Array(credits);
   }
 
+  get agreement(): Agreement {
+    return this.#agreement;
+  }
+
   get isOpen(): boolean {
-    return this.#error === undefined && this.#channel.isOpen;
+    return this.#state.t === "up" && this.#state.channel.isOpen;
+  }
+
+  /** The connection that carries it. */
+  get channel(): Channel | undefined {
+    return this.#state.t === "up" ? this.#state.channel : undefined;
+  }
+
+  /** Whether anybody waits for the server. */
+  get isBusy(): boolean {
+    return this.#windows.held > 0;
   }
 
   get figures(): CallChannelFigures {
-    const { receivedBytes, sentBytes } = this.#channel;
-    return { isOpen: this.isOpen, calls: this.#plain.figures, sections: this.#data.figures, receivedBytes, sentBytes };
+    const { channel } = this;
+    return {
+      isOpen: this.isOpen,
+      ...this.#windows.figures,
+      receivedBytes: this.#pastReceivedBytes + (channel?.receivedBytes ?? 0),
+      sentBytes: this.#pastSentBytes + (channel?.sentBytes ?? 0),
+    };
   }
 
   /** Bytes of sections that are on their way or wait to be. */
   get sectionBytesOutstanding(): number {
-    return this.#data.inFlightBytes + this.#data.waiterCount * this.agreement.sectionBytes;
+    return this.#windows.sectionBytesOutstanding(this.#agreement.sectionBytes);
   }
 
   /** What fills the line, bytes: its bandwidth times its round trip, as far as sections have shown it. */
   get lineBytes(): number {
-    return this.#data.lineBytes;
+    return this.#windows.lineBytes;
   }
 
   /** Calls and awaits the result. @throws FsError, ConnectionError, ProtocolError. */
@@ -132,16 +136,20 @@ export class CallChannel implements ChannelReceiver {
 
   /** Starts a call, which is told how it ends. */
   begin(call: Call): void {
-    if (this.#error !== undefined) {
-      call.failed(this.#lostError());
+    if (this.#state.t === "over") {
+      call.failed(overError(this.#state.error));
       return;
     }
-    if (call.signal !== undefined && !this.#watch(call, call.signal)) return;
+    if (call.isImpatient && !this.isOpen) {
+      call.failed(awayError());
+      return;
+    }
+    if (!call.watch((error) => this.abandon(call, error))) return;
     call.open?.beginCall();
-    const isData = isDataCall(call);
-    const window = isData ? this.#data : this.#plain;
-    const bytes = isData ? call.windowBytes : PLAIN_BYTES;
+    const window = this.#windows.of(call);
+    const bytes = this.#windows.bytesOf(call);
     const nowMs = this.#clock.monotonicMs();
+    call.begunMs = nowMs;
     const credit = window.tryAcquire(bytes, call.priority, nowMs);
     if (credit >= 0) this.#send(call, credit);
     else this.#wait(call, window, bytes, nowMs);
@@ -150,7 +158,7 @@ export class CallChannel implements ChannelReceiver {
   /** The caller has lost interest: the call settles with `error` as soon as what it borrowed is free, and its reply will be ignored. */
   abandon(call: Call, error: Error): void {
     if (call.isAbandoned) return;
-    this.#unwatch(call);
+    call.unwatch();
     if (call.tag < 0) {
       this.#leaveLine(call);
       call.open?.endCall();
@@ -161,30 +169,90 @@ export class CallChannel implements ChannelReceiver {
     call.target = undefined;
     if (this.#receiving === call) {
       this.#receivingTarget = DISCARD;
-      this.#channel.divert();
+      this.channel?.divert();
     }
-    this.#channel.send({ ...emptyHeader(), opcode: messages.cancel.row.code }, messages.cancel.request, {
-      canceledTag: call.tag,
-    });
-    const isFree = call.payload === undefined || !call.isSending || this.#channel.reclaim(call.payload);
-    if (isFree) call.failed(error);
+    if (this.#state.t === "up" && call.isSent) {
+      this.#state.channel.send({ ...emptyHeader(), opcode: messages.cancel.row.code }, messages.cancel.request, {
+        canceledTag: call.tag,
+      });
+    } else if (!isWorthAsking(call)) {
+      // Not yet: its credit would go to another call of those that are being abandoned together with it.
+      queueMicrotask(() => {
+        if (this.#state.t !== "over" && this.#calls[call.tag & SLOT_MASK] === call) this.#forget(call);
+      });
+    }
+    if (call.payload === undefined || call.isFree(call.payload)) call.failed(error);
     else call.onSent = () => call.failed(error);
   }
 
-  /** Sends a notice. */
-  notify<N extends "forget">(name: N, fields: Parameters<(typeof messages)[N]["request"]["write"]>[1]): void {
-    this.#channel.send({ ...emptyHeader(), opcode: messages[name].row.code }, messages[name].request, fields);
+  /** Sends a notice; one that cannot be sent now is lost. */
+  notify<N extends "forget" | "ping">(name: N, fields: Parameters<(typeof messages)[N]["request"]["write"]>[1]): void {
+    if (this.#state.t !== "up") return;
+    this.#state.channel.send({ ...emptyHeader(), opcode: messages[name].row.code }, messages[name].request, fields);
   }
 
-  /** Says goodbye for good; calls under way fail. */
-  close(): void {
-    this.#error ??= new ConnectionError("the drive is closed", { retryable: false });
-    this.#channel.close({ code: 0, text: "goodbye" });
+  /**
+   * Another connection carries the channel from now on, held back until `release`; it belongs to the same session.
+   *
+   * @throws ProtocolError what was agreed on it is not what was agreed before.
+   */
+  attach(channel: Channel, agreement: Agreement, roundTripMs: number): void {
+    const { sectionBytes, credits } = this.#agreement;
+    if (agreement.sectionBytes !== sectionBytes || agreement.credits !== credits) {
+      throw new ProtocolError(CloseCode.LIMIT, "the server has changed the size of sections or the credits");
+    }
+    this.#agreement = agreement;
+    this.#ending = undefined;
+    this.#windows.forgetLine(roundTripMs);
+    this.#enter({ t: "up", channel, isHeld: true });
   }
 
-  /** Settles when the link is gone. */
-  get gone(): Promise<void> {
-    return this.#channel.gone;
+  /** Sends what has no answer, and from now on everything. */
+  release(): void {
+    if (this.#state.t !== "up" || !this.#state.isHeld) return;
+    this.#enter({ ...this.#state, isHeld: false });
+    const calls = this.#calls.filter((call) => call !== undefined);
+    calls.sort((a, b) => a.order - b.order);
+    for (const call of calls) this.#transmit(call);
+  }
+
+  /** The session is another one: what may have been done in the old one, or not, fails with EIO; everything else is asked again. */
+  startOver(): void {
+    for (const call of this.#calls) {
+      if (call === undefined || !call.isSent || call.message.row.changes !== true) continue;
+      this.#forget(call);
+      if (!call.isAbandoned) this.#failWhenSent(call, new FsError("EIO", call.message.name));
+    }
+  }
+
+  /** Fails the calls that have waited for longer than `patienceMs` while the server was away, since `awaySinceMs`. */
+  expire(patienceMs: number, awaySinceMs: number): void {
+    const latestMs = this.#clock.monotonicMs() - patienceMs;
+    this.failAll(awayError(), ({ begunMs }) => Math.max(begunMs, awaySinceMs) <= latestMs);
+  }
+
+  /** Time passes; see CreditWindow. */
+  tick(): void {
+    this.#windows.tick(this.#clock.monotonicMs());
+  }
+
+  /** Cuts the connection. */
+  cut(): void {
+    this.channel?.destroy();
+  }
+
+  /** Fails every call there is, or those that `concerns` says. */
+  failAll(error: Error, concerns: (call: Call) => boolean = () => true): void {
+    for (const call of [...this.#waiting, ...this.#calls]) {
+      if (call !== undefined && !call.isAbandoned && concerns(call)) this.abandon(call, error);
+    }
+  }
+
+  /** Says goodbye for good; calls under way, and all later ones, fail with `error`. */
+  close(error: Error): void {
+    const { channel } = this;
+    this.#end(error);
+    channel?.close({ code: 0, text: "goodbye" });
   }
 
   frame(header: FrameHeader, body: ByteReader): void {
@@ -192,8 +260,12 @@ export class CallChannel implements ChannelReceiver {
     if (message.name === "goodbye") {
       checkRequest(message, header, "server");
       const { code, reason } = messages.goodbye.request.read(body);
-      this.#error ??= goodbyeError(this.#channel.peer, code, reason);
-      this.#channel.close({ code: 0, text: "goodbye" });
+      this.#ending ??= goodbyeError(this.channel?.peer ?? "", code, reason);
+      this.channel?.close({ code: 0, text: "goodbye" });
+      return;
+    }
+    if (message.name === "ping") {
+      messages.ping.request.read(body);
       return;
     }
     if (message.name === "written") {
@@ -240,33 +312,56 @@ export class CallChannel implements ChannelReceiver {
   }
 
   closed(error: Error | undefined): void {
-    this.#error ??= error ?? new ConnectionError(`connection to ${this.#channel.peer} closed`, { retryable: true });
-    const reason = this.#error;
+    const { channel } = this;
+    if (channel === undefined) return;
+    const reason =
+      this.#ending ?? error ?? new ConnectionError(`connection to ${channel.peer} closed`, { retryable: true });
+    this.#ending = undefined;
     this.#receiving = undefined;
     this.#receivingTarget = NOTHING;
-    this.#ticker?.stop();
+    this.#pastReceivedBytes += channel.receivedBytes;
+    this.#pastSentBytes += channel.sentBytes;
+    this.#enter({ t: "down" });
     for (const call of [...this.#waiting, ...this.#calls]) {
       if (call === undefined) continue;
-      this.#unwatch(call);
+      // Its slot must not wait for a reply that nobody will ask for again.
+      if (call.isAbandoned && !isWorthAsking(call)) this.#forget(call);
+      else if (call.isImpatient && !call.isAbandoned) this.abandon(call, awayError());
+    }
+    this.#onDown(reason);
+  }
+
+  /** No connection will carry it any more: everything fails. */
+  #end(error: Error): void {
+    if (this.#state.t === "over") return;
+    this.#enter({ t: "over", error });
+    this.#receiving = undefined;
+    this.#receivingTarget = NOTHING;
+    for (const call of [...this.#waiting, ...this.#calls]) {
+      if (call === undefined) continue;
+      call.unwatch();
       if (call.tag < 0) this.#leaveLine(call);
       else this.#calls[call.tag & SLOT_MASK] = undefined;
       call.open?.endCall();
-      if (!call.isAbandoned) this.#failWhenSent(call, reason);
+      if (!call.isAbandoned) this.#failWhenSent(call, error);
     }
-    this.#onClosed(reason);
+  }
+
+  #enter(state: State): void {
+    this.#state = state;
   }
 
   /** A payload that the kernel is taking is its owner's again when the link is gone; the channel says so by `sent`. */
   #failWhenSent(call: Call, error: Error): void {
-    if (call.isSending && call.payload !== undefined && !this.#channel.reclaim(call.payload)) {
-      call.onSent = () => call.failed(error);
-    } else call.failed(error);
+    if (call.payload === undefined || call.isFree(call.payload)) call.failed(error);
+    else call.onSent = () => call.failed(error);
   }
 
   /** @throws ProtocolError nobody can have done what was asked: nothing of its payload has left. */
   #checkSent(call: Call): void {
-    if (!call.isSending || call.isAbandoned || call.payload === undefined) return;
-    if (!this.#channel.reclaim(call.payload)) return;
+    const { channel } = this;
+    if (call.isAbandoned || call.payload === undefined || channel === undefined || call.sendingOver !== channel) return;
+    if (!channel.reclaim(call.payload)) return;
     throw new ProtocolError(CloseCode.STATE, `${call.message.name}: answered before it was sent`);
   }
 
@@ -286,9 +381,9 @@ export class CallChannel implements ChannelReceiver {
     try {
       this.#deliver(call, fields, payload, handle);
     } catch (error) {
-      this.#error ??= error as Error;
+      this.#ending ??= error as Error;
       const code = error instanceof ProtocolError ? error.closeCode : CloseCode.STATE;
-      this.#channel.close({ code, text: (error as Error).message });
+      this.channel?.close({ code, text: (error as Error).message });
     }
   }
 
@@ -320,25 +415,26 @@ export class CallChannel implements ChannelReceiver {
     if (call === undefined || call.tag !== header.tag) {
       throw new ProtocolError(CloseCode.STATE, `reply to tag ${header.tag}, which is not in use`);
     }
-    const { message } = call;
-    if (header.opcode !== message.row.code)
-      throw new ProtocolError(CloseCode.STATE, `${message.name}: another's reply`);
-    checkReply(message, header);
-    const isMade = message.row.handle === "made" && header.status === 0;
-    if (header.section !== call.section || (!isMade && header.handle !== call.handle)) {
-      throw new ProtocolError(CloseCode.MALFORMED, `${message.name}: reply for another section or handle`);
-    }
+    call.checkReply(header);
     return call;
   }
 
   /** The reply is here: the slot is free. `bytes` of data came through with it, either way. */
   #finish(call: Call, bytes: number): void {
-    this.#unwatch(call);
-    const slot = call.tag & SLOT_MASK;
-    this.#calls[slot] = undefined;
+    this.#vacate(call).release(call.credit, this.#clock.monotonicMs(), bytes);
+  }
+
+  /** No reply will come: the slot is free. */
+  #forget(call: Call): void {
+    this.#vacate(call).abandon(call.credit, this.#clock.monotonicMs());
+  }
+
+  /** @returns the window the slot's credit goes back to. */
+  #vacate(call: Call): CreditWindow {
+    call.unwatch();
+    this.#calls[call.tag & SLOT_MASK] = undefined;
     call.open?.endCall();
-    const window = slot < this.#plainSlots ? this.#plain : this.#data;
-    window.release(call.credit, this.#clock.monotonicMs(), bytes);
+    return this.#windows.of(call);
   }
 
   #wait(call: Call, window: CreditWindow, bytes: number, nowMs: number): void {
@@ -349,74 +445,56 @@ export class CallChannel implements ChannelReceiver {
     waiter.bytes = bytes;
     call.waiter = waiter;
     this.#waiting.add(call);
-    this.#ticker ??= this.#clock.every(TICK_MS, this.#tick);
     if (window.wait(waiter, nowMs)) return;
     this.#waiting.delete(call);
-    this.#unwatch(call);
+    call.unwatch();
     call.open?.endCall();
     call.failed(new FsError("ENOBUFS", call.message.name));
   }
 
-  readonly #tick = (): void => {
-    const nowMs = this.#clock.monotonicMs();
-    for (const window of [this.#plain, this.#data]) window.tick(nowMs);
-    if (this.#waiting.size > 0) return;
-    this.#ticker?.stop();
-    this.#ticker = undefined;
-  };
-
   #leaveLine(call: Call): void {
     this.#waiting.delete(call);
-    const window = isDataCall(call) ? this.#data : this.#plain;
+    const window = this.#windows.of(call);
     if (call.waiter !== undefined) window.cancel(call.waiter, this.#clock.monotonicMs());
   }
 
   #send(call: Call, credit: number): void {
-    const slot = isDataCall(call) ? this.#plainSlots + credit : credit;
+    const slot = this.#windows.slotOf(call, credit);
     const turn = ((this.#turns[slot] ?? 0) + 1) & SLOT_MASK;
     this.#turns[slot] = turn;
     call.credit = credit;
     call.tag = turn * (1 << SLOT_BITS) + slot;
-    call.handle = call.open?.handle ?? 0;
+    call.order = this.#sentCount;
+    this.#sentCount += 1;
     this.#calls[slot] = call;
+    this.#transmit(call);
+    call.started();
+  }
+
+  /** Sends the call over the connection there is, if there is one, for the first time or again. */
+  #transmit(call: Call): void {
+    if (this.#state.t !== "up" || (this.#state.isHeld && !call.isOfResuming)) return;
+    if (call.open?.isGone === true && !call.isAbandoned) {
+      this.#forget(call);
+      // Not from inside the call that begins it.
+      queueMicrotask(() => this.#failWhenSent(call, new FsError("ESTALE", call.message.name)));
+      return;
+    }
+    const { channel } = this.#state;
+    call.isSent = true;
+    call.handle = call.open?.handle ?? 0;
     const header = this.#request;
     header.opcode = call.message.row.code;
     header.tag = call.tag;
     header.section = call.section;
     header.handle = call.handle;
     const { payload } = call;
-    if (payload === undefined || payload.length === 0) {
-      this.#channel.send(header, call.codec, call.fields);
-    } else {
-      call.isSending = true;
-      this.#channel.send(header, call.codec, call.fields, payload, () => {
-        call.isSending = false;
-        call.onSent?.();
-      });
-    }
-    call.started();
+    if (payload === undefined || payload.length === 0) channel.send(header, call.codec, call.fields);
+    else channel.send(header, call.codec, call.fields, payload, call.sending(channel));
   }
+}
 
-  /** @returns false if the signal has aborted already; the call has failed then. */
-  #watch(call: Call, signal: CancelSignal): boolean {
-    const interrupted = () => new FsError("EINTR", call.message.name);
-    if (signal.aborted) {
-      call.failed(interrupted());
-      return false;
-    }
-    call.onAbort = () => this.abandon(call, interrupted());
-    signal.addEventListener("abort", call.onAbort);
-    return true;
-  }
-
-  #unwatch(call: Call): void {
-    if (call.onAbort === undefined) return;
-    call.signal?.removeEventListener("abort", call.onAbort);
-    call.onAbort = undefined;
-  }
-
-  #lostError(): Error {
-    if (this.#error instanceof ConnectionError) return this.#error;
-    return new ConnectionError("the connection was closed", { retryable: true, cause: this.#error });
-  }
+/** Whether the reply to a call nobody wants any more matters all the same: it may bring a handle that must be released. */
+function isWorthAsking(call: Call): boolean {
+  return call.message.row.handle === "made" && call.isSent;
 }

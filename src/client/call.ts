@@ -4,11 +4,13 @@
  * A call settles once: with its reply, with an error, or with EINTR when its caller lost interest; its slot is free only when the reply has come. What it
  * borrowed (target, payload) is the caller's again when it settles.
  */
-import type { FsError } from "../base/errors.ts";
+import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import type { CreditWaiter } from "../sections/credit-window.ts";
+import type { Channel } from "../transport/channel.ts";
 import { RequestPriority } from "../vfs/file-system.ts";
-import type { BodyCodec, Message } from "../wire/codec.ts";
+import { type BodyCodec, checkReply, type Message } from "../wire/codec.ts";
+import type { FrameHeader } from "../wire/frame.ts";
 import type { CallName } from "../wire/messages.ts";
 import type { CallChannel } from "./call-channel.ts";
 import type { RemoteOpen } from "./remote-open.ts";
@@ -31,6 +33,10 @@ export interface CallParts {
   readonly replyBytesMax?: number;
   readonly signal?: CancelSignal | undefined;
   readonly priority?: RequestPriority | undefined;
+  /** Fails at once, with ConnectionError, when there is no connection, instead of waiting for one. */
+  readonly isImpatient?: boolean | undefined;
+  /** One of those that bring a session back: sent before all others. */
+  readonly isOfResuming?: boolean | undefined;
 }
 
 export abstract class Call {
@@ -42,6 +48,8 @@ export abstract class Call {
   readonly replyBytesMax: number;
   readonly signal: CancelSignal | undefined;
   readonly priority: RequestPriority;
+  readonly isImpatient: boolean;
+  readonly isOfResuming: boolean;
   /** Where the reply's payload goes; undefined also when it was taken back. */
   target: Buffer | undefined;
   /** The handle as sent, which the reply must bring back. */
@@ -53,11 +61,18 @@ export abstract class Call {
   avoids: CallChannel | undefined;
   credit = -1;
   waiter: CreditWaiter | undefined;
-  onAbort: (() => void) | undefined;
+  #onAbort: (() => void) | undefined;
   /** The caller has its answer; a reply is awaited for the slot's sake only. */
   isAbandoned = false;
-  /** The payload may still be read by the channel. */
-  isSending = false;
+  /** When it was begun, and where it stands among those that were sent. */
+  begunMs = 0;
+  order = 0;
+  /** It has left once at least. */
+  isSent = false;
+  /** The connection it left by last, while that has the payload still. */
+  sendingOver: Channel | undefined;
+  /** Connections that may still read the payload; one, but for a moment after it was sent again. */
+  #sendings = 0;
   /** Told when the payload is the caller's again, if somebody waits for that. */
   onSent: (() => void) | undefined;
 
@@ -71,6 +86,62 @@ export abstract class Call {
     this.replyBytesMax = parts.replyBytesMax ?? 0;
     this.signal = parts.signal;
     this.priority = parts.priority ?? RequestPriority.FOREGROUND;
+    this.isImpatient = parts.isImpatient === true;
+    this.isOfResuming = parts.isOfResuming === true;
+  }
+
+  /** Tells `abandon` when the caller loses interest. @returns false if it has already: the call has failed then. */
+  watch(abandon: (error: FsError) => void): boolean {
+    const { signal } = this;
+    if (signal === undefined) return true;
+    const interrupted = () => new FsError("EINTR", this.message.name);
+    if (signal.aborted) {
+      this.failed(interrupted());
+      return false;
+    }
+    this.#onAbort = () => abandon(interrupted());
+    signal.addEventListener("abort", this.#onAbort);
+    return true;
+  }
+
+  unwatch(): void {
+    if (this.#onAbort === undefined) return;
+    this.signal?.removeEventListener("abort", this.#onAbort);
+    this.#onAbort = undefined;
+  }
+
+  /** Checks that a reply with this header is one to this call. @throws ProtocolError. */
+  checkReply(header: FrameHeader): void {
+    const { message } = this;
+    if (header.opcode !== message.row.code)
+      throw new ProtocolError(CloseCode.STATE, `${message.name}: another's reply`);
+    checkReply(message, header);
+    const isMade = message.row.handle === "made" && header.status === 0;
+    if (header.section !== this.section || (!isMade && header.handle !== this.handle)) {
+      throw new ProtocolError(CloseCode.MALFORMED, `${message.name}: reply for another section or handle`);
+    }
+  }
+
+  /** Whether a connection may still read the payload. */
+  get isSending(): boolean {
+    return this.#sendings > 0;
+  }
+
+  /** The payload is given to a connection. @returns what that is to call when it has no more use for it. */
+  sending(channel: Channel): () => void {
+    this.#sendings += 1;
+    this.sendingOver = channel;
+    return () => {
+      this.#sendings -= 1;
+      if (this.sendingOver === channel) this.sendingOver = undefined;
+      if (this.#sendings === 0) this.onSent?.();
+    };
+  }
+
+  /** Whether the payload is its owner's now, taken back from a queue if it must be. If not, `onSent` will say when. */
+  isFree(payload: Buffer): boolean {
+    if (this.#sendings === 0) return true;
+    return this.#sendings === 1 && this.sendingOver?.reclaim(payload) === true;
   }
 
   get codec(): BodyCodec {

@@ -35,18 +35,18 @@ import type { CallName, Reply, Request } from "../wire/messages.ts";
 import { checkId, checkName, checkOffset, checkXattrName } from "./argument-checks.ts";
 import type { Fields, Result } from "./call.ts";
 import { readData, writeData } from "./open-data.ts";
+import { RemoteOpens } from "./open-table.ts";
 import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
 import type { SectionCarrier } from "./section-call.ts";
 import type { SessionChannels } from "./session-channels.ts";
 
-const U32 = 2 ** 32;
 const CHANGING_OPEN_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
 /** Of these only READ: the open is for reading a file as it is. */
 const WHOLE_READ_FLAGS = OpenFlag.READ | CHANGING_OPEN_FLAGS | OpenFlag.DIRECT;
 /** Calls nobody waits for are made on behalf of the client itself. */
 const NOBODYS: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 
-type Keys = Pick<Reply<"open">, "resumeKey" | "serviceBlob" | "challenge">;
+type Keys = Pick<Reply<"open">, "openId" | "resumeKey" | "serviceBlob" | "challenge">;
 
 function nothing(): void {
   // The reply says all by its status.
@@ -74,8 +74,7 @@ export class RemoteFileSystem implements FileSystem {
   readonly #sections: SectionCarrier;
   readonly #close: () => Promise<void>;
   readonly #readOnly: boolean;
-  readonly #opens = new Map<HandleId, RemoteOpen>();
-  #lastHandle = 0;
+  readonly #opens = new RemoteOpens((handle) => this.#dropHandle(handle));
   #forgotten: NodeId[] = [];
   #forgetIsDue = false;
 
@@ -91,9 +90,9 @@ export class RemoteFileSystem implements FileSystem {
     return this.#channels.agreement.isFlushless;
   }
 
-  /** Opens the caller has. */
-  get openCount(): number {
-    return this.#opens.size;
+  /** What callers have open. */
+  get opens(): RemoteOpens {
+    return this.#opens;
   }
 
   root(ctx: RequestContext): Promise<Entry> {
@@ -203,7 +202,8 @@ export class RemoteFileSystem implements FileSystem {
     return this.#fetch(ctx, "open", fields, contentBytesMax, (reply, content, handle) => {
       const { attr, ...keys } = reply as unknown as Reply<"open">;
       if (content.length !== 0 && content.length !== attr.sizeBytes) throw nonsense("open: not the file's bytes");
-      const opened = { handle: this.#opened("file", id, handle, flags, keys).id, attr };
+      const open = this.#opens.add({ kind: "file", node: id, handle, flags, caller: ctx.caller, keys });
+      const opened = { handle: open.id, attr };
       return content.length === 0 ? opened : { ...opened, content };
     });
   }
@@ -216,7 +216,7 @@ export class RemoteFileSystem implements FileSystem {
     node: NewNode,
   ): Promise<{ entry: Entry; opened: Opened }> {
     checkName("create", name);
-    return this.#call(ctx, "create", { caller: ctx.caller, parent, name, flags, ...node }, this.#created(flags));
+    return this.#call(ctx, "create", { caller: ctx.caller, parent, name, flags, ...node }, this.#created(ctx, flags));
   }
 
   async tmpfile(
@@ -225,7 +225,7 @@ export class RemoteFileSystem implements FileSystem {
     flags: OpenFlags,
     node: NewNode,
   ): Promise<{ entry: Entry; opened: Opened }> {
-    return this.#call(ctx, "tmpfile", { caller: ctx.caller, parent, flags, ...node }, this.#created(flags));
+    return this.#call(ctx, "tmpfile", { caller: ctx.caller, parent, flags, ...node }, this.#created(ctx, flags));
   }
 
   async read(ctx: RequestContext, handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
@@ -262,8 +262,7 @@ export class RemoteFileSystem implements FileSystem {
   }
 
   async release(ctx: RequestContext, handle: HandleId): Promise<void> {
-    const open = this.#find("release", handle);
-    this.#opens.delete(handle);
+    const open = this.#opens.take("release", handle);
     open.whenIdle(() => this.#release(ctx, open));
   }
 
@@ -325,7 +324,8 @@ export class RemoteFileSystem implements FileSystem {
       ctx,
       "opendir",
       { caller: ctx.caller, id },
-      (_reply, _payload, handle) => this.#opened("directory", id, handle, OpenFlag.READ, undefined).id,
+      (_reply, _payload, handle) =>
+        this.#opens.add({ kind: "directory", node: id, handle, flags: OpenFlag.READ, caller: ctx.caller }).id,
     );
   }
 
@@ -404,8 +404,12 @@ export class RemoteFileSystem implements FileSystem {
   }
 
   /** A handle that came for a caller who had given up. */
-  dropHandle(handle: number): void {
-    this.#release(NOBODYS, this.#newOpen("file", "" as NodeId, handle, 0));
+  #dropHandle(handle: number): void {
+    const { caller } = NOBODYS;
+    this.#release(
+      NOBODYS,
+      new RemoteOpen({ id: 0 as HandleId, kind: "file", node: "" as NodeId, handle, flags: 0, caller }),
+    );
   }
 
   #call<N extends CallName, T>(
@@ -420,7 +424,7 @@ export class RemoteFileSystem implements FileSystem {
     for (const node of [id, parent, newParent]) if (node !== undefined) checkId(name, node);
     const message = messages[name] as unknown as Message<CallName>;
     if (this.#readOnly && message.row.changes === true) return Promise.reject(new FsError("EROFS", name));
-    const parts = { message, fields, open, payload, signal: ctx.signal };
+    const parts = { message, fields, open, payload, signal: ctx.signal, isImpatient: ctx.isImpatient };
     if (parent === undefined || ctx.directoryChanged === undefined) return this.#channels.call(parts, result);
     return this.#channels.call(parts, (reply, content, handle) => {
       const directory = reply["directory"] as Attr | undefined;
@@ -443,39 +447,16 @@ export class RemoteFileSystem implements FileSystem {
   }
 
   #find(op: string, handle: HandleId): RemoteOpen {
-    const open = this.#opens.get(handle);
-    if (open === undefined) throw new FsError("EBADF", op);
-    return open;
+    return this.#opens.find(op, handle);
   }
 
-  #created(flags: OpenFlags): Result<{ entry: Entry; opened: Opened }> {
+  #created(ctx: RequestContext, flags: OpenFlags): Result<{ entry: Entry; opened: Opened }> {
     return (reply, _payload, handle) => {
-      const { id, attr, resumeKey, serviceBlob, challenge } = reply as unknown as Reply<"create">;
-      const open = this.#opened("file", id, handle, flags, { resumeKey, serviceBlob, challenge });
+      const { id, attr, openId, resumeKey, serviceBlob, challenge } = reply as unknown as Reply<"create">;
+      const keys = { openId, resumeKey, serviceBlob, challenge };
+      const open = this.#opens.add({ kind: "file", node: id, handle, flags, caller: ctx.caller, keys });
       return { entry: { id, attr }, opened: { handle: open.id, attr } };
     };
-  }
-
-  #opened(
-    kind: RemoteOpen["kind"],
-    node: NodeId,
-    handle: number,
-    flags: OpenFlags,
-    keys: Keys | undefined,
-  ): RemoteOpen {
-    const open = this.#newOpen(kind, node, handle, flags);
-    if (keys !== undefined) open.keys = keys;
-    this.#opens.set(open.id, open);
-    return open;
-  }
-
-  #newOpen(kind: RemoteOpen["kind"], node: NodeId, handle: number, flags: OpenFlags): RemoteOpen {
-    let id = this.#lastHandle as HandleId;
-    do {
-      id = ((id + 1) % U32) as HandleId;
-    } while (id === 0 || this.#opens.has(id));
-    this.#lastHandle = id;
-    return new RemoteOpen({ id, kind, node, handle, flags });
   }
 
   /** Nobody waits for a release: what it could report, flush has reported. */

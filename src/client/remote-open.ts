@@ -3,10 +3,11 @@
  *
  * Callers know it by a number of their own, so that it can get another handle of the server without their notice.
  */
-import type { HandleId, NodeId, OpenFlags } from "../vfs/file-system.ts";
+import type { Caller, HandleId, NodeId, OpenFlags } from "../vfs/file-system.ts";
 
 /** What the server gave with the open; opaque. */
 export interface OpenKeys {
+  readonly openId: number;
   readonly resumeKey: Buffer;
   readonly serviceBlob: Buffer;
   readonly challenge: Buffer;
@@ -18,21 +19,35 @@ export class RemoteOpen {
   readonly kind: "file" | "directory";
   readonly node: NodeId;
   readonly flags: OpenFlags;
+  /** Who opened it. */
+  readonly caller: Caller;
   /** The server's number for it on this session. */
   handle: number;
   /** Of a file; directories have none. */
   keys: OpenKeys | undefined;
+  /** The server has given it up: whoever still uses it gets ESTALE. */
+  isGone = false;
   /** Something was written since the last flush. */
   isWritten = false;
   #calls = 0;
   #onIdle: (() => void) | undefined;
 
-  constructor(parts: { id: HandleId; kind: "file" | "directory"; node: NodeId; handle: number; flags: OpenFlags }) {
+  constructor(parts: {
+    id: HandleId;
+    kind: "file" | "directory";
+    node: NodeId;
+    handle: number;
+    flags: OpenFlags;
+    caller: Caller;
+    keys?: OpenKeys;
+  }) {
     this.id = parts.id;
     this.kind = parts.kind;
     this.node = parts.node;
     this.handle = parts.handle;
     this.flags = parts.flags;
+    this.caller = parts.caller;
+    this.keys = parts.keys;
   }
 
   /** A call on the open begins; `endCall` follows when its reply is here. */

@@ -1,25 +1,24 @@
 /**
  * A drive of a server: connects, sets a session up and gives its FileSystem.
  *
- * In this version a session lives as long as its channel: when the link is lost everything fails with ConnectionError and `closed` settles.
+ * The session comes back by itself when its connections are lost (session.ts); what was asked meanwhile waits.
  */
 import { strict as assert } from "node:assert";
-import { randomBytes } from "node:crypto";
 import type { Clock } from "../base/clock.ts";
 import type { Log } from "../base/log.ts";
 import { tokenKey } from "../resume/proof.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
-import { Channel } from "../transport/channel.ts";
 import { dial, type Trust } from "../transport/dial.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { FileSystem, HandleId, RequestContext } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
-import { CallChannel, type CallChannelFigures } from "./call-channel.ts";
+import type { CallChannelFigures } from "./call-channel.ts";
+import type { OpenEvents } from "./open-table.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
 import type { OpenKeys } from "./remote-open.ts";
 import { SectionWatch } from "./section-watch.ts";
-import { SessionChannels } from "./session-channels.ts";
-import { type Agreement, type SetUpWish, setUpChannel } from "./set-up.ts";
+import { ClientSession, type SessionOptions, type SessionState } from "./session.ts";
+import type { Agreement } from "./set-up.ts";
 import type { DriveUrl } from "./url.ts";
 
 const DIAL_TIMEOUT_MS = 10_000;
@@ -29,13 +28,8 @@ const CREDITS = 128;
 const IO_CHANNELS = 1;
 /** What is open is kept for so long for sure when the link is lost; after that, until somebody else needs it. */
 const KEEP_MS = 120_000;
-const CLIENT_ID_BYTES = 16;
-/** The calls' own credits and bytes bound what is unsent; nobody asks whether the channel is congested. */
-const SEND_BYTES_MAX = Number.POSITIVE_INFINITY;
 /** How long a section may go without an answer while the server answers others: disks that wake up or retry take their time. */
 const ANSWER_TIMEOUT_MS = 300_000;
-/** How long a goodbye may take. */
-const CLOSE_TIMEOUT_MS = 2000;
 
 export interface RemoteOptions {
   url: DriveUrl;
@@ -57,6 +51,12 @@ export interface RemoteOptions {
   ioChannels?: number;
   /** False: one section at a time, each waiting for the answer to the one before. For comparison. */
   isPipelined?: boolean;
+  /** How long a call may wait while the server is away, before it fails with EHOSTDOWN; 0, and by default: for ever. */
+  timeoutMs?: number;
+  /** How long the server is asked to keep what is open while this client is away. */
+  keepMs?: number;
+  /** 0 up to, not including, 1; for pauses between attempts. */
+  random?: () => number;
   /** How long a read or write may go without an answer while the server answers others; then it fails with ETIMEDOUT. 0: for ever. */
   answerTimeoutMs?: number;
   /** How the server shows that it is the one; without it no channel is encrypted. */
@@ -100,6 +100,8 @@ export interface RemoteStatus {
   /** Smallest recent one; undefined before the first answer. */
   readonly roundTripMs: number | undefined;
   readonly opens: number;
+  /** How often the session was lost and came back. */
+  readonly resumes: number;
 }
 
 export interface Remote {
@@ -107,6 +109,12 @@ export interface Remote {
   readonly share: RemoteShare;
   /** Settles, never rejects, when the drive is over: with the reason, or undefined after `close`. */
   readonly closed: Promise<Error | undefined>;
+  /** Whether the server is there. */
+  readonly state: SessionState;
+  /** `listener` is told of every change of the state, with the reason why the server is away. One at a time. */
+  onState(listener: (state: SessionState, reason: Error | undefined) => void): void;
+  /** Who is told what happened to open files while the server was away. */
+  set events(events: OpenEvents | undefined);
   status(): RemoteStatus;
   /** What fills the line, bytes: its bandwidth times its round trip as measured so far. */
   lineBytes(): number;
@@ -122,138 +130,91 @@ export interface Remote {
  * @throws ConnectionError nobody there, refused, too slow; ProtocolError not a netdrive server, or not the one with this token; FsError EINTR aborted.
  */
 export async function connectRemote(options: RemoteOptions): Promise<Remote> {
-  const { url, clock, signal, trust } = options;
-  const timeoutMs = options.dialTimeoutMs ?? DIAL_TIMEOUT_MS;
+  const { url, clock, trust, dialTimeoutMs = DIAL_TIMEOUT_MS } = options;
   const level = trust === undefined ? "plain" : "tls";
   const { security = { control: level, io: level } } = options;
-  const dialOne = (kind: keyof ChannelSecurity) => {
+  const { host, port } = url;
+  let isConnected = false;
+  const dialMore: DialMore = (kind, timeoutMs = dialTimeoutMs) => {
     assert(security[kind] !== "tls" || trust !== undefined, "who encrypts knows whom it trusts");
-    const { host, port } = url;
+    const signal = isConnected ? undefined : options.signal;
     return dial({ host, port, timeoutMs, clock, signal, ...(security[kind] === "tls" ? { trust } : {}) });
   };
-  return connectLink(await dialOne("control"), { ...options, security }, () => dialOne("io"));
+  const remote = await connectLink(await dialMore("control", undefined), { ...options, security }, dialMore);
+  isConnected = true;
+  return remote;
 }
 
 /** What is needed of a URL where there is a link already. */
 type LinkOptions = Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "user" | "share"> };
 
-/** How the links of the io channels of a session are connected. */
-export type DialMore = () => Promise<ByteLink>;
+/** How further connections of a session are made; `timeoutMs` for one of several attempts. */
+export type DialMore = (kind: "control" | "io", timeoutMs: number | undefined) => Promise<ByteLink>;
 
-/** The same over a link that exists; `dialMore` gives the links of the io channels, without it there are none. */
+/** The same over a link that exists; `dialMore` gives all further ones: without it there are no io channels, and a lost link is the end. */
 export async function connectLink(link: ByteLink, options: LinkOptions, dialMore?: DialMore): Promise<Remote> {
   const { clock, log } = options;
-  const session = new SessionSetUp(options);
-  const channels = await session.connect(link, dialMore);
   const room = log.room("client");
+  const session = new ClientSession(sessionOptions(options, room, dialMore));
+  await session.connect(link);
+  const { channels } = session;
   const answerMs = options.answerTimeoutMs === 0 ? Infinity : (options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS);
   const heardBytes = () => channels.receivedBytes;
   const watch = new SectionWatch({ clock, log: room, heardBytes, patienceMs: answerMs });
-  let isClosing = false;
-  const close = async () => {
-    isClosing = true;
+  const close = () => {
     watch.stop();
-    channels.close();
-    const timer = clock.after(CLOSE_TIMEOUT_MS, () => session.destroy(), { keepAlive: true });
-    await channels.gone();
-    timer.stop();
+    return session.close();
   };
   const fileSystem = new RemoteFileSystem(
     { channels, watch, answerMs },
     { readOnly: options.readOnly === true, close },
   );
-  session.onOrphan = (handle) => fileSystem.dropHandle(handle);
+  session.opens = fileSystem.opens;
   return {
     fileSystem,
     share: shareOf(channels.agreement, options.readOnly === true),
-    closed: session.lost.then((reason) => {
-      if (isClosing) return undefined;
-      room.warn(`${link.peer}: ${reason?.message ?? "connection closed"}`);
-      // What is left of the session is of no use: in this version nothing is resumed.
-      channels.close();
+    closed: session.over.then((reason) => {
+      if (reason !== undefined) room.warn(`${link.peer}: ${reason.message}`);
+      watch.stop();
       return reason;
     }),
-    status: () => statusOf(link.peer, channels.figures, fileSystem.openCount),
+    get state() {
+      return session.state;
+    },
+    onState(listener) {
+      session.onState = listener;
+    },
+    set events(events: OpenEvents | undefined) {
+      fileSystem.opens.events = events;
+    },
+    status: () => statusOf(link.peer, session, fileSystem.opens.size),
     lineBytes: () => channels.lineBytes,
     queryKey: (ctx, handle) => fileSystem.queryKey(ctx, handle),
     close,
   };
 }
 
-/** Sets up the channels of one session. */
-class SessionSetUp {
-  readonly #options: LinkOptions;
-  readonly #clientId = randomBytes(CLIENT_ID_BYTES);
-  readonly #channels: Channel[] = [];
-  #onLost: (reason: Error | undefined) => void = () => {};
-  /** Settles when a channel that was ready is gone. */
-  readonly lost: Promise<Error | undefined>;
-  /** Told of handles that came for callers who had given up. */
-  onOrphan: (handle: number) => void = () => {};
-
-  constructor(options: LinkOptions) {
-    this.#options = options;
-    this.lost = new Promise((resolve) => {
-      this.#onLost = resolve;
-    });
-  }
-
-  async connect(link: ByteLink, dialMore: DialMore | undefined): Promise<SessionChannels> {
-    const { url, ioChannels = IO_CHANNELS } = this.#options;
-    const { password = "" } = this.#options;
-    const login: SetUpWish["proof"] =
-      url.user === undefined ? { t: "token", key: tokenKey(url.token) } : { t: "password", user: url.user, password };
-    const control = await this.#setUp(link, "CONTROL", login);
-    const { sessionKey: key, sessionId } = control.agreement;
-    const io: CallChannel[] = [];
-    try {
-      while (dialMore !== undefined && io.length < ioChannels) {
-        io.push(await this.#setUp(await dialMore(), "IO", { t: "join", key, sessionId }));
-      }
-    } catch (error) {
-      new SessionChannels(control, io).close();
-      throw error;
-    }
-    return new SessionChannels(control, io);
-  }
-
-  /** Cuts every connection. */
-  destroy(): void {
-    for (const channel of this.#channels) channel.destroy();
-  }
-
-  #setUp(link: ByteLink, kind: SetUpWish["kind"], proof: SetUpWish["proof"]): Promise<CallChannel> {
-    const { url, clock, trace, signal, security = { control: "plain", io: "plain" } } = this.#options;
-    const channel = new Channel(link, { clock, sendBytesMax: SEND_BYTES_MAX, trace });
-    this.#channels.push(channel);
-    return setUpChannel({
-      channel,
-      wish: {
-        proof,
-        kind,
-        security: security[kind === "IO" ? "io" : "control"],
-        slotTable: kind === "CONTROL" ? 0 : this.#channels.length - 1,
-        keepMs: KEEP_MS,
-        share: url.share,
-        clientId: this.#clientId,
-        sectionBytes: this.#options.sectionBytes ?? SECTION_BYTES,
-        credits: this.#options.credits ?? CREDITS,
-      },
-      ready: (agreement, roundTripMs) =>
-        new CallChannel({
-          roundTripMs,
-          channel,
-          agreement,
-          clock,
-          onClosed: (reason) => this.#onLost(reason),
-          onOrphan: (handle) => this.onOrphan(handle),
-          isPipelined: this.#options.isPipelined ?? true,
-        }),
-      timeoutMs: this.#options.setUpTimeoutMs ?? SET_UP_TIMEOUT_MS,
-      clock,
-      signal,
-    });
-  }
+function sessionOptions(options: LinkOptions, log: Log, dial: DialMore | undefined): SessionOptions {
+  const { url, password = "", clock, timeoutMs = 0 } = options;
+  return {
+    login:
+      url.user === undefined ? { t: "token", key: tokenKey(url.token) } : { t: "password", user: url.user, password },
+    share: url.share,
+    security: options.security ?? { control: "plain", io: "plain" },
+    sectionBytes: options.sectionBytes ?? SECTION_BYTES,
+    credits: options.credits ?? CREDITS,
+    ioChannels: options.ioChannels ?? IO_CHANNELS,
+    isPipelined: options.isPipelined ?? true,
+    keepMs: options.keepMs ?? KEEP_MS,
+    setUpTimeoutMs: options.setUpTimeoutMs ?? SET_UP_TIMEOUT_MS,
+    patienceMs: timeoutMs === 0 ? Number.POSITIVE_INFINITY : timeoutMs,
+    dial,
+    clock,
+    log,
+    trace: options.trace,
+    signal: options.signal,
+    random: options.random ?? Math.random,
+  };
 }
 
 function shareOf(agreement: Agreement, readOnly: boolean): RemoteShare {
@@ -268,7 +229,8 @@ function shareOf(agreement: Agreement, readOnly: boolean): RemoteShare {
   };
 }
 
-function statusOf(peer: string, channels: readonly CallChannelFigures[], opens: number): RemoteStatus {
+function statusOf(peer: string, session: ClientSession, opens: number): RemoteStatus {
+  const channels: readonly CallChannelFigures[] = session.channels.figures;
   const status = {
     requestsOutstanding: 0,
     sectionsOutstanding: 0,
@@ -297,5 +259,6 @@ function statusOf(peer: string, channels: readonly CallChannelFigures[], opens: 
     ...status,
     roundTripMs: roundTrips.length === 0 ? undefined : Math.min(...roundTrips),
     opens,
+    resumes: session.resumes,
   };
 }

@@ -2,7 +2,7 @@
  * The channels of one session, as one place to make calls: control for everything short, io for sections.
  *
  * So a lookup never waits behind megabytes. Sections of one request may go over several io channels; each leaves by the one with the least on its way.
- * A session without io channels uses control for both. In this version the session ends with the first channel that is lost.
+ * A session without io channels uses control for both. What becomes of them is the session's (session.ts).
  */
 import assert from "node:assert/strict";
 import { type Call, type CallParts, isDataCall, PromisedCall, type Result } from "./call.ts";
@@ -13,7 +13,6 @@ export class SessionChannels {
   readonly #control: CallChannel;
   readonly #io: readonly CallChannel[];
 
-  /** The channels are owned: `close` closes them. */
   constructor(control: CallChannel, io: readonly CallChannel[]) {
     this.#control = control;
     this.#io = io;
@@ -66,16 +65,6 @@ export class SessionChannels {
   /** Sends a notice. */
   notify(...notice: Parameters<CallChannel["notify"]>): void {
     this.#control.notify(...notice);
-  }
-
-  /** Says goodbye for good on every channel; calls under way fail. */
-  close(): void {
-    for (const channel of [...this.#io, this.#control]) channel.close();
-  }
-
-  /** Settles when every link is gone. */
-  async gone(): Promise<void> {
-    await Promise.all([this.#control, ...this.#io].map((channel) => channel.gone));
   }
 
   #leastLoaded(avoided: CallChannel | undefined): CallChannel {

@@ -77,6 +77,17 @@ const RETRYABLE: ReadonlySet<number> = new Set([CloseCode.BUSY, CloseCode.SHUTDO
 
 const PASSWORD_IN_CLEAR = "a password is said on an encrypted connection only";
 
+/** What calls fail with after the error that ended their connection. */
+export function overError(cause: Error): Error {
+  if (cause instanceof ConnectionError) return cause;
+  return new ConnectionError("the connection was closed", { retryable: true, cause });
+}
+
+/** For whom no connection is there. */
+export function awayError(): ConnectionError {
+  return new ConnectionError("the server cannot be reached", { retryable: true });
+}
+
 /** The error that a server's goodbye means for what was asked of it; its cause has the code. */
 export function goodbyeError(peer: string, code: number, reason: string): ConnectionError {
   const cause = new ProtocolError(code as CloseCode, reason);

@@ -50,7 +50,9 @@ export interface RequestContext {
    */
   directoryChanged?(id: NodeId, attr: Attr): void;
   /** FOREGROUND if absent. */
-  readonly priority?: RequestPriority;
+  readonly priority?: RequestPriority | undefined;
+  /** Fails with ConnectionError when the server is away, instead of waiting for it. An implementation need not know it. */
+  readonly isImpatient?: boolean;
 }
 
 /** How a file is opened: bits of our own, because the O_* numbers differ between architectures. They cross the wire: append only. */

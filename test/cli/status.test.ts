@@ -20,7 +20,7 @@ after(() => temp.remove());
 const run = (args: string[], codes = [0]) =>
   command(process.execPath, netdrive("status", ...args), { env: environment, codes, timeoutMs: 60_000 });
 
-test("a drive tells its channels, round trip, window and bytes, and that its server is gone", async () => {
+test("a drive tells its channels, round trip, window and bytes, and that its server is away", async () => {
   const [served, point] = [join(temp.path, "served"), join(temp.path, "drive")];
   for (const folder of [served, point]) mkdirSync(folder);
   assert.equal((await run([])).stdout, "no drive is mounted\n");
@@ -41,7 +41,7 @@ test("a drive tells its channels, round trip, window and bytes, and that its ser
     assert.equal(status.kernel.bytesWritten, 4 * 2 ** 20);
     assert.match((await run([])).stdout, /connected; channels: control, io, io; round trip \d+\.\d\d ms\n/);
     await server.service.end("SIGKILL");
-    const lost = async () => (JSON.parse((await run(["--json"])).stdout) as [DriveStatus])[0].state === "lost";
+    const lost = async () => (JSON.parse((await run(["--json"])).stdout) as [DriveStatus])[0].state === "away";
     while (!(await lost())) await settle();
   } finally {
     await drive.close();

@@ -20,11 +20,13 @@ const CONTENT = Buffer.concat(Array.from({ length: 8 }, (_, index) => Buffer.all
 async function heldDrive(options: { ioChannels?: number; answerTimeoutMs?: number } = {}) {
   const gate = new GatedFs(new MemoryFs());
   gate.heedsSignal = true;
-  const drive = linkDrive({ fileSystem: gate.fileSystem });
+  const drive = linkDrive({ fileSystem: gate.fileSystem, limits: { keepMsMax: 600_000 } });
   const { clock, log, server } = drive;
   const links: FaultyLink[] = [];
   const link = () => {
     const pair = memoryLinkPair(clock);
+    // A server that hangs does so on every connection.
+    pair.client.faults.isStalled = links.some(({ faults }) => faults.isStalled);
     server.accept(pair.server);
     links.push(pair.client);
     return pair.client;
@@ -201,7 +203,10 @@ test("while the server answers nobody, nothing times out, and a killed program s
     link.kick();
   }
   gate.open();
-  await settle();
+  for (let at = 0; at < 100 && other.value === undefined; at += 1) {
+    clock.advance(500);
+    await settle();
+  }
   assert.equal(other.value, 2 * SECTION);
 });
 

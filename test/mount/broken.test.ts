@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { systemClock } from "../../src/base/clock.ts";
 import { command, shell, startService } from "../support/child.ts";
-import { netdrive, socketCount, startDrive, startMount, startServe } from "../support/drive.ts";
+import { netdrive, socketCount, startDrive, startServe } from "../support/drive.ts";
 import { makeTemp, mountsBelow } from "../support/temp.ts";
 
 /** Nothing here takes longer, unless it hangs. */
@@ -29,8 +29,8 @@ async function failure(folder: string, script: string): Promise<string> {
   return (await command("bash", ["-c", `cd ${folder} && ${script}`], options)).stderr;
 }
 
-test("a server killed while mounted: every operation fails with EHOSTDOWN, nothing hangs, umount works", async () => {
-  await using drive = await startDrive();
+test("a server killed while mounted: with a timeout every operation fails with EHOSTDOWN, nothing hangs, umount works", async () => {
+  await using drive = await startDrive({ mount: ["--timeout", "0.5"] });
   const { path } = drive;
   await shell("mkdir d; echo content > d/f; echo more > g", { cwd: path });
   const holder = startService("bash", [
@@ -63,8 +63,8 @@ test("a server killed while mounted: every operation fails with EHOSTDOWN, nothi
   assert.equal(await drive.mounted.service.exited, 0);
 });
 
-test("a write the server did not take is reported by fsync, though it was acknowledged", async () => {
-  await using drive = await startDrive();
+test("a write the server did not take in time is reported by fsync, though it was acknowledged", async () => {
+  await using drive = await startDrive({ mount: ["--timeout", "1"] });
   const [pipe, go] = [join(drive.scratch, "pipe"), join(drive.scratch, "go")];
   await command("mkfifo", [pipe, go]);
   const env = { ...process.env, LC_ALL: "C" };
@@ -124,18 +124,27 @@ test("the mount's own process killed: operations fail with ENOTCONN, list says s
   assert.deepEqual(mountsBelow(path), []);
 });
 
-test("a server that ends leaves the mount with errors, and after its restart takes a new mount beside the old one", async () => {
-  await using drive = await startDrive();
+test("a server that ends is waited for, and what it served goes on when it is back at its address", async () => {
+  const temp = makeTemp("state");
+  const state = ["--state", join(temp.path, "state")];
+  await using drive = await startDrive({ serve: state });
   await shell("echo x > f", { cwd: drive.path });
   assert.equal(await drive.served.service.end("SIGTERM"), 0);
-  assert.match(await failure(drive.path, "stat missing"), /Host is down/);
-  const second = join(drive.scratch, "second");
-  mkdirSync(second);
-  const served = await startServe(drive.directory, "--squash", "none");
-  const mounted = await startMount(served.url, second);
-  assert.equal((await shell(`cat ${second}/f`)).stdout, "x\n");
-  await mounted.close();
-  assert.equal(await served.service.end(), 0);
+  const waiting = startService("bash", [
+    "-c",
+    `echo started; cd ${drive.path}; mkdir -p new/deep && echo y > new/deep/g && cat f >&2`,
+  ]);
+  await waiting.firstLine;
+  const { port } = drive.served;
+  const again = await startServe(drive.directory, "--squash", "none", "--listen", `127.0.0.1:${port}`, ...state);
+  try {
+    assert.equal(await waiting.exited, 0);
+    assert.equal(waiting.errors(), "x\n");
+    assert.equal((await shell(`cat ${drive.directory}/new/deep/g`)).stdout, "y\n");
+  } finally {
+    await again.service.end();
+    await temp.remove();
+  }
 });
 
 test("Ctrl-C of 'up' unmounts, ends and leaves nothing", async () => {

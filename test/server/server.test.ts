@@ -112,8 +112,9 @@ test("close ends every drive with a reason, and frees the port", async () => {
   const idleClosed = once(idle, "close");
   await Promise.all([server.close(), server.close()]);
   await idleClosed;
-  assert.match(String(await remote.closed), /going down/);
+  assert.equal(remote.state, "away");
   assert.equal(share.openCount, 0);
+  await remote.close();
   await assert.rejects(drive(server), /refuses the connection/);
   const again = await startServer({
     shares: new Map(),

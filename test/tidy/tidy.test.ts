@@ -62,6 +62,10 @@ const RUN_BY: [files: RegExp, by: string][] = [
     "test/client/call-channel and test/conformance/remote-memory",
   ],
   [/^src\/server\/(dispatch|served-request|session|state)\.ts$/, "test/server/served-channel"],
+  [
+    /^src\/client\/(call-windows|heartbeat|network-state|open-table|resume-opens)\.ts$/,
+    "test/client/session and test/client/call-channel",
+  ],
   [/^src\/server\/(change-notes|node-changes)\.ts$/, "test/server/resume"],
   [/^src\/wire\/(field-codec|resume-fields)\.ts$/, "test/wire/codec"],
   [/^src\/disk\/request-slots\.ts$/, "test/disk/disk"],

@@ -1,0 +1,98 @@
+/**
+ * The credits of one channel, shared out between sections, which are paced by bytes, and everything else, so that neither waits for the other.
+ *
+ * A credit is a slot of the channel's slot table: the first `plainSlots` are for everything else, the others for sections.
+ */
+import { type CreditFigures, CreditWindow } from "../sections/credit-window.ts";
+import { type Call, isDataCall } from "./call.ts";
+import type { Agreement } from "./set-up.ts";
+
+/** Share of the credits that is not for sections. */
+const PLAIN_SHARE = 0.5;
+const PLAIN_CREDITS_MAX = 64;
+/** Calls that wait for a credit; beyond, a call fails with ENOBUFS. */
+const WAITERS_MAX = 65_536;
+/** A call without payload counts as this much on the line. */
+const PLAIN_BYTES = 256;
+/** Sections that are under way whatever the line's product seems to be. */
+const SECTIONS_MIN = 4;
+
+export class CallWindows {
+  readonly #plain: CreditWindow;
+  readonly #data: CreditWindow;
+  readonly #plainSlots: number;
+
+  /**
+   * @param line.isPipelined  false, for comparison: one section at a time, and nothing else until it has been answered.
+   * @param line.roundTripMs  of the line, as known so far; 0: it is not.
+   */
+  constructor(
+    { credits, bytesMax, sectionBytes }: Agreement,
+    { isPipelined, roundTripMs }: { isPipelined: boolean; roundTripMs: number },
+  ) {
+    this.#plainSlots = Math.min(PLAIN_CREDITS_MAX, Math.floor(credits * PLAIN_SHARE));
+    const dataSlots = credits - this.#plainSlots;
+    const bytes = Math.min(bytesMax, dataSlots * sectionBytes);
+    this.#plain = new CreditWindow({
+      credits: this.#plainSlots,
+      creditsMax: this.#plainSlots,
+      bytes: this.#plainSlots * PLAIN_BYTES,
+      bytesMin: this.#plainSlots * PLAIN_BYTES,
+      waitersMax: WAITERS_MAX,
+    });
+    this.#data = new CreditWindow({
+      credits: isPipelined ? dataSlots : 1,
+      creditsMax: dataSlots,
+      bytes,
+      bytesMin: Math.min(bytes, SECTIONS_MIN * sectionBytes),
+      waitersMax: WAITERS_MAX,
+      roundTripMs,
+    });
+  }
+
+  get figures(): { readonly calls: CreditFigures; readonly sections: CreditFigures } {
+    return { calls: this.#plain.figures, sections: this.#data.figures };
+  }
+
+  /** Credits in use. */
+  get held(): number {
+    return this.#plain.held + this.#data.held;
+  }
+
+  /** Bytes of sections that are on their way or wait to be. */
+  sectionBytesOutstanding(sectionBytes: number): number {
+    return this.#data.inFlightBytes + this.#data.waiterCount * sectionBytes;
+  }
+
+  /** What fills the line, bytes: its bandwidth times its round trip, as far as sections have shown it. */
+  get lineBytes(): number {
+    return this.#data.lineBytes;
+  }
+
+  /** The window a call takes its credit from. */
+  of(call: Call): CreditWindow {
+    return isDataCall(call) ? this.#data : this.#plain;
+  }
+
+  /** What a call counts there. */
+  bytesOf(call: Call): number {
+    return isDataCall(call) ? call.windowBytes : PLAIN_BYTES;
+  }
+
+  /** The slot that a credit of the call's window is. */
+  slotOf(call: Call, credit: number): number {
+    return isDataCall(call) ? this.#plainSlots + credit : credit;
+  }
+
+  /** Another connection takes the place of the one measured. */
+  forgetLine(roundTripMs: number): void {
+    this.#plain.forgetLine();
+    this.#data.forgetLine(roundTripMs);
+  }
+
+  /** Time passes; see CreditWindow. */
+  tick(nowMs: number): void {
+    this.#plain.tick(nowMs);
+    this.#data.tick(nowMs);
+  }
+}

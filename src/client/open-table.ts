@@ -1,0 +1,95 @@
+/**
+ * What the callers of the remote file system have open, by the numbers they know it by, which stay the same however often the session comes back.
+ */
+import { FsError } from "../base/errors.ts";
+import type { Caller, HandleId, NodeId, OpenFlags } from "../vfs/file-system.ts";
+import type { ResumeResult } from "../wire/resume-fields.ts";
+import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
+import type { OpenTable } from "./resume-opens.ts";
+
+const U32 = 2 ** 32;
+
+/** Told what happened to files while the server was away. */
+export interface OpenEvents {
+  /** Somebody else has changed the data of this node; no ranges: any part of it. */
+  changed(node: NodeId, result: Pick<ResumeResult, "ranges" | "changedBy">): void;
+  /** An open is no more: everything on it fails with ESTALE. */
+  gone(handle: HandleId, node: NodeId): void;
+}
+
+export interface NewOpen {
+  readonly kind: RemoteOpen["kind"];
+  readonly node: NodeId;
+  /** The server's number for it. */
+  readonly handle: number;
+  readonly flags: OpenFlags;
+  readonly caller: Caller;
+  readonly keys?: OpenKeys;
+}
+
+export class RemoteOpens implements OpenTable {
+  readonly #opens = new Map<HandleId, RemoteOpen>();
+  #lastHandle = 0;
+  readonly #drop: (handle: number) => void;
+  events: OpenEvents | undefined;
+
+  /** `drop` releases a handle that nobody wants. */
+  constructor(drop: (handle: number) => void) {
+    this.#drop = drop;
+  }
+
+  get size(): number {
+    return this.#opens.size;
+  }
+
+  get all(): Iterable<RemoteOpen> {
+    return this.#opens.values();
+  }
+
+  /** An open that callers know from now on. */
+  add(parts: NewOpen): RemoteOpen {
+    let id = this.#lastHandle as HandleId;
+    do {
+      id = ((id + 1) % U32) as HandleId;
+    } while (id === 0 || this.#opens.has(id));
+    this.#lastHandle = id;
+    const open = new RemoteOpen({ id, ...parts });
+    this.#opens.set(id, open);
+    return open;
+  }
+
+  /** @throws FsError EBADF there is none; ESTALE the server has given it up. */
+  find(op: string, handle: HandleId): RemoteOpen {
+    const open = this.#opens.get(handle);
+    if (open === undefined) throw new FsError("EBADF", op);
+    if (open.isGone) throw new FsError("ESTALE", op);
+    return open;
+  }
+
+  /** Takes an open out, gone or not. @throws FsError EBADF there is none. */
+  take(op: string, handle: HandleId): RemoteOpen {
+    const open = this.#opens.get(handle);
+    if (open === undefined) throw new FsError("EBADF", op);
+    this.#opens.delete(handle);
+    return open;
+  }
+
+  clear(): void {
+    this.#opens.clear();
+  }
+
+  resumed(open: RemoteOpen, result: ResumeResult): void {
+    open.handle = result.handle;
+    if (open.keys !== undefined) open.keys = { ...open.keys, challenge: result.challenge };
+    if (result.verdict === "changed") this.events?.changed(open.node, result);
+  }
+
+  gone(open: RemoteOpen): void {
+    open.isGone = true;
+    this.events?.gone(open.id, open.node);
+  }
+
+  drop(handle: number): void {
+    this.#drop(handle);
+  }
+}

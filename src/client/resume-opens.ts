@@ -1,0 +1,90 @@
+/**
+ * Brings opens back after their channel was lost: shows their keys in batches, and says what became of each.
+ */
+import type { Log } from "../base/log.ts";
+import { openKey, resumeProof } from "../resume/resume-proof.ts";
+import { type Message, messages } from "../wire/codec.ts";
+import { RESUME_ITEMS_MAX } from "../wire/limits.ts";
+import type { CallName, Reply } from "../wire/messages.ts";
+import type { ResumeResult } from "../wire/resume-fields.ts";
+import { PromisedCall, type Result } from "./call.ts";
+import type { CallChannel } from "./call-channel.ts";
+import type { RemoteOpen } from "./remote-open.ts";
+import type { Agreement } from "./set-up.ts";
+
+/** Who keeps the opens. */
+export interface OpenTable {
+  /** Everything that is open. */
+  readonly all: Iterable<RemoteOpen>;
+  /** A file is as it was, or was changed by others. */
+  resumed(open: RemoteOpen, result: ResumeResult): void;
+  /** The server has it no more. */
+  gone(open: RemoteOpen): void;
+  /** A handle came for a caller who had given up. */
+  drop(handle: number): void;
+}
+
+/**
+ * Resumes everything that is open. Settles when every open is resumed or known to be gone.
+ *
+ * @param session.isNewSession  the server has forgotten the old one: files are gone.
+ * @param session.isRestarted  the server is another process than before: it has no open directory any more.
+ * @throws ConnectionError the connection was lost again.
+ */
+export async function resumeOpens(
+  control: CallChannel,
+  opens: OpenTable,
+  session: { agreement: Agreement; isNewSession: boolean; isRestarted: boolean; log: Log },
+): Promise<void> {
+  const { agreement, isNewSession, isRestarted, log } = session;
+  const all = [...opens.all].filter(({ isGone }) => !isGone);
+  const files = all.filter(({ kind }) => kind === "file");
+  const directories = all.filter(({ kind }) => kind === "directory");
+  if (isNewSession) {
+    for (const open of files) opens.gone(open);
+  } else {
+    const batches: RemoteOpen[][] = [];
+    for (let at = 0; at < files.length; at += RESUME_ITEMS_MAX) batches.push(files.slice(at, at + RESUME_ITEMS_MAX));
+    await Promise.all(batches.map((batch) => resumeBatch(control, opens, batch, agreement)));
+  }
+  if (isNewSession || isRestarted) await Promise.all(directories.map((open) => openAgain(control, opens, open)));
+  const gone = files.filter(({ isGone }) => isGone).length;
+  if (gone > 0) log.error(`${gone} of ${files.length} open files are gone: the server has given them up`);
+}
+
+async function resumeBatch(
+  control: CallChannel,
+  opens: OpenTable,
+  batch: readonly RemoteOpen[],
+  { sessionKey, transcript }: Agreement,
+): Promise<void> {
+  const shown = batch.filter(({ keys }) => keys !== undefined);
+  if (shown.length === 0) return;
+  const items = shown.map(({ keys }) => {
+    const { openId, resumeKey } = keys as NonNullable<typeof keys>;
+    return { resumeKey, proof: resumeProof(openKey(sessionKey, openId), transcript, resumeKey) };
+  });
+  const { results } = await call(control, "resume", { items }, (reply) => reply as unknown as Reply<"resume">);
+  for (const [index, open] of shown.entries()) {
+    const result = results[index];
+    if (result === undefined || result.verdict === "gone") opens.gone(open);
+    else opens.resumed(open, result);
+  }
+}
+
+/** A directory stays where it was read to: its cookies are the disk's. */
+async function openAgain(control: CallChannel, opens: OpenTable, open: RemoteOpen): Promise<void> {
+  try {
+    open.handle = await call(control, "opendir", { caller: open.caller, id: open.node }, (_r, _p, handle) => handle);
+  } catch {
+    if (!control.isOpen) return;
+    opens.gone(open);
+  }
+}
+
+/** A call that is sent before all others, and fails with the connection. */
+function call<T>(control: CallChannel, name: CallName, fields: object, result: Result<T>): Promise<T> {
+  const message = messages[name] as unknown as Message<CallName>;
+  const parts = { message, fields: fields as Record<string, unknown>, isImpatient: true, isOfResuming: true };
+  return new Promise((resolve, reject) => control.begin(new PromisedCall(parts, result, resolve, reject)));
+}

@@ -1,0 +1,432 @@
+/**
+ * The client's session: sets its channels up, notices when they are lost, and brings the session back.
+ *
+ *     connecting --(the first set-up)--> ready
+ *     ready --(the control connection is lost)--> away --(a connection has joined again)--> resuming --(all opens are resumed)--> ready
+ *     resuming --(that connection is lost)--> away
+ *     away --(the server does not know the session any more, and lets the client in again)--> resuming, with a new session
+ *     any --(close)--> over
+ *
+ * An io connection that is lost alone is brought back alone, without leaving `ready`. Attempts follow each other with growing pauses, which end when
+ * the network or the machine comes back. Nothing is given up by itself: who waits gives up when its patience (--timeout) is over. What is on
+ * the channels is call-channel.ts's; what is open is the file system's.
+ */
+import { randomBytes } from "node:crypto";
+import { Backoff } from "../base/backoff.ts";
+import type { Clock, Timer } from "../base/clock.ts";
+import { CloseCode, ConnectionError, ProtocolError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import type { ByteLink } from "../transport/byte-link.ts";
+import { Channel } from "../transport/channel.ts";
+import type { Trace } from "../transport/trace.ts";
+import type { Security } from "../wire/messages.ts";
+import { CallChannel } from "./call-channel.ts";
+import { Heartbeat, LOOK_BUSY_MS } from "./heartbeat.ts";
+import { networkState } from "./network-state.ts";
+import { type OpenTable, resumeOpens } from "./resume-opens.ts";
+import { SessionChannels } from "./session-channels.ts";
+import { type Agreement, type SetUpWish, setUpChannel } from "./set-up.ts";
+
+const CLIENT_ID_BYTES = 16;
+/** The calls' own credits and bytes bound what is unsent; nobody asks whether the channel is congested. */
+const SEND_BYTES_MAX = Number.POSITIVE_INFINITY;
+const BACKOFF = { firstMs: 20, maxMs: 1000, factor: 2, jitter: 0.25 };
+/** When the server has not been there for long, it is not asked so often. */
+const BACKOFF_LATE_MS = 5000;
+const LATE_ATTEMPTS = 60;
+/** Attempts end after these times, in turn: soon, because a packet sent into nothing is only sent again after seconds; or late, for lines that are slow. */
+const ATTEMPT_TIMEOUTS_MS = [2000, 2000, 5000, 10_000];
+/** A connection that was lost sooner than this has proven nothing: the pauses go on growing. */
+const SHORT_MS = 2000;
+const VIOLATIONS_MAX = 3;
+/** How long a goodbye may take. */
+const CLOSE_TIMEOUT_MS = 2000;
+
+type State =
+  | { readonly t: "connecting" }
+  | { readonly t: "ready" }
+  | { readonly t: "away"; readonly sinceMs: number; readonly reason: Error }
+  | { readonly t: "resuming"; readonly sinceMs: number }
+  | { readonly t: "over" };
+
+/** What the rest of the program may know of the state. */
+export type SessionState = "connected" | "away" | "resuming" | "over";
+
+export interface SessionOptions {
+  readonly login: Extract<SetUpWish["proof"], { t: "token" | "password" }>;
+  readonly share: string;
+  readonly security: Readonly<Record<"control" | "io", Security>>;
+  readonly sectionBytes: number;
+  readonly credits: number;
+  readonly ioChannels: number;
+  readonly isPipelined: boolean;
+  readonly keepMs: number;
+  readonly setUpTimeoutMs: number;
+  /** How long a call may wait while the server is away; Infinity: for ever. */
+  readonly patienceMs: number;
+  /** The links of all connections but the first; absent: there are no others, and a session that is lost is over. */
+  readonly dial: ((kind: "control" | "io", timeoutMs: number | undefined) => Promise<ByteLink>) | undefined;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly trace: Trace | undefined;
+  readonly signal: AbortSignal | undefined;
+  readonly random: () => number;
+}
+
+/** One channel of the session and the connection that carries it, if there is one. */
+class Lane {
+  readonly kind: "CONTROL" | "IO";
+  readonly slotTable: number;
+  calls: CallChannel | undefined;
+  isConnecting = false;
+  readonly backoff: Backoff;
+  /** When the present connection, or the last one, began. */
+  begunMs = 0;
+  /** Connections in a row that ended soon, because the server broke the rules. */
+  violations = 0;
+
+  constructor(slotTable: number, random: () => number) {
+    this.kind = slotTable === 0 ? "CONTROL" : "IO";
+    this.slotTable = slotTable;
+    this.backoff = new Backoff(BACKOFF, random);
+  }
+
+  get isUp(): boolean {
+    return this.calls?.isOpen === true;
+  }
+
+  get isBusy(): boolean {
+    return this.calls?.isBusy === true;
+  }
+
+  get receivedBytes(): number {
+    return this.calls?.channel?.receivedBytes ?? 0;
+  }
+
+  ping(): void {
+    this.calls?.notify("ping", { echo: 0 });
+  }
+
+  /** Set by the session. */
+  lost: (reason: string) => void = () => {};
+}
+
+export class ClientSession {
+  readonly #options: SessionOptions;
+  readonly #clientId = randomBytes(CLIENT_ID_BYTES);
+  readonly #lanes: Lane[] = [];
+  readonly #heartbeat = new Heartbeat();
+  /** Every connection that is not gone. */
+  readonly #connections = new Set<Channel>();
+  #channels: SessionChannels | undefined;
+  #opens: OpenTable | undefined;
+  #agreement: Agreement | undefined;
+  #state: State = { t: "connecting" };
+  #look: Timer | undefined;
+  #network = "";
+  /** Those who pause between two attempts, or wait for the control channel. */
+  #wakers: (() => void)[] = [];
+  #resumes = 0;
+  #onOver: (reason: Error | undefined) => void = () => {};
+  /** Settles, never rejects, when the session is over; with the reason if it was not by `close`. */
+  readonly over: Promise<Error | undefined>;
+  onState: (state: SessionState, reason: Error | undefined) => void = () => {};
+
+  constructor(options: SessionOptions) {
+    this.#options = options;
+    this.over = new Promise((resolve) => {
+      this.#onOver = resolve;
+    });
+  }
+
+  /** @throws before it is connected. */
+  get channels(): SessionChannels {
+    if (this.#channels === undefined) throw new Error("the session is not connected");
+    return this.#channels;
+  }
+
+  get state(): SessionState {
+    return this.#state.t === "ready" || this.#state.t === "connecting" ? "connected" : this.#state.t;
+  }
+
+  /** How often the session came back. */
+  get resumes(): number {
+    return this.#resumes;
+  }
+
+  /** Who keeps the opens, asked when they are to be resumed. */
+  set opens(opens: OpenTable) {
+    this.#opens = opens;
+  }
+
+  /** Sets all channels up, the first over `link`. @throws what set-up throws; then no connection is left. */
+  async connect(link: ByteLink): Promise<void> {
+    const { dial, ioChannels, random } = this.#options;
+    const count = 1 + (dial === undefined ? 0 : ioChannels);
+    try {
+      for (let slotTable = 0; slotTable < count; slotTable += 1) {
+        const lane = new Lane(slotTable, random);
+        const next = slotTable === 0 ? link : await (dial as NonNullable<typeof dial>)("io", undefined);
+        this.#lanes.push(lane);
+        this.#agreement = await this.#setUp(lane, next, slotTable === 0 ? this.#options.login : this.#joinProof());
+        lane.lost = (reason) => this.#cut(lane, reason);
+      }
+    } catch (error) {
+      this.#enter({ t: "over" });
+      for (const connection of this.#connections) connection.close({ code: 0, text: "goodbye" });
+      throw error;
+    }
+    const [control, ...io] = this.#lanes.map(({ calls }) => calls as CallChannel);
+    this.#channels = new SessionChannels(control as CallChannel, io);
+    this.#enter({ t: "ready" });
+    this.#lookLater();
+    // One that was lost while the others were set up.
+    for (const lane of this.#lanes)
+      if (!lane.isUp) this.#wentDown(lane, new ConnectionError("lost", { retryable: true }));
+  }
+
+  /** Says goodbye for good, and settles when every connection is gone; bounded in time. */
+  async close(): Promise<void> {
+    if (this.#state.t !== "over") this.#finish(undefined);
+    const connections = [...this.#connections];
+    const { clock } = this.#options;
+    const cut = () => {
+      for (const connection of connections) connection.destroy();
+    };
+    const timer = clock.after(CLOSE_TIMEOUT_MS, cut, { keepAlive: true });
+    await Promise.all(connections.map((connection) => connection.gone));
+    timer.stop();
+  }
+
+  #finish(reason: Error | undefined): void {
+    this.#look?.stop();
+    this.#enter({ t: "over" });
+    // Control last: its goodbye ends the session.
+    const error = reason ?? new ConnectionError("the drive is closed", { retryable: false });
+    for (const lane of [...this.#lanes].reverse()) lane.calls?.close(error);
+    this.#wake();
+    this.#onOver(reason);
+  }
+
+  #joinProof(): SetUpWish["proof"] {
+    const { sessionKey: key, sessionId } = this.#agreement as Agreement;
+    return { t: "join", key, sessionId };
+  }
+
+  /** Sets a connection up to carry the lane; held back if the lane had one before. */
+  #setUp(lane: Lane, link: ByteLink, proof: SetUpWish["proof"]): Promise<Agreement> {
+    const { clock, trace, log: _log, ...options } = this.#options;
+    const channel = new Channel(link, { clock, sendBytesMax: SEND_BYTES_MAX, trace });
+    this.#connections.add(channel);
+    void channel.gone.then(() => this.#connections.delete(channel));
+    let agreed: Agreement | undefined;
+    const ready = (agreement: Agreement, roundTripMs: number) => {
+      agreed = agreement;
+      if (lane.calls === undefined) lane.calls = this.#makeCalls(lane, channel, agreement, roundTripMs);
+      else lane.calls.attach(channel, agreement, roundTripMs);
+      lane.begunMs = clock.monotonicMs();
+      this.#heartbeat.begin(lane, lane.begunMs);
+      return lane.calls;
+    };
+    const wish: SetUpWish = {
+      proof,
+      kind: lane.kind,
+      security: options.security[lane.kind === "IO" ? "io" : "control"],
+      slotTable: lane.slotTable,
+      keepMs: options.keepMs,
+      share: options.share,
+      clientId: this.#clientId,
+      sectionBytes: options.sectionBytes,
+      credits: options.credits,
+    };
+    const timeoutMs = options.setUpTimeoutMs;
+    // What ends connecting does not end a session that is brought back.
+    const signal = this.#state.t === "connecting" ? options.signal : undefined;
+    return setUpChannel({ channel, wish, ready, timeoutMs, clock, signal }).then(() => agreed as Agreement);
+  }
+
+  #makeCalls(lane: Lane, channel: Channel, agreement: Agreement, roundTripMs: number): CallChannel {
+    const { clock, isPipelined } = this.#options;
+    return new CallChannel({
+      channel,
+      agreement,
+      clock,
+      onDown: (reason) => this.#wentDown(lane, reason),
+      onOrphan: (handle) => this.#opens?.drop(handle),
+      isPipelined,
+      roundTripMs,
+    });
+  }
+
+  #cut(lane: Lane, reason: string): void {
+    this.#options.log.warn(`${lane.kind === "IO" ? "an io" : "the control"} connection is dead: ${reason}`);
+    lane.calls?.cut();
+  }
+
+  #wentDown(lane: Lane, reason: Error): void {
+    this.#heartbeat.end(lane);
+    if (this.#state.t === "over" || this.#state.t === "connecting") return;
+    if (this.#options.dial === undefined) {
+      this.#finish(reason);
+      return;
+    }
+    this.#judge(lane, reason);
+    if (lane.slotTable === 0) {
+      const sinceMs = this.#awaySinceMs ?? this.#options.clock.monotonicMs();
+      this.#enter({ t: "away", sinceMs, reason });
+      this.#network = networkState();
+      this.#lookLater();
+    }
+    if (!lane.isConnecting) void this.#reconnect(lane);
+  }
+
+  /** A server that breaks the rules again and again is not asked the same for ever. */
+  #judge(lane: Lane, reason: Error): void {
+    const wasShort = this.#options.clock.monotonicMs() - lane.begunMs < SHORT_MS;
+    if (!wasShort) {
+      lane.violations = 0;
+      lane.backoff.reset();
+    }
+    if (!(reason instanceof ProtocolError)) return;
+    lane.violations += 1;
+    if (lane.violations < VIOLATIONS_MAX) return;
+    lane.violations = 0;
+    lane.calls?.failAll(reason);
+  }
+
+  get #awaySinceMs(): number | undefined {
+    return this.#state.t === "away" || this.#state.t === "resuming" ? this.#state.sinceMs : undefined;
+  }
+
+  /** Tries until the lane is carried again, or the session is over. Never rejects. */
+  async #reconnect(lane: Lane): Promise<void> {
+    lane.isConnecting = true;
+    while (!this.#isOver && !lane.isUp) {
+      // Without its control channel a session has nothing to join.
+      if (lane.slotTable !== 0 && this.#state.t !== "ready") {
+        await new Promise<void>((resolve) => this.#wakers.push(resolve));
+        continue;
+      }
+      try {
+        await this.#bringBack(lane);
+      } catch (error) {
+        if (this.#isOver) break;
+        lane.calls?.cut();
+        const isNew = lane.backoff.attempts === 0;
+        const pauseMs = lane.backoff.attempts > LATE_ATTEMPTS ? BACKOFF_LATE_MS : lane.backoff.nextMs();
+        const { log } = this.#options;
+        const text = `reconnecting failed: ${error instanceof Error ? error.message : String(error)}`;
+        if (isNew) log.warn(text);
+        else log.debug(text);
+        if (!isExpected(error)) log.error("reconnecting failed unexpectedly", error);
+        await this.#pause(pauseMs);
+      }
+    }
+    lane.isConnecting = false;
+  }
+
+  get #isOver(): boolean {
+    return this.#state.t === "over";
+  }
+
+  async #bringBack(lane: Lane): Promise<void> {
+    const { dial, log } = this.#options;
+    const timeoutMs = ATTEMPT_TIMEOUTS_MS[lane.backoff.attempts % ATTEMPT_TIMEOUTS_MS.length];
+    const kind = lane.kind === "IO" ? "io" : "control";
+    const dialOne = () => (dial as NonNullable<typeof dial>)(kind, timeoutMs);
+    let isNewSession = false;
+    let agreement: Agreement;
+    try {
+      agreement = await this.#setUp(lane, await dialOne(), this.#joinProof());
+    } catch (error) {
+      if (!isUnknownSession(error) || lane.slotTable !== 0) throw error;
+      log.error("the server does not know this session any more: what was open there is gone");
+      agreement = await this.#setUp(lane, await dialOne(), this.#options.login);
+      isNewSession = true;
+    }
+    if (lane.slotTable === 0) await this.#resume(lane, agreement, isNewSession);
+    lane.calls?.release();
+    if (lane.slotTable !== 0) return;
+    this.#resumes += 1;
+    this.#enter({ t: "ready" });
+    this.#wake();
+  }
+
+  /** Brings back what is open, before anything else is asked. */
+  async #resume(control: Lane, agreement: Agreement, isNewSession: boolean): Promise<void> {
+    const before = this.#agreement as Agreement;
+    const isRestarted = !before.bootId.equals(agreement.bootId);
+    this.#agreement = agreement;
+    this.#enter({ t: "resuming", sinceMs: this.#awaySinceMs ?? this.#options.clock.monotonicMs() });
+    if (isNewSession) {
+      for (const lane of this.#lanes) {
+        lane.calls?.startOver();
+        if (lane !== control) lane.calls?.cut();
+      }
+    }
+    const opens = this.#opens;
+    const calls = control.calls;
+    if (opens === undefined || calls === undefined) return;
+    await resumeOpens(calls, opens, { agreement, isNewSession, isRestarted, log: this.#options.log });
+  }
+
+  /** Waits, or until something has changed. */
+  async #pause(ms: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = this.#options.clock.after(ms, resolve, { keepAlive: true });
+      this.#wakers.push(() => {
+        timer.stop();
+        resolve();
+      });
+    });
+  }
+
+  #wake(): void {
+    const wakers = this.#wakers;
+    this.#wakers = [];
+    for (const wake of wakers) wake();
+  }
+
+  #lookLater(): void {
+    this.#look?.stop();
+    this.#look = this.#options.clock.every(LOOK_BUSY_MS, () => this.#lookAround());
+  }
+
+  #lookAround(): void {
+    const { clock, patienceMs } = this.#options;
+    const nowMs = clock.monotonicMs();
+    const hasSlept = this.#heartbeat.look(nowMs, clock.realtimeMs());
+    for (const { calls } of this.#lanes) calls?.tick();
+    const awaySinceMs = this.#awaySinceMs;
+    if (awaySinceMs === undefined) return;
+    if (patienceMs !== Number.POSITIVE_INFINITY) {
+      for (const { calls } of this.#lanes) calls?.expire(patienceMs, awaySinceMs);
+    }
+    const network = networkState();
+    if (network === this.#network && !hasSlept) return;
+    this.#network = network;
+    for (const { backoff } of this.#lanes) backoff.reset();
+    this.#wake();
+  }
+
+  /** The one writer of #state. */
+  #enter(state: State): void {
+    const before = this.state;
+    this.#state = state;
+    if (before === this.state) return;
+    const { log } = this.#options;
+    if (state.t === "away") log.warn(`the server is away: ${state.reason.message}`);
+    if (state.t === "ready") log.info("the server is back");
+    this.onState(this.state, state.t === "away" ? state.reason : undefined);
+  }
+}
+
+/** Whether the server refused to let a channel join because it has no such session. */
+function isUnknownSession(error: unknown): boolean {
+  const cause = error instanceof ConnectionError ? error.cause : error;
+  return cause instanceof ProtocolError && cause.closeCode === CloseCode.AUTHENTICATION;
+}
+
+function isExpected(error: unknown): boolean {
+  return error instanceof ConnectionError || error instanceof ProtocolError;
+}

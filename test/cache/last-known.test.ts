@@ -1,0 +1,96 @@
+/** What is answered while the server is away, and what waits. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { FsError } from "../../src/base/errors.ts";
+import { LastKnownFileSystem } from "../../src/cache/last-known.ts";
+import { settle } from "../support/fake-clock.ts";
+import { ctx, named } from "../support/link-drive.ts";
+import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
+
+const FOLDER = { mode: 0o755, umask: 0 };
+
+async function known(): Promise<{ drive: ReturningDrive; fs: LastKnownFileSystem }> {
+  const drive = await returningDrive();
+  return { drive, fs: new LastKnownFileSystem(drive.remote.fileSystem) };
+}
+
+async function leave(drive: ReturningDrive): Promise<void> {
+  drive.isDown = true;
+  await drive.cut();
+}
+
+/** Whether a promise is still open. */
+async function isWaiting(promise: Promise<unknown>): Promise<boolean> {
+  let isOpen = true;
+  promise.then(
+    () => {
+      isOpen = false;
+    },
+    () => {
+      isOpen = false;
+    },
+  );
+  await settle();
+  return isOpen;
+}
+
+test("names, attributes, permissions and space are answered as last known, and the rest waits", async () => {
+  const { drive, fs } = await known();
+  const root = await fs.root(ctx);
+  const folder = await fs.mkdir(ctx, root.id, named("d"), FOLDER);
+  await fs.lookup(ctx, root.id, named("d"));
+  const space = await fs.statfs(ctx, root.id);
+  await fs.access(ctx, folder.id, 5);
+  await leave(drive);
+  assert.equal((await fs.root(ctx)).id, root.id);
+  assert.equal((await fs.lookup(ctx, root.id, named("d"))).id, folder.id);
+  assert.deepEqual(await fs.getattr(ctx, folder.id), (await fs.lookup(ctx, root.id, named("d"))).attr);
+  assert.deepEqual(await fs.statfs(ctx, root.id), space);
+  await fs.access(ctx, folder.id, 5);
+  const waiting = [
+    fs.lookup(ctx, root.id, named("other")),
+    fs.access(ctx, folder.id, 2),
+    fs.mkdir(ctx, root.id, named("e"), FOLDER),
+  ];
+  for (const each of waiting) assert.equal(await isWaiting(each), true);
+  drive.isDown = false;
+  await drive.pass(2000, () => drive.remote.state === "connected");
+  await assert.rejects(waiting[0] as Promise<unknown>, { errno: "ENOENT" });
+  await Promise.all(waiting.slice(1));
+  await fs.close();
+});
+
+test("a question under way when the server goes is answered from what is known", async () => {
+  const { drive, fs } = await known();
+  const root = await fs.root(ctx);
+  const asking = fs.getattr(ctx, root.id);
+  await leave(drive);
+  assert.equal((await asking).mode, root.attr.mode);
+  await fs.close();
+});
+
+test("what this mount has changed is known so", async () => {
+  const { drive, fs } = await known();
+  const root = await fs.root(ctx);
+  for (const name of ["a", "b", "c"]) await fs.mkdir(ctx, root.id, named(name), FOLDER);
+  const { id } = await fs.lookup(ctx, root.id, named("a"));
+  await fs.rename(ctx, root.id, named("a"), root.id, named("z"), 0);
+  await fs.rmdir(ctx, root.id, named("b"));
+  await fs.setattr(ctx, id, { mode: 0o700 });
+  await leave(drive);
+  const moved = await fs.lookup(ctx, root.id, named("z"));
+  assert.deepEqual([moved.id, moved.attr.mode & 0o777], [id, 0o700]);
+  for (const name of ["a", "b"]) {
+    const asking = fs.lookup(ctx, root.id, named(name));
+    assert.equal(await isWaiting(asking), true, name);
+    asking.catch(() => {});
+  }
+  await fs.close();
+});
+
+test("an error of the server is no absence", async () => {
+  const { fs } = await known();
+  const root = await fs.root(ctx);
+  await assert.rejects(fs.lookup(ctx, root.id, named("none")), (error) => error instanceof FsError);
+  await fs.close();
+});

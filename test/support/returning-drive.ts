@@ -1,0 +1,71 @@
+/**
+ * A client in memory that comes back by itself, on a fake clock: every connection it makes can be seen, harmed and cut, and new ones refused.
+ */
+import { ConnectionError } from "../../src/base/errors.ts";
+import { connectLink, type Remote, type RemoteOptions } from "../../src/client/remote.ts";
+import type { ServerLimits } from "../../src/server/limits.ts";
+import type { LinkServer } from "../../src/server/server.ts";
+import { type FaultyLink, memoryLinkPair } from "../../src/transport/memory-link.ts";
+import type { FileSystem } from "../../src/vfs/file-system.ts";
+import { settle } from "./fake-clock.ts";
+import { type LinkDrive, linkDrive, TOKEN } from "./link-drive.ts";
+
+export interface Connection {
+  /** Knobs of what the client sends. */
+  readonly client: FaultyLink;
+  /** Knobs of what the server sends. */
+  readonly server: FaultyLink;
+}
+
+export interface ReturningDrive extends LinkDrive {
+  readonly remote: Remote;
+  /** Every connection there ever was, in order; control first. */
+  readonly connections: Connection[];
+  /** While true nothing can be dialled. */
+  isDown: boolean;
+  /** What the client talks to from the next connection on. */
+  target: LinkServer;
+  /** Is told of each new connection before its first byte. */
+  onConnection: (connection: Connection) => void;
+  /** Cuts every connection, and lets both sides see it. */
+  cut(): Promise<void>;
+  /** Lets time pass in small steps, until `isDone` or for `maxMs`. */
+  pass(maxMs: number, isDone?: () => boolean): Promise<void>;
+}
+
+export async function returningDrive(
+  options: { fileSystem?: FileSystem; limits?: Partial<ServerLimits>; client?: Partial<RemoteOptions> } = {},
+): Promise<ReturningDrive> {
+  const { fileSystem, client = {} } = options;
+  const limits = { keepMsMax: 600_000, courtesyMs: 600_000, ...options.limits };
+  const drive = linkDrive(fileSystem === undefined ? { limits } : { fileSystem, limits });
+  const { clock, log } = drive;
+  const connections: Connection[] = [];
+  const state: Pick<ReturningDrive, "isDown" | "target" | "onConnection"> = {
+    isDown: false,
+    target: drive.server,
+    onConnection: () => {},
+  };
+  const dial = async () => {
+    if (state.isDown) throw new ConnectionError("refused", { retryable: true });
+    const connection = memoryLinkPair(clock);
+    connections.push(connection);
+    state.onConnection(connection);
+    state.target.accept(connection.server);
+    return connection.client;
+  };
+  const url = { token: TOKEN, share: "share" };
+  const wish = { sectionBytes: 65_536, credits: 16, random: () => 0, ...client };
+  const remote = await connectLink(await dial(), { ...wish, url, clock, log }, dial);
+  const cut = async () => {
+    for (const { client: link } of connections) link.destroy();
+    await settle();
+  };
+  const pass = async (maxMs: number, isDone = () => false) => {
+    for (let at = 0; at < maxMs && !isDone(); at += 100) {
+      clock.advance(100);
+      await settle();
+    }
+  };
+  return Object.assign(state, drive, { remote, connections, cut, pass });
+}
