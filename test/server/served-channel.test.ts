@@ -346,7 +346,7 @@ test("resume keys differ for each open, and can be asked for again", async () =>
   for (const tag of [1, 2]) peer.send("queryKey", {}, { tag, handle });
   await settle();
   for (const text of peer.frames.slice(-2)) {
-    assert.match(text, /resumeKey=<70 bytes> serviceBlob=<18 bytes> challenge=<16 bytes>$/);
+    assert.match(text, /resumeKey=<73 bytes> serviceBlob=<18 bytes> challenge=<16 bytes>$/);
     bodies.add(text);
   }
   assert.equal(bodies.size, 2);
