@@ -37,6 +37,7 @@ int64_t Disk::Getattr(Call& call) {
     HandleReference handle(&table_, table_.Reference(call.slot.handle), !call.here);
     if (!handle) return -EBADF;
     if (statx(handle->fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) return -errno;
+    ShowLinks(handle->node, &stat);
   } else {
     NodePin node;
     int fd;
@@ -104,6 +105,7 @@ int64_t Disk::Setattr(Call& call) {
     if (int error = KillSuidgid(fd); error < 0) return error;
   }
   if (statx(fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) return -errno;
+  ShowLinks(handle ? handle->node : node.get(), &stat);
   FillAttr(stat, &call.slot.attr);
   return 0;
 }

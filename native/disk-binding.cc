@@ -319,7 +319,8 @@ void Collect(napi_env env, void* data, void*) {
   delete engine;
 }
 
-// createDiskEngine(directory, applyCredentials, slots, nodes, nodeDescriptors, handles, withoutOpenat2, completed)
+// createDiskEngine(directory, applyCredentials, slots, nodes, nodeDescriptors, handles, withoutOpenat2, keepUnlinked,
+// completed)
 napi_value Create(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   RememberProcessIdentity();
@@ -329,7 +330,8 @@ napi_value Create(napi_env env, napi_callback_info info) {
   uint32_t slots = arguments.Unsigned(2);
   options.limits = {arguments.Unsigned(3), arguments.Unsigned(4), arguments.Unsigned(5)};
   options.without_openat2 = arguments.Int(6) != 0;
-  if (!arguments.ok() || arguments.count() < 8 || slots == 0 || slots > 65536) return arguments.Wrong();
+  options.keep_unlinked = arguments.Int(7) != 0;
+  if (!arguments.ok() || arguments.count() < 9 || slots == 0 || slots > 65536) return arguments.Wrong();
   auto engine = std::make_unique<Engine>(options, slots);
   if (int error = engine->disk.Open(); error < 0) return Number(env, error);
   napi_value object;
@@ -347,7 +349,7 @@ napi_value Create(napi_env env, napi_callback_info info) {
   napi_value local;
   NETDRIVE_CHECK(env, napi_get_boolean(env, engine->disk.local(), &local));
   NETDRIVE_CHECK(env, napi_set_named_property(env, object, "local", local));
-  NETDRIVE_CHECK(env, engine->Init(env, object, arguments.value(7)));
+  NETDRIVE_CHECK(env, engine->Init(env, object, arguments.value(8)));
   NETDRIVE_CHECK(env, napi_wrap(env, object, engine.get(), Collect, nullptr, nullptr));
   engine.release();
   return object;

@@ -112,6 +112,7 @@ int64_t Disk::FindAlive(const Call& call, NodePin* pin, int* fd, struct statx* s
   int64_t result = Find(call, call.slot.id, pin, fd);
   if (result < 0) return result;
   if (statx(*fd, "", AT_EMPTY_PATH, kStatxMask, stat) < 0) return -errno;
+  ShowLinks(pin->get(), stat);
   if (stat->stx_nlink == 0 && table_.Orphaned(pin->get())) return -ESTALE;
   return 0;
 }

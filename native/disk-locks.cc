@@ -132,6 +132,7 @@ int64_t Disk::LockNode(Call& call) {
   if (error < 0) return error;
   struct statx stat;
   if (statx(handle->fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) return -errno;
+  ShowLinks(handle->node, &stat);
   FillAttr(stat, &call.slot.attr);
   return 0;
 }

@@ -96,7 +96,10 @@ int64_t Disk::Unlink(Call& call) {
   int fd;
   NodePin victim = Victim(parent_fd, call.slot.name, &fd);
   OwnedDescriptor owned(fd);
-  if (unlinkat(parent_fd, call.slot.name, 0) < 0) return -errno;
+  bool kept = KeepVictim(call, victim, fd, parent_fd);
+  int error = unlinkat(parent_fd, call.slot.name, 0) < 0 ? -errno : 0;
+  if (kept) SettleKept(victim.get(), error);
+  if (error < 0) return error;
   AfterRemoval(victim, fd, parent->key, call.slot.name);
   return 0;
 }
@@ -121,10 +124,12 @@ int64_t Disk::Link(Call& call) {
   int source_fd, parent_fd;
   if (int64_t result = Find(call, call.slot.id, &source, &source_fd); result < 0) return result;
   if (int64_t result = Find(call, call.slot.target_id, &parent, &parent_fd); result < 0) return result;
+  if (int error = CheckLinkable(source.get()); error < 0) return error;
   if (int error = Become(call); error < 0) return error;
   DescriptorPath path(source_fd);
   // The link below /proc leads to the very file, also if that is a symbolic link, which is not followed then.
   if (linkat(proc_fd_, path.number(), parent_fd, call.slot.name, AT_SYMLINK_FOLLOW) < 0) return -errno;
+  RemoveKept(source.get());
   return ReplyNew(call, parent, parent_fd);
 }
 
@@ -141,7 +146,12 @@ int64_t Disk::Rename(Call& call) {
   OwnedDescriptor moved_owned(moved_fd);
   NodePin replaced = Victim(new_parent_fd, slot.target_name, &replaced_fd);
   OwnedDescriptor replaced_owned(replaced_fd);
-  if (syscall(SYS_renameat2, parent_fd, slot.name, new_parent_fd, slot.target_name, slot.flags) < 0) return -errno;
+  bool replaces = (slot.flags & (RENAME_EXCHANGE | RENAME_NOREPLACE)) == 0 && moved.get() != replaced.get();
+  bool kept = replaces && KeepVictim(call, replaced, replaced_fd, new_parent_fd);
+  long renamed = syscall(SYS_renameat2, parent_fd, slot.name, new_parent_fd, slot.target_name, slot.flags);
+  int error = renamed < 0 ? -errno : 0;
+  if (kept) SettleKept(replaced.get(), error);
+  if (error < 0) return error;
   // Two names of one file: rename(2) does nothing.
   if (moved && moved.get() == replaced.get()) return 0;
   if (replaced) {

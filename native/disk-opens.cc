@@ -92,12 +92,16 @@ int64_t Disk::OpenFile(Call& call) {
     }
   }
   if (fd < 0) return fd;
-  if ((flags & kOpenTrunc) != 0 && statx(fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) {
+  // Truncated, or counted without this open.
+  bool changed = (flags & kOpenTrunc) != 0 || node->kept != kNotKept;
+  if (changed && statx(fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) {
     close(fd);
     return -EIO;
   }
+  int64_t result = Register(call, node, fd, false);
+  if (changed) ShowLinks(node.get(), &stat);
   FillAttr(stat, &call.slot.attr);
-  return Register(call, node, fd, false);
+  return result;
 }
 
 int64_t Disk::Opendir(Call& call) {
@@ -181,8 +185,11 @@ int64_t Disk::Tmpfile(Call& call) {
   int parent_fd;
   if (int64_t result = Find(call, slot.id, &parent, &parent_fd); result < 0) return result;
   if (table_.HandlesFull()) return -ENFILE;
+  bool nameless = (slot.flags & kOpenExcl) != 0;
+  bool kept = options_.keep_unlinked && TakeIdentity(nullptr, false) == 0 && KeptFolder(true) >= 0;
   if (int error = Become(call); error < 0) return error;
-  int flags = AccessFlags(slot.flags & ~kOpenTrunc) | O_TMPFILE | ((slot.flags & kOpenExcl) != 0 ? O_EXCL : 0);
+  // What must not get a name gets none from clients, though the kernel would give it one.
+  int flags = AccessFlags(slot.flags & ~kOpenTrunc) | O_TMPFILE | (nameless && !kept ? O_EXCL : 0);
   int fd = OpenNew(parent_fd, ".", flags, ApplyUmask(slot.mode & 07777, slot.umask));
   if (fd < 0) return fd;
   OwnedDescriptor owned(fd);
@@ -191,9 +198,12 @@ int64_t Disk::Tmpfile(Call& call) {
   if (statx(fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) return -errno;
   if (int error = Identify(fd, "", stat, &identity); error < 0) return error;
   NodePin node(&table_, table_.Learn(identity, stat));
+  if (kept && !MakeKept(node.get(), fd, nameless ? kKeptNameless : kKeptTemporary)) return -EIO;
   FillAttr(stat, &call.slot.attr);
   call.slot.reply_id = node->key;
-  return Register(call, node, owned.Release(), false);
+  int64_t result = Register(call, node, owned.Release(), false);
+  if (result < 0) RemoveKept(node.get());
+  return result;
 }
 
 int64_t Disk::Flush(Call& call) {

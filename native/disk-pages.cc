@@ -87,6 +87,11 @@ int64_t Disk::FillPage(Call& call, int fd, const NodeKey& directory, DirectorySt
       stream->end = got;
     }
     const RawEntry* raw = Peek(*stream);
+    if (IsKeptFolder(directory, raw->name)) {
+      stream->at += raw->bytes;
+      stream->position = raw->cookie;
+      continue;
+    }
     size_t used = AppendEntry(call, fd, directory, raw->name, raw->type, raw->cookie, raw->ino, filled);
     if (used == 0) return filled > 0 ? static_cast<int64_t>(filled) : -EINVAL;
     filled += used;

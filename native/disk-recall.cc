@@ -149,7 +149,7 @@ bool Disk::Search(uint64_t ino, std::string* path) {
         const auto* entry = reinterpret_cast<const struct dirent64*>(entries.data() + offset);
         offset += entry->d_reclen;
         std::string_view name = entry->d_name;
-        if (name == "." || name == "..") continue;
+        if (name == "." || name == ".." || (at == "." && IsKeptFolder(table_.root_key, entry->d_name))) continue;
         if (++seen > kSearchMax) return false;
         if (entry->d_ino != ino && entry->d_type != DT_DIR) continue;
         std::string place = at == "." ? std::string(name) : at + "/" + std::string(name);
@@ -179,6 +179,7 @@ int64_t Disk::Recall(Call& call) {
   if (!Parse({reinterpret_cast<char*>(call.data), call.size}, &record)) return -EINVAL;
   if (int error = TakeIdentity(nullptr, false); error < 0) return error;
   int64_t result = ReplyAtPath(call, record.path, record.key);
+  if (result < 0 && RecallKept(call, record.key) == 0) return 0;
   if (result >= 0 || !file_handles_ || record.file_handle.empty()) return result;
   OwnedDescriptor found(OpenByFileHandle(record.file_handle));
   if (found.get() < 0) return found.get() == -ESTALE ? -ESTALE : result;

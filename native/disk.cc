@@ -26,7 +26,7 @@ const Disk::Operation Disk::kOperations[] = {
     &Disk::Flush,       &Disk::Fsync,    &Disk::Release,  &Disk::Fallocate, &Disk::Lseek,         &Disk::CopyFileRange,
     &Disk::Opendir,     &Disk::Readdir,  &Disk::Getxattr, &Disk::Listxattr, &Disk::Setxattr,      &Disk::Removexattr,
     &Disk::Statfs,      &Disk::Syncfs,   &Disk::CloseAll, &Disk::Sweep,     &Disk::LockNode,      &Disk::FindNodeLock,
-    &Disk::Recall,
+    &Disk::Recall,      &Disk::SweepKept,
 };
 
 DescriptorPath::DescriptorPath(int fd) {
@@ -91,6 +91,7 @@ int Disk::Open() {
 
 void Disk::Close() {
   Pool::Get().RemoveSweep(&table_);
+  CloseKept();
   table_.Clear();
   table_.WaitForCloses();
   if (sync_fd_ >= 0) close(sync_fd_);
@@ -113,6 +114,7 @@ int64_t Disk::Run(Call& call) {
   slot.name[slot.name_bytes] = 0;
   slot.target_name[slot.target_name_bytes] = 0;
   const Operation operation = kOperations[slot.operation];
+  if (int error = CheckName(slot, operation); error < 0) return error;
   int64_t result = (this->*operation)(call);
   // In a directory that was removed nothing is found; of the whole share that is worth another word.
   if (result == -ENOENT && slot.id == table_.root_key && RootGone()) return -ESTALE;

@@ -123,6 +123,8 @@ struct DiskOptions {
   bool apply_credentials;
   // Do without openat2(2), as where it is missing.
   bool without_openat2;
+  // Files that are open keep existing for the next process when their last name goes.
+  bool keep_unlinked;
   NodeLimits limits;
 };
 
@@ -208,6 +210,21 @@ class Disk {
   // Answers the entry at `path` if it is the node `key`.
   int64_t ReplyAtPath(Call& call, std::string_view path, const NodeKey& key);
 
+  // disk-kept.cc
+  bool IsKeptFolder(const NodeKey& directory, const char* name) const;
+  int CheckName(const Slot& slot, Operation operation) const;
+  int KeptFolder(bool make);
+  bool MakeKept(Node* node, int fd, Kept kept);
+  void RemoveKept(Node* node);
+  bool KeepVictim(const Call& call, const NodePin& victim, int fd, int parent_fd);
+  void SettleKept(Node* victim, int error);
+  int CheckLinkable(Node* node);
+  // Takes the link in the folder of kept files out of the count.
+  void ShowLinks(Node* node, struct statx* stat);
+  int64_t RecallKept(Call& call, const NodeKey& key);
+  int64_t SweepKept(Call&);
+  void CloseKept();
+
   // disk-find.cc. `*fd` is the descriptor of the node `key`, which stays valid while `*pin` lives.
   int64_t Find(const Call& call, const NodeKey& key, NodePin* pin, int* fd);
   int64_t FindAgain(const Call& call, Node* node);
@@ -268,6 +285,9 @@ class Disk {
   // The directory opened for reading, if that is allowed: for syncfs and as the mount of file handles.
   int sync_fd_ = -1;
   int proc_fd_ = -1;
+  std::mutex kept_mutex_;
+  // The folder of kept files, once there is one.
+  int kept_fd_ = -1;
   bool local_ = false;
   bool overlay_ = false;
   bool openat2_ = true;

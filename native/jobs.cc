@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "identity.h"
 
@@ -90,11 +91,17 @@ bool Pool::Remove(Job* job) {
   return true;
 }
 
-void Pool::CloseLater(int fd, std::atomic<int64_t>* count, bool urgent) {
+void Pool::CloseLater(int fd, std::atomic<int64_t>* count, bool urgent) { Add({fd, count, {}}, urgent); }
+
+void Pool::RemoveLater(int folder, std::string name, std::atomic<int64_t>* count) {
+  Add({folder, count, std::move(name)}, true);
+}
+
+void Pool::Add(Closing closing, bool urgent) {
   Worker* worker = nullptr;
   {
     std::lock_guard lock(mutex_);
-    closing_.push_back({fd, count});
+    closing_.push_back(std::move(closing));
     closing_urgent_ |= urgent;
     // One wake-up for many: a worker that is awake finds the rest.
     if (Start() && (urgent || closing_.size() >= kClosingWorthIt)) worker = Choose(nullptr);
@@ -110,11 +117,15 @@ void Pool::WaitForCloses(const std::atomic<int64_t>* count) {
 }
 
 void Pool::CloseOne(std::unique_lock<std::mutex>& lock) {
-  Closing closing = closing_.back();
+  Closing closing = std::move(closing_.back());
   closing_.pop_back();
   if (closing_.empty()) closing_urgent_ = false;
   lock.unlock();
-  close(closing.fd);
+  if (closing.name.empty()) {
+    close(closing.fd);
+  } else if (TakeIdentity(nullptr, false) == 0) {
+    unlinkat(closing.fd, closing.name.c_str(), 0);
+  }
   lock.lock();
   closing.count->fetch_sub(1);
   closed_.notify_all();

@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <string>
 #include <vector>
 
 namespace netdrive {
@@ -48,6 +49,9 @@ class Pool {
   // With whatever identity the worker has: closing asks nobody for permission.
   void CloseLater(int fd, std::atomic<int64_t>* count, bool urgent);
 
+  // Removes the file `name` of the directory `folder`, with the process's identity, then decrements `count`.
+  void RemoveLater(int folder, std::string name, std::atomic<int64_t>* count);
+
   // Has `sweep` run on an idle worker every kSweepSeconds until it is removed, which waits for it to end.
   struct Sweep {
     void (*run)(void* context);
@@ -56,13 +60,15 @@ class Pool {
   void AddSweep(Sweep sweep);
   void RemoveSweep(const void* context);
 
-  // Waits until the descriptors handed over before are closed.
+  // Waits until the descriptors handed over before are closed, and the files removed.
   void WaitForCloses(const std::atomic<int64_t>* count);
 
  private:
   struct Closing {
     int fd;
     std::atomic<int64_t>* count;
+    // Not empty: not to be closed, but a file of this name in it to be removed.
+    std::string name;
   };
 
   struct Worker {
@@ -82,6 +88,7 @@ class Pool {
   Worker* Choose(const void* kind);
   void WaitForWork(Worker& worker, std::unique_lock<std::mutex>& lock);
   void SweepAll(std::unique_lock<std::mutex>& lock);
+  void Add(Closing closing, bool urgent);
   void CloseOne(std::unique_lock<std::mutex>& lock);
   void Link(Job* job);
   void Unlink(Job* job);

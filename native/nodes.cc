@@ -222,6 +222,11 @@ void NodeTable::Forget(const NodeKey& key) {
   Link(node, node->directory ? kColdDirectory : kColdFile, false);
 }
 
+bool NodeTable::HasOpens(Node* node) {
+  std::lock_guard lock(mutex_);
+  return node->opens != nullptr;
+}
+
 bool NodeTable::Findable(const Node& node) const {
   return node.opens != nullptr || !node.file_handle.empty() || node.located;
 }
@@ -363,6 +368,12 @@ void NodeTable::Drop(Handle* handle, bool close_here) {
     if (!close_here) {
       closing_.fetch_add(1);
       Pool::Get().CloseLater(handle->fd, &closing_, true);
+    }
+    if (node->opens == nullptr && node->kept != kNotKept && kept_folder_ >= 0) {
+      closing_.fetch_add(1);
+      Pool::Get().RemoveLater(kept_folder_, KeptName(node->key, node->kept), &closing_);
+      node->kept = kNotKept;
+      node->deleted = true;
     }
     EraseIfGone(node);
   }

@@ -35,6 +35,17 @@ struct NodeKeyHash {
 
 struct Handle;
 
+// Why a file without a name has a link in the folder of kept files; see disk-kept.cc.
+enum Kept : uint8_t {
+  kNotKept,
+  // Its last name was removed while it was open.
+  kKeptUnlinked,
+  // It was made without a name, and may be given one.
+  kKeptTemporary,
+  // It was made without a name, for good.
+  kKeptNameless,
+};
+
 struct Node {
   NodeKey key;
   NodeKey parent;
@@ -56,7 +67,12 @@ struct Node {
   bool located = false;
   // No name is left: gone with the last open.
   bool deleted = false;
+  // What is asked first, without the table's mutex: nearly no file is kept.
+  std::atomic<Kept> kept{kNotKept};
 };
+
+// The name of the node's link in the folder of kept files.
+std::string KeptName(const NodeKey& key, Kept kept);
 
 // Where a directory handle stands.
 struct DirectoryStream {
@@ -128,6 +144,10 @@ class NodeTable {
   void SetDeleted(Node* node, bool deleted);
   // Whether nobody has the node, which has no name left, open; it is deleted then.
   bool Orphaned(Node* node);
+  // The node has a link in the folder of kept files, which goes with its last open. That of kNotKept is not there any more.
+  void SetKept(Node* node, Kept kept) { node->kept = kept; }
+  void SetKeptFolder(int fd) { kept_folder_ = fd; }
+  bool HasOpens(Node* node);
   // A client will not use it without a new lookup: the next to go.
   void Forget(const NodeKey& key);
 
@@ -203,6 +223,8 @@ class NodeTable {
   // First in, first out, and only reused when many are free: an id comes again after millions of opens at the earliest.
   std::deque<uint32_t> free_entries_;
   uint32_t handles_ = 0;
+  // The folder of kept files, -1 while nothing is removed from it.
+  std::atomic<int> kept_folder_{-1};
   // Descriptors that workers have yet to close.
   std::atomic<int64_t> closing_{0};
 };

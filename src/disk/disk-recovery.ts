@@ -13,7 +13,7 @@ import {
   type RequestContext,
 } from "../vfs/file-system.ts";
 import { NODE_RECORD_BYTES_MAX, type Recovery } from "../vfs/recovery.ts";
-import { asEntry, type RequestSlots } from "./request-slots.ts";
+import { asEntry, nothing, type RequestSlots } from "./request-slots.ts";
 
 /** What made the file and its contents when it was first opened, and must not happen again. */
 const FIRST_TIME_FLAGS = OpenFlag.TRUNC | OpenFlag.EXCL | OpenFlag.KILL_SUIDGID;
@@ -38,6 +38,10 @@ export class DiskRecovery implements Recovery {
 
   recall(ctx: RequestContext, record: Buffer): Promise<Entry> {
     return this.#slots.run("recall", this.#slots.begin(ctx), asEntry, record, ctx.signal);
+  }
+
+  sweep(ctx: RequestContext): Promise<void> {
+    return this.#slots.run("sweepKept", this.#slots.begin(ctx), nothing, undefined, ctx.signal);
   }
 
   async reopen(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {

@@ -57,6 +57,11 @@ export interface DiskOptions {
   /** The process is root and runs each request with its caller's user, group and groups; otherwise everything runs as the process's user. */
   applyCredentials: boolean;
   log: Log;
+  /**
+   * Files that lose their last name while they are open, and files made without one, can be recalled by the next process, through links in a folder at
+   * the top of the directory that clients do not see.
+   */
+  keepsUnlinked?: boolean;
   /** Do without openat2(2), as happens by itself in sandboxes that lack it; for tests. */
   withoutOpenat2?: boolean;
   /** Bounds, for tests; by default what the process's limits allow. */
@@ -84,6 +89,7 @@ export async function createDisk(options: DiskOptions): Promise<Disk> {
     nodeDescriptorsMax: limits.nodeDescriptorsMax ?? 0,
     handlesMax: limits.handlesMax ?? 0,
     withoutOpenat2: options.withoutOpenat2 ?? false,
+    keepsUnlinked: options.keepsUnlinked ?? false,
   });
   options.log.debug(`serving '${directory}' ${applyCredentials ? "as the callers" : "as the process's user"}`);
   return new DiskFileSystem(new RequestSlots(engine, applyCredentials));

@@ -54,6 +54,7 @@ export const OPERATION = {
   lockNode: 34,
   findNodeLock: 35,
   recall: 36,
+  sweepKept: 37,
 } as const;
 export type OperationName = keyof typeof OPERATION;
 
@@ -142,6 +143,7 @@ interface DiskAddon {
     nodeDescriptors: number,
     handles: number,
     withoutOpenat2: number,
+    keepUnlinked: number,
     completed: (count: number) => void,
   ): NativeEngine | number;
 }
@@ -174,6 +176,8 @@ export interface EngineOptions {
   handlesMax: number;
   /** Do without openat2(2), as where it is missing. */
   withoutOpenat2: boolean;
+  /** Files that are open keep existing for the next process when their last name goes. */
+  keepsUnlinked: boolean;
 }
 
 /** What is open and under way, for leak tests and status. */
@@ -216,6 +220,7 @@ export class DiskEngine {
       options.nodeDescriptorsMax,
       options.handlesMax,
       options.withoutOpenat2 ? 1 : 0,
+      options.keepsUnlinked ? 1 : 0,
       (count) => this.#completed(count),
     );
     if (typeof native === "number") throw new FsError(errnoName(-native), "serve", options.directory);

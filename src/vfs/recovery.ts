@@ -29,4 +29,7 @@ export interface Recovery {
    * @throws FsError as `open`.
    */
   reopen(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened>;
+
+  /** Lets go of what was kept for opens, by this process or an earlier one, that nobody has now. */
+  sweep(ctx: RequestContext): Promise<void>;
 }

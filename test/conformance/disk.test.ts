@@ -10,7 +10,12 @@ import { conformance } from "./suite.ts";
 
 conformance("disk", async () => {
   const temp = makeTemp("disk");
-  const fileSystem = await createDisk({ directory: join(temp.path), applyCredentials: true, log: silentLog });
+  const fileSystem = await createDisk({
+    directory: join(temp.path),
+    applyCredentials: true,
+    log: silentLog,
+    keepsUnlinked: true,
+  });
   return {
     posix: walkerPosix(fileSystem),
     close: async () => {

@@ -4,7 +4,7 @@
  * It starts as root, because the code may lie where only root may read, and gives that up before it opens the disk.
  */
 import assert from "node:assert/strict";
-import { renameSync, statSync, writeFileSync } from "node:fs";
+import { readdirSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { silentLog } from "../../src/base/log.ts";
 import { createDisk } from "../../src/disk/disk.ts";
@@ -84,6 +84,21 @@ writeFileSync(join(directory, "h"), "a stranger");
 await refused("ESTALE", next.recovery?.recall(asRoot, record) as Promise<unknown>);
 renameSync(join(directory, "i"), join(directory, "h"));
 await next.close();
+
+// What is open without a name is kept for the next process as well.
+const keeper = await createDisk({ directory, applyCredentials: false, log: silentLog, keepsUnlinked: true });
+const doomed = await keeper.create(asRoot, root, n("doomed"), READ_WRITE, mode(0o600));
+const doomedRecord = keeper.recovery?.describe(doomed.opened.handle) as Buffer;
+await keeper.unlink(asRoot, root, n("doomed"));
+assert.equal((await keeper.getattr(asRoot, doomed.entry.id)).nlink, 0);
+await keeper.close();
+const heir = await createDisk({ directory, applyCredentials: false, log: silentLog, keepsUnlinked: true });
+assert.equal((await heir.recovery?.recall(asRoot, doomedRecord))?.id, doomed.entry.id);
+const inherited = await heir.recovery?.reopen(asRoot, doomed.entry.id, READ_WRITE);
+assert.equal(inherited?.attr.nlink, 0);
+await heir.release(asRoot, inherited?.handle as HandleId);
+await heir.close();
+assert.ok(!readdirSync(directory).includes(".netdrive-kept"));
 
 // A directory one may not read can be served all the same.
 await disk.setattr(asRoot, root, { mode: 0o300 });

@@ -5,7 +5,7 @@ import { loadAddon } from "../../src/sys/addon.ts";
 import { DiskEngine, NODE_KEY_BYTES, OPERATION, SLOT, SLOTS_MAX } from "../../src/sys/disk-engine.ts";
 import { makeTemp } from "../support/temp.ts";
 
-const bounds = { nodesMax: 100, nodeDescriptorsMax: 10, handlesMax: 10, withoutOpenat2: false };
+const bounds = { nodesMax: 100, nodeDescriptorsMax: 10, handlesMax: 10, withoutOpenat2: false, keepsUnlinked: false };
 
 /** The addon as JavaScript sees it, for calls that no module of ours makes. */
 interface Raw {
@@ -36,7 +36,7 @@ test("a slot filled with nonsense is refused, whatever it asks for", async () =>
   await refused("ESTALE", lookup(SLOT.flags, 0));
   // Every operation on slots full of ones, with a buffer: whatever it does, it is an error.
   for (const name of Object.keys(OPERATION) as (keyof typeof OPERATION)[]) {
-    if (["close", "sweep", "syncfs", "root"].includes(name)) continue;
+    if (["close", "sweep", "sweepKept", "syncfs", "root"].includes(name)) continue;
     const slot = engine.take();
     engine.bytes.fill(0xff, slot * SLOT.size, (slot + 1) * SLOT.size);
     for (const field of [SLOT.credential, SLOT.name_bytes, SLOT.target_name_bytes])
@@ -65,7 +65,7 @@ test("slots run out and come back", async () => {
 test("the addon refuses arguments of the wrong kind with a TypeError", async () => {
   await using temp = makeTemp("engine");
   const addon = loadAddon<Raw>();
-  const good: unknown[] = [Buffer.from(temp.path), 0, 8, 100, 10, 10, 0, () => {}];
+  const good: unknown[] = [Buffer.from(temp.path), 0, 8, 100, 10, 10, 0, 0, () => {}];
   for (let index = 0; index < good.length; index++)
     assert.throws(() => addon.createDiskEngine(...good.with(index, {})), /wrong argument|failed/);
   assert.throws(() => addon.createDiskEngine(), TypeError);
@@ -80,6 +80,8 @@ test("the addon refuses arguments of the wrong kind with a TypeError", async () 
   assert.throws(() => engine["credential"]?.(1, 1, "x"), TypeError);
   assert.throws(() => engine["forget"]?.("x"), TypeError);
   assert.throws(() => engine["discard"]?.(), TypeError);
+  for (const args of [[], [1], [1, "x"]]) assert.throws(() => engine["describe"]?.(...args), TypeError);
+  assert.equal(engine["describe"]?.(12345, Buffer.alloc(1)), -9);
   engine["forget"]?.(Buffer.alloc(NODE_KEY_BYTES + 3));
   engine["discard"]?.(12345);
   engine["close"]?.();
