@@ -134,7 +134,7 @@ export class Session {
     this.clock = clock;
     this.#handlers = handlers;
     this.#callers = new Callers(clock, options.forwardGroups ? readStatus : undefined);
-    this.#interrupts = new Interrupts(clock, readStatus);
+    this.#interrupts = new Interrupts(clock, readStatus, this.#inFlight);
     this.#init = {
       maxWriteBytes: device.dataBytesMax,
       backgroundMax: options.backgroundMax,
@@ -396,6 +396,7 @@ export class Session {
 
   #serve(handler: Handler, request: KernelRequest): void {
     this.#inFlight.set(request.unique, request);
+    this.#interrupts.watch();
     try {
       // A rejection is the answer of the request.
       handler(this, request)?.catch((thrown: unknown) => this.#fail(request, thrown));
@@ -473,6 +474,7 @@ export class Session {
   #finish(errno: number): void {
     this.#ended = true;
     this.#forgetTimer?.stop();
+    this.#interrupts.stop();
     this.#onInit(new FsError("ENOTCONN", "the connection to the kernel ended before it was set up"));
     // Of replies under way nothing more is heard.
     for (const request of this.#sending) if (request !== undefined) this.#inFlight.delete(request.unique);

@@ -4,6 +4,7 @@
 import type { Clock } from "../../src/base/clock.ts";
 import { systemClock } from "../../src/base/clock.ts";
 import { createLog } from "../../src/base/log.ts";
+import type { StatusReader } from "../../src/fuse/callers.ts";
 import { HANDLERS } from "../../src/fuse/handlers.ts";
 import { Session } from "../../src/fuse/session.ts";
 import type { FileSystem } from "../../src/vfs/file-system.ts";
@@ -18,7 +19,14 @@ export interface Fixture {
 
 export async function startSession(
   fileSystem: FileSystem,
-  options: { clock?: Clock; negativeTimeoutMs?: number; status?: string; slots?: number } = {},
+  options: {
+    clock?: Clock;
+    negativeTimeoutMs?: number;
+    /** What /proc says of every thread; default: nothing. */
+    status?: string;
+    readStatus?: StatusReader;
+    slots?: number;
+  } = {},
 ): Promise<Fixture> {
   const { clock = systemClock, negativeTimeoutMs = 0, status = "", slots = 8 } = options;
   const device = new FakeDevice(slots);
@@ -38,7 +46,7 @@ export async function startSession(
       negativeTimeoutMs,
       posixAcl: false,
       backgroundMax: 4,
-      readStatus: (_tid, target) => target.write(status, "latin1"),
+      readStatus: options.readStatus ?? ((_tid, target) => target.write(status, "latin1")),
       forwardGroups: status !== "",
     },
     HANDLERS,

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { ERRNO } from "../../src/base/errno.ts";
 import { FsError } from "../../src/base/errors.ts";
 import { Opcode } from "../../src/fuse/abi.ts";
-import { INTERRUPT_GRACE_MS } from "../../src/fuse/interrupts.ts";
+import { INTERRUPT_GRACE_MS, LOOK_MS } from "../../src/fuse/interrupts.ts";
 import { IN_FLIGHT_MAX } from "../../src/fuse/session.ts";
 import type { FileSystem, RequestContext } from "../../src/vfs/file-system.ts";
 import { FakeClock } from "../support/fake-clock.ts";
@@ -66,6 +66,40 @@ test("for a signal that kills nobody the request gets a moment, and then is abor
   assert.equal(held[0]?.ctx.signal?.aborted, false);
   clock.advance(1);
   assert.equal((await answer).errno, ERRNO.EINTR);
+  clock.advance(LOOK_MS);
+  assert.equal(clock.pendingCount, 0);
+});
+
+test("a request that takes long is aborted without an interrupt when its thread is being killed", async () => {
+  const clock = new FakeClock();
+  const { fileSystem, held } = waiting("statfs");
+  const statuses = new Map([
+    [1, DYING],
+    [2, ALIVE],
+  ]);
+  const looked: number[] = [];
+  const readStatus = (tid: number, target: Buffer) => {
+    looked.push(tid);
+    const status = statuses.get(tid);
+    return status === undefined ? -3 : target.write(status);
+  };
+  const { device, session } = await startSession(fileSystem, { readStatus, clock });
+  const ask = (unique: number, pid: number) =>
+    device.ask(requestBytes(Opcode.STATFS, Buffer.alloc(0), { unique, pid }));
+  // The kernel's own requests have pid 0; of thread 3 nothing is left.
+  const answers = [ask(1000, 1), ask(1002, 2), ask(1004, 0), ask(1006, 3), ask(1008, 2)];
+  clock.advance(LOOK_MS);
+  assert.deepEqual(looked, [], "what has just come is not looked at");
+  clock.advance(LOOK_MS);
+  assert.deepEqual(looked, [1, 2, 3], "each thread once");
+  assert.equal((await answers[0])?.errno, ERRNO.EINTR);
+  assert.equal(session.counters().inFlight, 4);
+  statuses.set(2, DYING);
+  clock.advance(LOOK_MS);
+  assert.deepEqual([(await answers[1])?.errno, (await answers[4])?.errno], [ERRNO.EINTR, ERRNO.EINTR]);
+  for (const call of held) call.reject(new FsError("EIO", "statfs"));
+  await Promise.all(answers);
+  clock.advance(LOOK_MS);
   assert.equal(clock.pendingCount, 0);
 });
 
@@ -77,6 +111,7 @@ test("a request that is answered in that moment is answered as usual, once, and 
   device.inject(interruptOf(1000));
   held[0]?.reject(new FsError("EACCES", "getattr"));
   assert.equal((await answer).errno, ERRNO.EACCES);
+  clock.advance(LOOK_MS);
   assert.equal(clock.pendingCount, 0);
   assert.deepEqual([device.replies.length, session.counters().inFlight], [1, 0]);
 });
