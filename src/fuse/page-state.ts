@@ -72,7 +72,7 @@ export class PageState {
     if (this.#pages === "own" && this.#writes === token && attr.sizeBytes === this.#sizeBytes) this.#set(attr);
   }
 
-  /** The kernel was not told what `opened` said. */
+  /** The kernel was not told what `opened` said, or has pages that were not written. */
   lost(): void {
     this.#pages = "unknown";
   }

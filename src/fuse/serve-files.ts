@@ -128,8 +128,14 @@ export const flush: Handler = async (session, request) => {
 
 export const fsync: Handler = async (session, request) => {
   const { body } = request;
-  const { handle } = session.fileOf(body);
-  await session.fileSystem.fsync(request, handle, (session.u32(body + 8) & FSYNC_DATA_ONLY) !== 0);
+  const { handle, node } = session.fileOf(body);
+  try {
+    await session.fileSystem.fsync(request, handle, (session.u32(body + 8) & FSYNC_DATA_ONLY) !== 0);
+  } catch (error) {
+    // The kernel's pages may have what was written and is nowhere else.
+    node.pages?.lost();
+    throw error;
+  }
   session.send(request, 0);
 };
 

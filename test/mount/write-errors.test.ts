@@ -152,6 +152,35 @@ for name, fd in (("first", first), ("second", second), ("reader", reader), ("oth
   ]);
 });
 
+test("after a late error whoever opens the file reads what the server has, not what was lost", async () => {
+  spot.errno = "ENOSPC";
+  const found = await calls(`
+for told in "write", "fsync", "close":
+    name = "kept" + told
+    fd = os.open(name, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 8 * MIB)
+    os.fsync(fd)
+    os.pwrite(fd, data, BAD)
+    known(fd)
+    if told == "write": call("write", os.pwrite, fd, data, 0)
+    if told == "fsync": call("fsync", os.fsync, fd)
+    call("close", os.close, fd)
+    with open(name, "rb") as file:
+        file.seek(BAD)
+        print(set(file.read(MIB)))
+`);
+  assert.deepEqual(found, [
+    "write ENOSPC",
+    "close ok",
+    "{0}",
+    "fsync ENOSPC",
+    "close ok",
+    "{0}",
+    "close ENOSPC",
+    "{0}",
+  ]);
+});
+
 test("with -o sync the write itself fails", async () => {
   await using sync = await startDriveHere({
     disturb: (disk) => {
