@@ -1,6 +1,7 @@
 // Operations on open files.
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -25,6 +26,22 @@ struct iovec* Advance(struct iovec* first, const struct iovec* end, size_t size)
   return first;
 }
 
+// struct cachestat_range and struct cachestat of linux/mman.h since Linux 6.5.
+struct CacheRange {
+  uint64_t offset, length;
+};
+struct CacheFigures {
+  uint64_t cached, dirty, writeback, evicted, recently_evicted;
+};
+constexpr long kCachestat = 451;
+
+// Whether nothing of the range is on swap.
+bool InMemory(int fd, off_t offset, size_t size) {
+  CacheRange range = {static_cast<uint64_t>(offset), size};
+  CacheFigures figures;
+  return syscall(kCachestat, fd, &range, &figures, 0) == 0 && figures.evicted == 0;
+}
+
 }  // namespace
 
 int64_t Disk::Read(Call& call) {
@@ -32,6 +49,12 @@ int64_t Disk::Read(Call& call) {
   if (!handle) return -EBADF;
   auto offset = static_cast<off_t>(call.slot.offset);
   if (call.here) {
+    if (memory_) {
+      // tmpfs knows no RWF_NOWAIT.
+      if (!InMemory(handle->fd, offset, call.size)) return kPending;
+      ssize_t got = pread(handle->fd, call.data, call.size, offset);
+      return got < 0 ? -errno : got;
+    }
     struct iovec part = {call.data, call.size};
     ssize_t got = preadv2(handle->fd, &part, 1, offset, RWF_NOWAIT);
     if (got < 0) return errno == EAGAIN || errno == EOPNOTSUPP || errno == EINTR ? kPending : -errno;

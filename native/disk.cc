@@ -55,6 +55,7 @@ int Disk::Open() {
   // File systems whose system calls on known inodes do not wait for a network or a daemon.
   auto type = static_cast<uint32_t>(fs.f_type);
   overlay_ = type == OVERLAYFS_SUPER_MAGIC;
+  memory_ = type == TMPFS_MAGIC || type == RAMFS_MAGIC;
   inline_links_ = type == EXT4_SUPER_MAGIC || type == XFS_SUPER_MAGIC || type == TMPFS_MAGIC;
   local_ = overlay_ || inline_links_ || type == BTRFS_SUPER_MAGIC || type == F2FS_SUPER_MAGIC || type == RAMFS_MAGIC;
   sync_fd_ = Reopen(fd, O_RDONLY | O_DIRECTORY);

@@ -290,6 +290,8 @@ class Disk {
   int kept_fd_ = -1;
   bool local_ = false;
   bool overlay_ = false;
+  // Its files are in memory, or on swap.
+  bool memory_ = false;
   bool openat2_ = true;
   bool cached_lookups_ = false;
   bool file_handles_ = false;
