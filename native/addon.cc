@@ -1,6 +1,8 @@
 // Entry point of the addon.
 #include "addon.h"
 
+#include "tcp-socket.h"
+
 namespace netdrive {
 
 napi_value Export(napi_env env, napi_value exports, const char* name, napi_callback function) {
@@ -15,5 +17,6 @@ napi_value Export(napi_env env, napi_value exports, const char* name, napi_callb
 NAPI_MODULE_INIT() {
   if (netdrive::RegisterSyscalls(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterFuse(env, exports) == nullptr) return nullptr;
+  if (netdrive::RegisterTcpSocket(env, exports) == nullptr) return nullptr;
   return exports;
 }

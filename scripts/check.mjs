@@ -24,6 +24,7 @@ const ADDON_TESTS = [
   "test/sys/",
   "test/disk/",
   "test/fuse/",
+  "test/transport/",
   "test/mount/",
   "conformance/disk",
   "conformance/fuse-disk",
@@ -33,7 +34,15 @@ const ADDON_TESTS = [
  * start set-user-id programs, so nothing that calls mount(8).
  */
 const VALGRIND_RUNS = [
-  ["test/sys/fuse-device", "test/sys/disk-engine", "test/sys/syscalls", "test/disk/data", "test/disk/names"],
+  [
+    "test/sys/fuse-device",
+    "test/sys/tcp-socket",
+    "test/sys/busy-wait",
+    "test/sys/disk-engine",
+    "test/sys/syscalls",
+    "test/disk/data",
+    "test/disk/names",
+  ],
   ["test/mount/driver", "--name=/^(files|directories|statx|times)/"],
 ];
 

@@ -1,10 +1,10 @@
 /**
- * A byte link over a connected TCP socket of Node, whose handle it takes over.
+ * A byte link over a connected TCP socket of Node, which it takes over.
  *
- * Received bytes land where the receiver says; see adopt-socket.ts.
+ * Received bytes land where the receiver says, and what is written leaves without a queue in between; see sys/tcp-socket.ts.
  */
 import type { Socket } from "node:net";
-import { adoptSocket, redirectSocket } from "./adopt-socket.ts";
+import { descriptorOf, TcpSocket } from "../sys/tcp-socket.ts";
 import { type ByteLink, type LinkReceiver, UNBOUND } from "./byte-link.ts";
 
 /** Time after which the kernel asks a silent peer whether it is there. */
@@ -16,10 +16,16 @@ export class SocketLink implements ByteLink {
   readonly binding = UNBOUND;
   readonly #raw: Socket;
   readonly #head: Buffer;
-  #socket: Socket | undefined;
+  #socket: TcpSocket | undefined;
   #receiver: LinkReceiver | undefined;
-  #error: Error | undefined;
+  #place: Buffer | undefined;
+  /** Of the write under way. */
+  #sent: (() => void) | undefined;
   #isPaused = false;
+  /** We have nothing more to say. */
+  #isEnding = false;
+  /** Nor has the peer. */
+  #hasEnded = false;
   #isClosed = false;
 
   /** `head`: bytes of the peer that came with the upgrade. */
@@ -32,75 +38,109 @@ export class SocketLink implements ByteLink {
 
   start(receiver: LinkReceiver): void {
     this.#receiver = receiver;
-    if (this.#raw.destroyed) {
-      process.nextTick(() => this.#closed());
+    const fd = this.#raw.destroyed ? -1 : descriptorOf(this.#raw);
+    if (fd < 0) {
+      process.nextTick(() => this.#close(undefined));
       return;
     }
     // What came with the upgrade, and what Node has read since.
     const early = Buffer.concat([this.#head, (this.#raw.read() as Buffer | null) ?? Buffer.alloc(0)]);
-    const socket = adoptSocket(this.#raw, {
-      place: () => receiver.place(),
-      received: (bytes) => {
+    this.#raw.setNoDelay(true);
+    this.#raw.setKeepAlive(true, KEEP_ALIVE_MS);
+    this.#socket = new TcpSocket(fd, {
+      landed: (bytes) => {
         receiver.landed(bytes);
-        return !this.#isPaused;
+        this.#landNext();
       },
+      sent: () => this.#written(),
+      ended: (error) => this.#ended(error),
     });
-    this.#socket = socket;
-    socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    socket.on("error", (error) => {
-      this.#error = error;
-    });
-    socket.once("end", () => socket.end());
-    socket.once("close", () => this.#closed());
+    this.#raw.destroy();
     if (early.length > 0) receiver.data(early);
-    if (!this.#isPaused) socket.resume();
+    this.#landNext();
+    if (!this.#isPaused) this.#socket?.read(true);
   }
 
   write(chunks: readonly Buffer[], sent: () => void): void {
     const socket = this.#socket;
-    if (socket === undefined) {
+    if (socket === undefined || this.#isEnding) {
       process.nextTick(sent);
       return;
     }
-    const last = chunks.length - 1;
-    if (last === 0) {
-      socket.write(chunks[0] as Buffer, sent);
-      return;
+    this.#sent = sent;
+    try {
+      if (socket.send(chunks)) this.#written();
+    } catch (error) {
+      process.nextTick(() => this.#close(error as Error));
     }
-    socket.cork();
-    for (let index = 0; index < last; index += 1) socket.write(chunks[index] as Buffer);
-    socket.write(chunks[last] as Buffer, sent);
-    socket.uncork();
   }
 
   withdraw(): void {
-    if (this.#socket !== undefined && this.#receiver !== undefined) {
-      redirectSocket(this.#socket, this.#receiver.place());
-    }
+    this.#landNext();
   }
 
   pause(): void {
     this.#isPaused = true;
-    this.#socket?.pause();
+    this.#socket?.read(false);
   }
 
   resume(): void {
     if (!this.#isPaused) return;
     this.#isPaused = false;
-    this.#socket?.resume();
+    if (!this.#hasEnded) this.#socket?.read(true);
   }
 
   end(): void {
-    (this.#socket ?? this.#raw).end();
+    if (this.#socket === undefined) {
+      this.#raw.end();
+      return;
+    }
+    this.#isEnding = true;
+    if (this.#sent === undefined) this.#finish();
   }
 
   destroy(): void {
-    (this.#socket ?? this.#raw).destroy();
+    if (this.#socket === undefined) this.#raw.destroy();
+    else process.nextTick(() => this.#close(undefined));
   }
 
-  #closed(): void {
+  /** Where the next bytes go, if that has changed. */
+  #landNext(): void {
+    if (this.#socket === undefined || this.#receiver === undefined) return;
+    const place = this.#receiver.place();
+    if (place === this.#place) return;
+    this.#place = place;
+    this.#socket.place(place);
+  }
+
+  #written(): void {
+    const sent = this.#sent;
+    this.#sent = undefined;
+    sent?.();
+    if (this.#isEnding && this.#sent === undefined) this.#finish();
+  }
+
+  #ended(error: Error | undefined): void {
+    this.#hasEnded = true;
+    if (error !== undefined) this.#close(error);
+    else this.end();
+  }
+
+  /** Everything of ours has left. */
+  #finish(): void {
+    if (this.#hasEnded) process.nextTick(() => this.#close(undefined));
+    else this.#socket?.shutdown();
+  }
+
+  #close(error: Error | undefined): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    this.#receiver?.closed(this.#error);
+    this.#socket?.close();
+    this.#socket = undefined;
+    this.#place = undefined;
+    const sent = this.#sent;
+    this.#sent = undefined;
+    sent?.();
+    this.#receiver?.closed(error);
   }
 }

@@ -1,0 +1,321 @@
+// A connected TCP socket in Node's event loop: bytes land where JavaScript says, and several Buffers leave with one system call.
+//
+// Node's own streams cost five times as much processor a small message: objects for each write, a function for each read, states, ticks. Here
+// the loop's epoll tells of bytes, recv(2) puts them at the place JavaScript named, and one call says how many. What a send could
+// not take leaves when the socket has room again. JavaScript keeps alive what it named: the place until it names another or closes, the
+// Buffers of a send until it is done. Everything happens on the JavaScript thread.
+#include "tcp-socket.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "arguments.h"
+#include "uv-subset.h"
+
+namespace netdrive {
+namespace {
+
+// Reads before the rest of the loop gets its turn.
+constexpr int kReadsMax = 16;
+// Buffers of one send. CHUNKS_MAX of src/sys/tcp-socket.ts.
+constexpr size_t kChunksMax = 64;
+
+struct Socket {
+  napi_env env = nullptr;
+  int fd = -1;
+  // The uv_poll_t; null before the start and after the end.
+  void* poll = nullptr;
+  int watched = 0;
+  bool reading = false;
+  uint8_t* place = nullptr;
+  size_t place_bytes = 0;
+  // What a send has left: [first, end) of `parts`.
+  std::vector<struct iovec> parts;
+  size_t first = 0;
+  napi_ref receiver = nullptr;
+  napi_ref on_landed = nullptr;
+  napi_ref on_sent = nullptr;
+  napi_ref on_end = nullptr;
+  napi_async_context context = nullptr;
+};
+
+void OnEvents(void* handle, int status, int events);
+
+bool Sending(const Socket* socket) { return socket->first < socket->parts.size(); }
+
+void UpdateWatch(Socket* socket) {
+  if (socket->poll == nullptr) return;
+  const int wanted = (socket->reading ? kUvReadable : 0) | (Sending(socket) ? kUvWritable : 0);
+  if (wanted == socket->watched) return;
+  socket->watched = wanted;
+  if (wanted == 0) {
+    uv_poll_stop(socket->poll);
+  } else {
+    uv_poll_start(socket->poll, wanted, OnEvents);
+  }
+}
+
+// Calls back into JavaScript. Nothing may throw there: an exception ends the process.
+void Call(Socket* socket, napi_ref callback, int64_t argument) {
+  napi_env env = socket->env;
+  napi_value receiver, function, number;
+  if (socket->receiver == nullptr || napi_get_reference_value(env, socket->receiver, &receiver) != napi_ok ||
+      napi_get_reference_value(env, callback, &function) != napi_ok || napi_create_int64(env, argument, &number) != napi_ok) {
+    return;
+  }
+  napi_make_callback(env, socket->context, receiver, function, 1, &number, nullptr);
+}
+
+void CloseSocket(Socket* socket) {
+  socket->reading = false;
+  socket->parts.clear();
+  socket->first = 0;
+  socket->place = nullptr;
+  if (socket->poll != nullptr) {
+    void* poll = socket->poll;
+    socket->poll = nullptr;
+    uv_poll_stop(poll);
+    uv_close(poll, [](void* handle) { free(handle); });
+  }
+  if (socket->fd >= 0) close(socket->fd);
+  socket->fd = -1;
+}
+
+// Lets go of JavaScript, which holds the socket in turn.
+void DropCallbacks(Socket* socket) {
+  for (napi_ref* reference : {&socket->receiver, &socket->on_landed, &socket->on_sent, &socket->on_end}) {
+    if (*reference != nullptr) napi_delete_reference(socket->env, *reference);
+    *reference = nullptr;
+  }
+}
+
+// Nothing comes and nothing goes any more: `failure`, or 0 where the peer has ended its side.
+void End(Socket* socket, int failure) {
+  socket->reading = false;
+  UpdateWatch(socket);
+  Call(socket, socket->on_end, failure);
+}
+
+// Sends what is left. Returns 0, or the errno the connection ended with.
+int Send(Socket* socket) {
+  while (Sending(socket)) {
+    struct msghdr message = {};
+    message.msg_iov = socket->parts.data() + socket->first;
+    message.msg_iovlen = socket->parts.size() - socket->first;
+    const ssize_t sent = sendmsg(socket->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0) return errno == EAGAIN || errno == ENOBUFS ? 0 : errno;
+    size_t left = static_cast<size_t>(sent);
+    while (Sending(socket) && left >= socket->parts[socket->first].iov_len) left -= socket->parts[socket->first++].iov_len;
+    if (!Sending(socket)) break;
+    struct iovec& part = socket->parts[socket->first];
+    part.iov_base = static_cast<uint8_t*>(part.iov_base) + left;
+    part.iov_len -= left;
+  }
+  return 0;
+}
+
+void OnWritable(Socket* socket) {
+  if (!Sending(socket)) return;
+  const int failure = Send(socket);
+  if (failure != 0) {
+    End(socket, failure);
+  } else if (!Sending(socket)) {
+    Call(socket, socket->on_sent, 0);
+  }
+}
+
+void OnReadable(Socket* socket) {
+  for (int reads = 0; reads < kReadsMax && socket->reading && socket->fd >= 0; reads++) {
+    const size_t room = socket->place_bytes;
+    const ssize_t got = recv(socket->fd, socket->place, room, MSG_DONTWAIT);
+    if (got > 0) {
+      Call(socket, socket->on_landed, got);
+      // A short read has emptied the socket, as like as not; if not, epoll says so.
+      if (static_cast<size_t>(got) < room) break;
+    } else if (got == 0) {
+      End(socket, 0);
+    } else if (errno == EAGAIN) {
+      break;
+    } else if (errno != EINTR) {
+      End(socket, errno);
+    }
+  }
+}
+
+void OnEvents(void* handle, int status, int events) {
+  auto* socket = static_cast<Socket*>(uv_handle_get_data(handle));
+  napi_handle_scope scope;
+  napi_value receiver;
+  napi_env env = socket->env;
+  if (napi_open_handle_scope(env, &scope) != napi_ok) return;
+  // Holds the socket while JavaScript closes it and forgets it.
+  if (napi_get_reference_value(env, socket->receiver, &receiver) == napi_ok) {
+    // libuv has stopped watching. What is wrong is said by reading or writing.
+    if (status < 0) socket->watched = 0;
+    if ((events & kUvWritable) != 0 || status < 0) OnWritable(socket);
+    if ((events & kUvReadable) != 0 || status < 0) OnReadable(socket);
+    UpdateWatch(socket);
+  }
+  napi_close_handle_scope(env, scope);
+}
+
+void OnTeardown(void* data) { CloseSocket(static_cast<Socket*>(data)); }
+
+// The JavaScript object of the socket is gone.
+void Finalize(napi_env env, void* data, void*) {
+  auto* socket = static_cast<Socket*>(data);
+  napi_remove_env_cleanup_hook(env, OnTeardown, socket);
+  CloseSocket(socket);
+  DropCallbacks(socket);
+  if (socket->context != nullptr) napi_async_destroy(env, socket->context);
+  delete socket;
+}
+
+// Null with a pending exception.
+Socket* GetSocket(napi_env env, napi_value value) {
+  void* data = nullptr;
+  if (value == nullptr || napi_get_value_external(env, value, &data) != napi_ok) {
+    napi_throw_type_error(env, nullptr, "netdrive addon: expected a socket");
+  }
+  return static_cast<Socket*>(data);
+}
+
+// tcpAdopt(fd): a socket with a descriptor of its own for the connection, or a negative errno.
+napi_value Adopt(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  const int of = arguments.Int(0);
+  if (!arguments.ok()) return arguments.Wrong();
+  const int fd = fcntl(of, F_DUPFD_CLOEXEC, 0);
+  if (fd < 0) return Number(env, -errno);
+  auto* socket = new Socket;
+  socket->env = env;
+  socket->fd = fd;
+  napi_value external;
+  NETDRIVE_CHECK(env, napi_create_external(env, socket, Finalize, nullptr, &external));
+  NETDRIVE_CHECK(env, napi_add_env_cleanup_hook(env, OnTeardown, socket));
+  return external;
+}
+
+// tcpStart(socket, receiver, onLanded(bytes), onSent(), onEnd(errno)): 0 or -errno. Nothing is read before tcpRead. `receiver` holds the socket,
+// and is held until tcpClose.
+napi_value Start(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  if (arguments.count() != 5 || socket->context != nullptr || socket->fd < 0) return arguments.Wrong();
+  uv_loop_s* loop;
+  napi_value name;
+  NETDRIVE_CHECK(env, napi_get_uv_event_loop(env, &loop));
+  NETDRIVE_CHECK(env, napi_create_string_utf8(env, "netdrive-tcp", NAPI_AUTO_LENGTH, &name));
+  NETDRIVE_CHECK(env, napi_async_init(env, arguments.value(1), name, &socket->context));
+  NETDRIVE_CHECK(env, napi_create_reference(env, arguments.value(1), 1, &socket->receiver));
+  NETDRIVE_CHECK(env, napi_create_reference(env, arguments.value(2), 1, &socket->on_landed));
+  NETDRIVE_CHECK(env, napi_create_reference(env, arguments.value(3), 1, &socket->on_sent));
+  NETDRIVE_CHECK(env, napi_create_reference(env, arguments.value(4), 1, &socket->on_end));
+  void* poll = malloc(uv_handle_size(kUvPoll));
+  const int failure = poll == nullptr ? -ENOMEM : uv_poll_init(loop, poll, socket->fd);
+  if (failure != 0) {
+    free(poll);
+  } else {
+    uv_handle_set_data(poll, socket);
+    socket->poll = poll;
+  }
+  return Number(env, failure);
+}
+
+// tcpPlace(socket, buffer): where the next bytes go.
+napi_value Place(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  const Bytes place = arguments.Buffer(1);
+  if (!arguments.ok() || place.size == 0) return arguments.Wrong();
+  socket->place = place.data;
+  socket->place_bytes = place.size;
+  return nullptr;
+}
+
+// tcpRead(socket, on): reads, or does not.
+napi_value Read(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  const bool on = arguments.Int(1) != 0;
+  if (!arguments.ok() || (on && socket->place == nullptr)) return arguments.Wrong();
+  socket->reading = on && socket->fd >= 0;
+  UpdateWatch(socket);
+  return nullptr;
+}
+
+// tcpSend(socket, ...buffers): 1 if they have left, 0 if onSent will say so, or a negative errno. One send at a time.
+napi_value SendBuffers(napi_env env, napi_callback_info info) {
+  size_t count = kChunksMax + 1;
+  napi_value values[kChunksMax + 1];
+  NETDRIVE_CHECK(env, napi_get_cb_info(env, info, &count, values, nullptr, nullptr));
+  Socket* socket = count > 0 ? GetSocket(env, values[0]) : nullptr;
+  if (socket == nullptr) return nullptr;
+  if (socket->poll == nullptr) return Number(env, -EPIPE);
+  if (count < 2 || count > kChunksMax + 1 || Sending(socket)) {
+    napi_throw_range_error(env, nullptr, "netdrive addon: a send under way, or too much at once");
+    return nullptr;
+  }
+  socket->parts.clear();
+  socket->first = 0;
+  for (size_t i = 1; i < count; i++) {
+    void* data;
+    size_t bytes;
+    NETDRIVE_CHECK(env, napi_get_buffer_info(env, values[i], &data, &bytes));
+    if (bytes > 0) socket->parts.push_back({data, bytes});
+  }
+  const int failure = Send(socket);
+  if (failure != 0) {
+    socket->parts.clear();
+    socket->first = 0;
+    return Number(env, -failure);
+  }
+  UpdateWatch(socket);
+  return Number(env, Sending(socket) ? 0 : 1);
+}
+
+// tcpShutdown(socket): ends our side.
+napi_value Shutdown(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  if (socket->fd >= 0) shutdown(socket->fd, SHUT_WR);
+  return nullptr;
+}
+
+// tcpClose(socket): no callback follows.
+napi_value Close(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  CloseSocket(socket);
+  DropCallbacks(socket);
+  return nullptr;
+}
+
+}  // namespace
+
+napi_value RegisterTcpSocket(napi_env env, napi_value exports) {
+  constexpr struct {
+    const char* name;
+    napi_callback function;
+  } kFunctions[] = {{"tcpAdopt", Adopt}, {"tcpStart", Start},       {"tcpPlace", Place}, {"tcpRead", Read},
+                    {"tcpSend", SendBuffers}, {"tcpShutdown", Shutdown}, {"tcpClose", Close}};
+  for (const auto& each : kFunctions) {
+    if (Export(env, exports, each.name, each.function) == nullptr) return nullptr;
+  }
+  return exports;
+}
+
+}  // namespace netdrive
