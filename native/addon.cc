@@ -1,6 +1,7 @@
 // Entry point of the addon.
 #include "addon.h"
 
+#include "busy-wait.h"
 #include "tcp-socket.h"
 
 namespace netdrive {
@@ -18,5 +19,6 @@ NAPI_MODULE_INIT() {
   if (netdrive::RegisterSyscalls(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterFuse(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterTcpSocket(env, exports) == nullptr) return nullptr;
+  if (netdrive::RegisterBusyWait(env, exports) == nullptr) return nullptr;
   return exports;
 }

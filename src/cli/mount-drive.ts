@@ -12,6 +12,7 @@ import { LastKnownFileSystem } from "../cache/last-known.ts";
 import { connectRemote, type Remote, type RemoteShare } from "../client/remote.ts";
 import { parseDriveUrl } from "../client/url.ts";
 import { type FuseMount, mountFuse } from "../fuse/mount.ts";
+import { busyWait } from "../sys/busy-wait.ts";
 import { withoutToken } from "./drive-url.ts";
 import { Exit, failure } from "./failure.ts";
 import type { MountOptions } from "./mount-options.ts";
@@ -82,6 +83,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   let kernelReadAheadBytes = 0;
   let status: Server | undefined;
   const drive = cachedDrive(remote, options, keep, () => kernelReadAheadBytes);
+  busyWait();
   try {
     const mount = await mountDrive(drive, remote.share, request, keep);
     kernelReadAheadBytes = mount.readAheadBytes;

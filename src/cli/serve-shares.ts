@@ -8,6 +8,7 @@ import { formatDriveUrl } from "../client/url.ts";
 import { createDisk } from "../disk/disk.ts";
 import { type Server, startServer } from "../server/server.ts";
 import type { Squash } from "../server/squash.ts";
+import { busyWait } from "../sys/busy-wait.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
 import { Exit, failure } from "./failure.ts";
 import type { ListenAddress } from "./listen-address.ts";
@@ -55,6 +56,7 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
     }
     const shares = new Map([...disks].map(([name, fileSystem]) => [name, { fileSystem, readOnly: request.readOnly }]));
     const token = Buffer.from(request.token.text);
+    busyWait();
     const server = await startServer({ shares, token, squash, listen, log, clock });
     return {
       server,

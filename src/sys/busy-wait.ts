@@ -1,0 +1,30 @@
+/**
+ * Makes the event loop wait for its next event awake for a moment, where events come in quick turns; why: native/busy-wait.cc.
+ */
+import { loadAddon } from "./addon.ts";
+
+/** Beyond this a sleep costs little in proportion. */
+const WAIT_US_MAX = 200;
+
+interface Native {
+  busyWait(maxUs: number): object;
+  busyWaitCounters(wait: object): [number, number, number];
+}
+
+export interface BusyWaitCounters {
+  readonly isAwake: boolean;
+  /** How often it began. */
+  readonly begun: number;
+  /** How often no event came in time, so that it ended. */
+  readonly vain: number;
+}
+
+let wait: object | undefined;
+
+/** From now on, for the rest of the process. @returns what it has done so far. */
+export function busyWait(): BusyWaitCounters {
+  const native = loadAddon<Native>();
+  wait ??= native.busyWait(WAIT_US_MAX);
+  const [awake, begun, vain] = native.busyWaitCounters(wait);
+  return { isAwake: awake !== 0, begun, vain };
+}

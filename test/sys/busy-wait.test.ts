@@ -1,0 +1,34 @@
+/** Waiting awake: it begins where events come in quick turns, and ends by itself. */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { type AddressInfo, connect, createServer } from "node:net";
+import { test } from "node:test";
+import { systemClock } from "../../src/base/clock.ts";
+import { busyWait } from "../../src/sys/busy-wait.ts";
+
+const pause = (ms: number) => new Promise<void>((resolve) => void systemClock.after(ms, resolve, { keepAlive: true }));
+
+test("a loop waits awake while events come in quick turns, and sleeps when they do not", async () => {
+  assert.deepEqual(busyWait(), { isAwake: false, begun: 0, vain: 0 });
+  const server = createServer((socket) => socket.pipe(socket));
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const socket = connect((server.address() as AddressInfo).port, "127.0.0.1");
+  for (let turn = 0; turn < 200; turn += 1) {
+    socket.write("x");
+    await once(socket, "data");
+  }
+  assert.ok(busyWait().begun > 0);
+  while (busyWait().isAwake) await pause(1);
+  const { begun, vain } = busyWait();
+  assert.equal(begun, vain);
+  // Timers are no events to be awake for.
+  const before = process.cpuUsage();
+  for (let turn = 0; turn < 20; turn += 1) await pause(10);
+  const { user, system } = process.cpuUsage(before);
+  assert.ok(user + system < 100_000, `${user + system} us of processor in 200 ms of nothing`);
+  assert.ok(busyWait().begun <= begun + 1);
+  socket.destroy();
+  server.close();
+  await once(server, "close");
+});
