@@ -8,10 +8,12 @@ import { formatDriveUrl } from "../client/url.ts";
 import { createDisk } from "../disk/disk.ts";
 import { type Server, startServer } from "../server/server.ts";
 import type { Squash } from "../server/squash.ts";
+import type { Durability } from "../server/state/state-store.ts";
 import { busyWait } from "../sys/busy-wait.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
 import { Exit, failure } from "./failure.ts";
 import type { ListenAddress } from "./listen-address.ts";
+import { openMemory } from "./server-memory.ts";
 import type { Token } from "./token.ts";
 
 export interface ServeRequest {
@@ -21,6 +23,10 @@ export interface ServeRequest {
   token: Token;
   readOnly: boolean;
   squash: Squash;
+  /** Where the server keeps what must survive its process; undefined: nothing does. */
+  stateFolder?: string | undefined;
+  /** What is kept there survives the death of the process, or of the machine as well. */
+  durability?: Durability;
   log: Log;
   clock: Clock;
 }
@@ -49,6 +55,8 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
   const closeDisks = async () => {
     await Promise.all([...disks.values()].map((disk) => disk.close()));
   };
+  const { stateFolder, durability = "process" } = request;
+  const memory = stateFolder === undefined ? undefined : await openMemory({ stateFolder, durability, clock, log });
   try {
     for (const [name, directory] of request.shares) {
       const applyCredentials = process.getuid?.() === 0;
@@ -57,7 +65,10 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
     const shares = new Map([...disks].map(([name, fileSystem]) => [name, { fileSystem, readOnly: request.readOnly }]));
     const token = Buffer.from(request.token.text);
     busyWait();
-    const server = await startServer({ shares, token, squash, listen, log, clock });
+    const server = await startServer({
+      ...{ shares, token, squash, listen, log, clock },
+      ...(memory === undefined ? {} : { memory }),
+    });
     return {
       server,
       shares: [...request.shares].map(([name, directory]) => ({
@@ -77,6 +88,7 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
     };
   } catch (thrown) {
     await closeDisks();
+    await memory?.store.close();
     throw explainListen(thrown, listen);
   }
 }

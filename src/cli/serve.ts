@@ -5,6 +5,7 @@ import { type Command, Option } from "commander";
 import { systemClock } from "../base/clock.ts";
 import { createLog, type LogLevel } from "../base/log.ts";
 import type { Squash } from "../server/squash.ts";
+import { DURABILITIES, type Durability } from "../server/state/state-store.ts";
 import { checkExposure, chooseSquash } from "./exposure.ts";
 import { Exit } from "./failure.ts";
 import { DEFAULT_LISTEN, parseListenAddress } from "./listen-address.ts";
@@ -26,6 +27,7 @@ interface ServeOptions {
   listen: string;
   token?: string;
   state?: string;
+  durability?: Durability;
   readOnly?: boolean;
   squash?: Squash;
   json?: boolean;
@@ -40,7 +42,15 @@ export function addServe(program: Command): void {
     .option("--name <name>", "name of a share, in the order of the DIRs (default: the directory's)", collect)
     .option("--listen <host:port>", "where to listen; port 0: the system picks one", DEFAULT_LISTEN)
     .option("--token <token>", "the secret that lets clients in (or NETDRIVE_TOKEN; default: a new one each start)")
-    .option("--state <dir>", "directory of the server's own: keeps the token from one start to the next")
+    .option(
+      "--state <dir>",
+      "directory of the server's own: keeps the token, and what clients have open, from one start to the next",
+    )
+    .addOption(
+      new Option("--durability <what>", "what kept state survives: the death of the process, or of power too").choices([
+        ...DURABILITIES,
+      ]),
+    )
     .option("--read-only", "clients may change nothing")
     .addOption(
       new Option(
@@ -71,7 +81,11 @@ async function serve(directories: string[], options: ServeOptions): Promise<void
   const readOnly = options.readOnly === true;
   // Loaded late, here and elsewhere: a command starts in half the time if it needs neither server nor client.
   const { serveShares } = await import("./serve-shares.ts");
-  const service = await serveShares({ shares, listen, token, readOnly, squash, log, clock });
+  const service = await serveShares({
+    ...{ shares, listen, token, readOnly, squash, log, clock },
+    stateFolder: options.state,
+    durability: options.durability ?? "process",
+  });
   if (warning !== undefined) process.stderr.write(`netdrive: ${warning}\n`);
   announce(service.shares, { ...options, host: service.server.address.host, port: service.server.address.port });
   signals.stopNow.addEventListener("abort", () => process.exit(Exit.FAILED));

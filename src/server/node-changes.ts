@@ -51,8 +51,8 @@ function isSame(a: DataVersion, b: DataVersion): boolean {
 
 /** The time one open's client is away. */
 export class Absence {
-  /** As of the end of the client's last request; undefined before. */
-  version: DataVersion | undefined;
+  /** As of the end of the client's last request; undefined before. "unknown": somebody may have changed it, and nobody can tell. */
+  version: DataVersion | "unknown" | undefined;
   #ranges: ChangedRange[] = [];
   readonly #by = new Set<string>();
 
@@ -66,13 +66,15 @@ export class Absence {
   /** A change of attributes through the server: only what it did to the ctime is taken over. */
   noteAttributes(attr: Attr): void {
     const version = versionOf(attr);
-    if (this.version !== undefined && isSameData(this.version, version)) this.version = version;
+    if (this.version !== undefined && this.version !== "unknown" && isSameData(this.version, version))
+      this.version = version;
   }
 
   /** What to tell the client, or undefined: its file is as it left it. `attr` is of now. */
   changes(attr: Attr): Changes | undefined {
     if (this.#ranges.length > 0) return { ranges: this.#ranges, by: this.#text() };
-    if (this.version === undefined || isSame(this.version, versionOf(attr))) return undefined;
+    const { version } = this;
+    if (version === undefined || (version !== "unknown" && isSame(version, versionOf(attr)))) return undefined;
     return { ranges: [], by: "" };
   }
 

@@ -9,7 +9,7 @@ import type { ByteReader } from "../base/byte-cursor.ts";
 import { errnoNumber } from "../base/errno.ts";
 import { CloseCode, FsError, ProtocolError, toErrno } from "../base/errors.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
-import type { Caller } from "../vfs/file-system.ts";
+import { type Caller, OpenFlag } from "../vfs/file-system.ts";
 import { type BodyCodec, checkRequest, type Message, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { DISCARD } from "../wire/frame-decoder.ts";
@@ -278,8 +278,13 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       this.#free(request);
       return;
     }
-    this.#keep(request, made, 0, answer);
-    if (!this.channel.isOpen) {
+    this.#keep(request, made, 0, answer, (served) => served.#answer(request, answer, made));
+  }
+
+  #answer(request: ServedRequest, answer: Record<string, unknown>, made: number): void {
+    const { message } = request;
+    if (!this.channel.isOpen || request.isOrphan) {
+      if (request.isOrphan && made !== 0) this.#session.dropHandle(request, made);
       request.releaseReply?.();
       this.#free(request);
       return;
@@ -329,19 +334,42 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     const { name } = request.message;
     const errno = toErrno(error, (bug) => this.#state.log.error(`${name}: unexpected error`, bug));
     const status = errnoNumber(errno);
-    if (!request.isOrphan) {
-      this.#keep(request, 0, status, undefined);
-      this.channel.send(this.#replyHeader(request, status), undefined, undefined);
+    if (request.isOrphan) {
+      this.#free(request);
+      return;
     }
-    this.#free(request);
+    this.#keep(request, 0, status, undefined, (served) => {
+      if (!request.isOrphan) served.channel.send(served.#replyHeader(request, status), undefined, undefined);
+      served.#free(request);
+    });
   }
 
-  #keep(request: ServedRequest, made: number, status: number, answer: Record<string, unknown> | undefined): void {
+  /** Keeps the reply of a request that must not run twice, and answers when it is kept for good, on the connection there is then. */
+  #keep(
+    request: ServedRequest,
+    made: number,
+    status: number,
+    answer: Record<string, unknown> | undefined,
+    send: (served: ServedChannel) => void,
+  ): void {
     const { message, handle, section } = request;
-    if (message.row.replay !== "once") return;
+    const { keeper } = this.#state;
+    if (message.row.replay !== "once") {
+      send(this);
+      return;
+    }
     // A payload is the request's only until its reply has left, and is not worth more.
     const kept = answer !== undefined && message.row.payload === "reply" ? { ...answer, payload: NOTHING } : answer;
-    this.#table.keep(request, { opcode: message.row.code, handle, section, made, status, answer: kept });
+    const reply = { opcode: message.row.code, handle, section, made, status, answer: kept };
+    this.#table.keep(request, reply);
+    if (keeper !== undefined && message.row.changes === true) keeper.changed();
+    if (keeper === undefined || !isStored(request)) {
+      send(this);
+      return;
+    }
+    this.#table.slotOf(request.tag).isStored = true;
+    keeper.replied(this.#session, this.#table.number, request.tag, reply);
+    keeper.whenKept(() => send(request.connection as ServedChannel));
   }
 
   /** The one header object of all replies: `send` writes it out at once. */
@@ -371,6 +399,12 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     if (request.open !== undefined && request.message.name !== "release") request.open.endRequest();
     if (request.payloadBuffer !== undefined) this.#session.buffers.give(request.payloadBuffer);
   }
+}
+
+/** Whether the reply is kept beyond the death of the process: where running the request once more would do more than it did. */
+function isStored({ message, open }: ServedRequest): boolean {
+  if (message.name === "write") return open !== undefined && (open.flags & OpenFlag.APPEND) !== 0;
+  return message.name !== "opendir" && open?.kind !== "directory";
 }
 
 function payloadOf(request: ServedRequest): Buffer {

@@ -21,6 +21,10 @@ import type { ServedChannel } from "./served-channel.ts";
 import type { Share } from "./session.ts";
 import { ServerSetUp } from "./set-up.ts";
 import type { Squash } from "./squash.ts";
+import { Keeper } from "./state/keeper.ts";
+import type { LifeStamp } from "./state/life-stamp.ts";
+import { identify, restore } from "./state/restore.ts";
+import type { StateKey, StateStore } from "./state/state-store.ts";
 import { type ServerCounters, ServerState } from "./state.ts";
 import type { UserDirectory } from "./users.ts";
 
@@ -40,8 +44,18 @@ export interface ServerOptions {
   log: Log;
   clock: Clock;
   limits?: Partial<ServerLimits>;
+  /** What survives the server's process, with what was there at its start; absent: nothing. `close` closes it. */
+  memory?: ServerMemory;
   /** Gets a line for every frame of every channel, to find out what peers say. */
   trace?: Trace;
+}
+
+export interface ServerMemory {
+  readonly store: StateStore;
+  readonly records: ReadonlyMap<StateKey, Buffer>;
+  readonly life: LifeStamp | undefined;
+  /** Which start of the machine this is. */
+  readonly hostBootId: string;
 }
 
 export interface ServerFigures extends ServerCounters {
@@ -68,6 +82,7 @@ export class LinkServer {
   readonly #trace: Trace | undefined;
   /** Every channel that is not gone, with its ready part once there is one. */
   readonly #channels = new Map<Channel, ServedChannel | undefined>();
+  readonly #memory: ServerMemory | undefined;
   #isClosing = false;
 
   constructor(options: ServerOptions) {
@@ -77,7 +92,11 @@ export class LinkServer {
     }
     const limits = completeLimits(options.limits);
     const log = options.log.room("server");
-    this.#state = new ServerState({ ...options, shares, limits, log });
+    const { memory } = options;
+    this.#memory = memory;
+    const identity = memory === undefined ? undefined : identify(memory.store, memory.records, memory.hostBootId);
+    const keeper = memory === undefined ? undefined : new Keeper(memory.store, memory.life);
+    this.#state = new ServerState({ ...options, shares, limits, log, identity, keeper });
     this.#handlers = createHandlers(this.#state);
     this.#trace = options.trace;
     this.#unproven = new Unproven(limits.unprovenMax);
@@ -85,6 +104,12 @@ export class LinkServer {
 
   get unproven(): Unproven {
     return this.#unproven;
+  }
+
+  /** Puts back what the server before has left; to be called before anything is accepted. */
+  async restore(): Promise<void> {
+    const memory = this.#memory;
+    if (memory !== undefined) await restore(this.#state, memory.store, memory.records, memory.life?.before);
   }
 
   /** Serves a new link from its first byte on. */
@@ -150,6 +175,12 @@ export class LinkServer {
     );
     await Promise.all(channels.map((channel) => channel.gone));
     timer.stop();
+    if (this.#memory !== undefined) {
+      // Its sessions are the next server's.
+      await this.#memory.store.close();
+      this.#memory.life?.close();
+      return;
+    }
     const ends = [...this.#state.sessions].map((session) =>
       session.end(CloseCode.SHUTDOWN, "the server is going down"),
     );
@@ -171,6 +202,7 @@ export async function startServer(
   },
 ): Promise<Server> {
   const links = new LinkServer(options);
+  await links.restore();
   const listener = await listen({
     ...options.listen,
     identity: options.identity,

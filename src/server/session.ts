@@ -14,6 +14,7 @@ import { openKey } from "../resume/resume-proof.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
 import { Absence, type AbsentOpens, versionOf } from "./node-changes.ts";
 import { SlotTable } from "./slot-table.ts";
+import type { Keeper } from "./state/keeper.ts";
 import type { WriteJoiner } from "./write-joiner.ts";
 
 /** A directory that is served. */
@@ -55,6 +56,8 @@ export class Open {
   readonly owner: Session;
   /** While its client is away. */
   absence: Absence | undefined;
+  /** The state store has a record of its locks. */
+  hasStoredLocks = false;
   /** Made with the first write. What it holds are requests under way, so that it is empty when the open is idle. */
   joiner: WriteJoiner | undefined;
   #requests = 0;
@@ -117,6 +120,8 @@ export interface SessionParts {
   readonly id: Buffer;
   /** The session's secret. */
   readonly key: Buffer;
+  /** Of the client's process. */
+  readonly clientId: Buffer;
   readonly share: Share;
   /** Who logged in with a password; empty: who knows the token. */
   readonly user: string;
@@ -132,6 +137,8 @@ export interface SessionParts {
   readonly courtesyMs: number;
   readonly clock: Clock;
   readonly log: Log;
+  /** Absent: nothing survives the server's process. */
+  readonly keeper: Keeper | undefined;
   /** Called once, when the session ends: it is to be forgotten then. */
   readonly onEnd: (session: Session) => void;
 }
@@ -139,6 +146,7 @@ export interface SessionParts {
 export class Session {
   readonly id: Buffer;
   readonly key: Buffer;
+  readonly clientId: Buffer;
   readonly share: Share;
   readonly user: string;
   readonly readOnly: boolean;
@@ -162,6 +170,7 @@ export class Session {
   constructor(parts: SessionParts) {
     this.id = parts.id;
     this.key = parts.key;
+    this.clientId = parts.clientId;
     this.share = parts.share;
     this.user = parts.user;
     this.readOnly = parts.readOnly;
@@ -285,7 +294,23 @@ export class Session {
   /** Gives an open its first handle. */
   opened(open: Open): number {
     this.#opening -= 1;
-    return this.addHandle(open);
+    const handle = this.addHandle(open);
+    this.#parts.keeper?.opened(this, open, handle);
+    return handle;
+  }
+
+  /** An open of the server before, with the handle it had. `restoredAll` follows. */
+  restored(open: Open, handle: number): void {
+    this.#opens.set(handle, open);
+    this.#handles.set(open.id, handle);
+    this.#lastHandle = Math.max(this.#lastHandle, handle);
+    open.handles += 1;
+    this.share.absentOpens.add(open);
+  }
+
+  /** Everything of the server before is here: the client is away. */
+  restoredAll(): void {
+    this.#leave();
   }
 
   /** Another handle to an open. */
@@ -321,6 +346,7 @@ export class Session {
     open.handles -= 1;
     if (open.handles > 0) return;
     this.cameBack(open);
+    this.#parts.keeper?.closed(open);
     await open.idle();
     const { fileSystem } = this.share;
     if (open.kind === "file") await fileSystem.release(ctx, open.inner);
@@ -335,6 +361,7 @@ export class Session {
     for (const { slots } of this.slotTables.values()) for (const { request } of slots) request?.cancel();
     this.buffers.close();
     this.#parts.onEnd(this);
+    this.#parts.keeper?.sessionEnded(this);
     const releases = [...this.#opens.keys()].map((handle) => this.releaseHandle(OWN_CONTEXT, handle));
     for (const result of await Promise.allSettled(releases)) {
       if (result.status === "rejected") {

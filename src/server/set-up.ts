@@ -32,7 +32,7 @@ import {
 } from "../wire/messages.ts";
 import { ServedChannel } from "./served-channel.ts";
 import type { ServedRequest } from "./served-request.ts";
-import { Session } from "./session.ts";
+import type { Session } from "./session.ts";
 import { ID_BYTES, type ServerState } from "./state.ts";
 import { accessOf, challengeUser, type User } from "./users.ts";
 
@@ -212,12 +212,14 @@ export class ServerSetUp implements ChannelReceiver {
       bodyBytesMax: BODY_BYTES_MAX,
       payloadBytesMax: payloadBytesMax(session.sectionBytes),
     });
+    const table = session.slotTable(at.hello.slotTable, at.challenge.credits);
+    this.#state.keeper?.session(session);
     const served = new ServedChannel({
       channel,
       session,
       state: this.#state,
       handlers: this.#handlers,
-      table: session.slotTable(at.hello.slotTable, at.challenge.credits),
+      table,
       transcript: at.transcript,
       onClosed: () => this.#end.closed(),
     });
@@ -240,26 +242,18 @@ export class ServerSetUp implements ChannelReceiver {
       this.#refuse(CloseCode.BUSY, "too many clients");
       return undefined;
     }
-    const session = new Session({
+    const session = state.makeSession({
       id: randomBytes(ID_BYTES),
       key,
+      clientId: at.hello.clientId,
       share,
       user: at.user?.name ?? "",
       readOnly: share.readOnly || access === "ro",
       label: at.user?.name ?? this.#channel.peer,
       sectionBytes: at.challenge.sectionBytes,
       buffers,
-      opensMax: state.limits.opensPerSessionMax,
       keepMs: Math.min(at.hello.keepMs, state.limits.keepMsMax),
-      courtesyMs: state.limits.courtesyMs,
-      clock: state.clock,
-      log: state.log,
-      onEnd: (ended) => {
-        state.removeSession(ended);
-        state.log.info(`the session of ${this.#channel.peer} on share '${share.name}' is over`);
-      },
     });
-    state.addSession(session);
     const who = at.user === undefined ? this.#channel.peer : `${at.user.name} at ${this.#channel.peer}`;
     state.log.info(`${who} opened share '${share.name}'`);
     return session;

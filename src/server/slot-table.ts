@@ -35,6 +35,8 @@ export interface Slot {
   /** The request being received or run. */
   request: ServedRequest | undefined;
   kept: KeptReply | undefined;
+  /** The state store has a record of it. */
+  isStored: boolean;
 }
 
 /** The connection that carries the channel at the moment. */
@@ -53,7 +55,12 @@ export class SlotTable {
 
   constructor(number: number, credits: number) {
     this.number = number;
-    this.#slots = Array.from({ length: credits }, () => ({ turn: NO_TURN, request: undefined, kept: undefined }));
+    this.#slots = Array.from({ length: credits }, () => ({
+      turn: NO_TURN,
+      request: undefined,
+      kept: undefined,
+      isStored: false,
+    }));
   }
 
   get credits(): number {

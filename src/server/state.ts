@@ -13,8 +13,10 @@ import { type KeyContent, KeySeal } from "../resume/key-seal.ts";
 import { PROOF_BYTES, tokenKey } from "../resume/proof.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import type { ServerLimits } from "./limits.ts";
-import type { Open, Session, Share } from "./session.ts";
+import { type Open, Session, type SessionParts, type Share } from "./session.ts";
 import type { Squash } from "./squash.ts";
+import type { Keeper } from "./state/keeper.ts";
+import type { Identity } from "./state/restore.ts";
 import { noUsers, type UserDirectory } from "./users.ts";
 import type { WriteCounters } from "./write-joiner.ts";
 
@@ -22,8 +24,10 @@ import type { WriteCounters } from "./write-joiner.ts";
 export const ID_BYTES = 16;
 const CHALLENGE_BYTES = 16;
 const CHALLENGES_AT_ONCE = 64;
-/** The first and only take-over count until shares move between servers. */
-const EPOCH = 1;
+/** The take-over count until shares move between servers. */
+const FIRST_EPOCH = 1;
+/** Ids of opens begin anew with each start of the server, and none comes twice. */
+const OPENS_PER_START = 2 ** 32;
 /** Format and kind of service blob: the section service is in the server itself. */
 const BLOB_FORMAT = 1;
 const BLOB_SAME_SERVER = 1;
@@ -59,19 +63,24 @@ export class ServerState {
     writes: 0,
     writtenSections: 0,
   };
-  /** Who this server is; will survive restarts with the state store. */
-  readonly serverId = randomBytes(ID_BYTES);
+  /** Who this server is; survives restarts with a state store. */
+  readonly serverId: Buffer;
   /** This start of it. */
   readonly bootId = randomBytes(ID_BYTES);
-  readonly serviceBlob = Buffer.concat([Buffer.from([BLOB_FORMAT, BLOB_SAME_SERVER]), this.serverId]);
-  readonly #seal = new KeySeal(randomBytes(32), 1);
+  readonly serviceBlob: Buffer;
+  /** Absent: nothing survives the process. */
+  readonly keeper: Keeper | undefined;
+  readonly #seal: KeySeal;
+  readonly #epoch: number;
   readonly #sessions = new Map<string, Session>();
   readonly #peerLog = new RateLimit({ burst: PEER_LOG_BURST, perSecond: PEER_LOG_PER_SECOND });
   readonly #challenges = Buffer.alloc(CHALLENGE_BYTES * CHALLENGES_AT_ONCE);
   #challengesUsed = CHALLENGES_AT_ONCE;
-  #lastOpenId = 0;
+  #lastOpenId: number;
 
   constructor(parts: {
+    identity?: Identity | undefined;
+    keeper?: Keeper | undefined;
     shares: ReadonlyMap<string, Share>;
     token: Buffer | undefined;
     users?: UserDirectory;
@@ -81,6 +90,13 @@ export class ServerState {
     clock: Clock;
     log: Log;
   }) {
+    const { identity } = parts;
+    this.serverId = identity?.serverId ?? randomBytes(ID_BYTES);
+    this.serviceBlob = Buffer.concat([Buffer.from([BLOB_FORMAT, BLOB_SAME_SERVER]), this.serverId]);
+    this.keeper = parts.keeper;
+    this.#seal = new KeySeal(identity?.sealSecret ?? randomBytes(32), identity?.starts ?? 1);
+    this.#epoch = identity?.epoch ?? FIRST_EPOCH;
+    this.#lastOpenId = (identity?.starts ?? 0) * OPENS_PER_START;
     this.shares = parts.shares;
     this.squash = parts.squash;
     this.limits = parts.limits;
@@ -105,12 +121,19 @@ export class ServerState {
     return this.#sessions.size;
   }
 
-  addSession(session: Session): void {
+  /** A session that the server knows until it ends. */
+  makeSession(parts: Omit<SessionParts, "opensMax" | "courtesyMs" | "clock" | "log" | "keeper" | "onEnd">): Session {
+    const { limits, clock, log, keeper } = this;
+    const session = new Session({
+      ...parts,
+      ...{ opensMax: limits.opensPerSessionMax, courtesyMs: limits.courtesyMs, clock, log, keeper },
+      onEnd: (ended) => {
+        this.#sessions.delete(ended.id.toString("hex"));
+        log.info(`the session of ${ended.label} on share '${ended.share.name}' is over`);
+      },
+    });
     this.#sessions.set(session.id.toString("hex"), session);
-  }
-
-  removeSession(session: Session): void {
-    this.#sessions.delete(session.id.toString("hex"));
+    return session;
   }
 
   findSession(id: Buffer): Session | undefined {
@@ -141,7 +164,7 @@ export class ServerState {
   /** What the client gets with an open: its resume key, where its sections are served, and a challenge for attaching. */
   keysOf(open: Open): { openId: number; resumeKey: Buffer; serviceBlob: Buffer; challenge: Buffer } {
     const { id: openId, openedAtMs, pid } = open;
-    const resumeKey = this.#seal.seal({ openId, openedAtMs, pid, epoch: EPOCH, serverId: this.serverId });
+    const resumeKey = this.#seal.seal({ openId, openedAtMs, pid, epoch: this.#epoch, serverId: this.serverId });
     return { openId, resumeKey, serviceBlob: this.serviceBlob, challenge: this.challenge() };
   }
 

@@ -75,6 +75,10 @@ export interface Service {
   readonly firstLine: Promise<string>;
   /** Resolves with the exit code or signal. */
   readonly exited: Promise<number | NodeJS.Signals | null>;
+  /** Settles when it has printed this line. Never rejects: the time limit of the test ends it. */
+  line(text: string): Promise<void>;
+  /** Writes to its standard input, where it has one. */
+  tell(text: string): void;
   /** All that it printed on standard error so far. */
   errors(): string;
   /** Asks it to end and waits; kills it if it does not. */
@@ -85,9 +89,14 @@ export interface Service {
 export function startService(
   program: string,
   args: readonly string[],
-  options: { env?: NodeJS.ProcessEnv; cwd?: string; uid?: number; gid?: number } = {},
+  options: { env?: NodeJS.ProcessEnv; cwd?: string; uid?: number; gid?: number; hasInput?: boolean } = {},
 ): Service {
-  const child = spawn(program, args, { ...options, stdio: ["ignore", "pipe", "pipe"] });
+  const { hasInput = false, ...settings } = options;
+  const child = spawn(program, args, { ...settings, stdio: [hasInput ? "pipe" : "ignore", "pipe", "pipe"] });
+  if (child.stdout === null || child.stderr === null) throw new Error("pipes were asked for");
+  const { stdout } = child;
+  let output = "";
+  let onOutput = () => {};
   living.add(child);
   let errors = "";
   child.stderr.setEncoding("utf8").on("data", (chunk: string) => {
@@ -100,13 +109,13 @@ export function startService(
   const firstLine = new Promise<string>((resolve, reject) => {
     const fail = (reason: string) => reject(new Error(`${program} ${args.join(" ")}: ${reason}\n${errors}`));
     const deadline = systemClock.after(READY_MS, () => fail(`not ready within ${READY_MS} ms`), { keepAlive: true });
-    let text = "";
-    child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
-      text += chunk;
-      const end = text.indexOf("\n");
+    stdout.setEncoding("utf8").on("data", (chunk: string) => {
+      output += chunk;
+      const end = output.indexOf("\n");
       if (end < 0) return;
       deadline.stop();
-      resolve(text.slice(0, end));
+      resolve(output.slice(0, end));
+      onOutput();
     });
     child.on("error", (error) => fail(error.message));
     child.on("close", (code, signal) => {
@@ -122,6 +131,14 @@ export function startService(
     firstLine,
     exited,
     errors: () => errors,
+    async line(text) {
+      while (!output.split("\n").includes(text)) {
+        await new Promise<void>((resolve) => {
+          onOutput = resolve;
+        });
+      }
+    },
+    tell: (text) => void child.stdin?.write(text),
     async end(signal = "SIGTERM") {
       const deadline = systemClock.after(END_MS, () => child.kill("SIGKILL"), { keepAlive: true });
       child.kill(signal);

@@ -51,7 +51,7 @@ const BANNED: { word: RegExp; where: RegExp; except?: RegExp; instead: string }[
 /** Files of src that no test is named after or imports, and what runs them instead. */
 const RUN_BY: [files: RegExp, by: string][] = [
   [
-    /^src\/cli\/(main|program|serve|serve-shares|list|status|up|umount|unmount|mount|mount-target)\.ts$/,
+    /^src\/cli\/(main|program|serve|serve-shares|server-memory|list|status|up|umount|unmount|mount|mount-target)\.ts$/,
     "test/cli, as processes",
   ],
   [/^src\/cli\/(mount-drive|mount-daemon|launch-daemon|daemon-message)\.ts$/, "test/cli/mount, as processes"],
@@ -66,7 +66,10 @@ const RUN_BY: [files: RegExp, by: string][] = [
     /^src\/client\/(call-windows|heartbeat|network-state|open-table|resume-opens)\.ts$/,
     "test/client/session and test/client/call-channel",
   ],
-  [/^src\/server\/(change-notes|node-changes)\.ts$/, "test/server/resume"],
+  [
+    /^src\/server\/(change-notes|node-changes|state\/keeper|state\/restore)\.ts$/,
+    "test/server/resume and test/mount/server-crash",
+  ],
   [/^src\/wire\/(field-codec|resume-fields)\.ts$/, "test/wire/codec"],
   [/^src\/disk\/request-slots\.ts$/, "test/disk/disk"],
   [/^src\/transport\/trace\.ts$/, "test/transport/channel"],

@@ -1,0 +1,96 @@
+/**
+ * Puts what must survive the server's process into its state store: sessions, opens, and the replies to requests that must not run twice.
+ *
+ * It is told as things happen and writes records; the store takes those of one turn of the event loop down together. A reply that is kept is sent
+ * when its record is down (`whenKept`). What a start of the server finds is restore.ts's.
+ */
+import type { BodyCodec } from "../../wire/codec.ts";
+import { bodyBytes, messageOf } from "../../wire/codec.ts";
+import type { Open, Session } from "../session.ts";
+import type { KeptReply } from "../slot-table.ts";
+import type { LifeStamp } from "./life-stamp.ts";
+import { locksKeyOf, openKeyOf, openRecord, sessionKeyOf, sessionRecord, slotKeyOf, slotRecord } from "./records.ts";
+import type { StateStore } from "./state-store.ts";
+
+const NOTHING = Buffer.alloc(0);
+const SLOT_MASK = 0xffff;
+const TURN_SHIFT = 16;
+
+export class Keeper {
+  readonly store: StateStore;
+  readonly #life: LifeStamp | undefined;
+
+  constructor(store: StateStore, life: LifeStamp | undefined) {
+    this.store = store;
+    this.#life = life;
+  }
+
+  /** A session was made, or has another channel. */
+  session(session: Session): void {
+    const { id, key, clientId, user, label, share, readOnly, sectionBytes, keepMs } = session;
+    const slotTables = [...session.slotTables.values()].map(({ number, credits }) => ({ number, credits }));
+    const record = {
+      id,
+      key,
+      clientId,
+      user,
+      label,
+      share: share.name,
+      isReadOnly: readOnly,
+      sectionBytes,
+      keepMs,
+      slotTables,
+    };
+    this.store.put(sessionKeyOf(id), sessionRecord.encode(record));
+  }
+
+  /** A session has ended, and its opens were closed. */
+  sessionEnded(session: Session): void {
+    this.store.delete(sessionKeyOf(session.id));
+    for (const { number, slots } of session.slotTables.values()) {
+      for (const [at, slot] of slots.entries()) if (slot.isStored) this.store.delete(slotKeyOf(session.id, number, at));
+    }
+  }
+
+  /** A file was opened, and has this handle. What the file system cannot find again is not kept. */
+  opened(session: Session, open: Open, handle: number): void {
+    const { recovery } = session.share.fileSystem;
+    if (recovery === undefined || open.kind !== "file") return;
+    const { id, kind, node, flags, openedAtMs, pid } = open;
+    const nodeRecord = recovery.describe(open.inner);
+    const record = { id, session: session.id, handles: [handle], kind, node, nodeRecord, flags, openedAtMs, pid };
+    this.store.add(openKeyOf(id), openRecord.encode({ ...record, version: undefined }));
+  }
+
+  closed(open: Open): void {
+    if (open.kind !== "file") return;
+    this.store.delete(openKeyOf(open.id));
+    if (open.hasStoredLocks) this.store.delete(locksKeyOf(open.id));
+  }
+
+  /** Data was changed, and is about to be acknowledged. */
+  changed(): void {
+    this.#life?.changed();
+  }
+
+  /** The last request of a slot has this reply. */
+  replied(session: Session, table: number, tag: number, reply: KeptReply): void {
+    const { opcode, handle, section, status, made, answer } = reply;
+    const codec = messageOf(opcode).reply as BodyCodec | undefined;
+    const body = answer === undefined || codec === undefined ? NOTHING : bodyBytes(codec, answer);
+    const record = {
+      turn: tag >>> TURN_SHIFT,
+      opcode,
+      handle,
+      section,
+      reply: { status, made, body },
+      intent: NOTHING,
+    };
+    this.store.put(slotKeyOf(session.id, table, tag & SLOT_MASK), slotRecord.encode(record));
+  }
+
+  /** Calls `done` when everything told before is down. */
+  whenKept(done: () => void): void {
+    this.store.afterCommit(done);
+  }
+}

@@ -1,0 +1,195 @@
+/**
+ * What a start of the server finds in its state store: the sessions of the server before, as if they had just lost their connections.
+ *
+ * Files are opened again, and what is kept of replies is put back into its slots, before anybody is listened to. What cannot be restored is left out, with a line in the
+ * log, and deleted: its client is told that it is gone. A file whose times are not after the last change that the server before acknowledged was left as it
+ * was by everybody else; of any other its client is told that it was changed.
+ */
+import { randomBytes } from "node:crypto";
+import { ByteReader, viewOf } from "../../base/byte-cursor.ts";
+import type { Log } from "../../base/log.ts";
+import type { Attr } from "../../vfs/attr.ts";
+import { OpenFlag, type RequestContext } from "../../vfs/file-system.ts";
+import { type BodyCodec, messageOf } from "../../wire/codec.ts";
+import { Absence, versionOf } from "../node-changes.ts";
+import { Open, type Session } from "../session.ts";
+import { ID_BYTES, type ServerState } from "../state.ts";
+import type { LifeTimes } from "./life-stamp.ts";
+import {
+  IDENTITY_KEY,
+  type IdentityRecord,
+  identityRecord,
+  type OpenRecord,
+  openRecord,
+  partsOfKey,
+  type SessionRecord,
+  sessionRecord,
+  slotRecord,
+} from "./records.ts";
+import type { StateKey, StateStore } from "./state-store.ts";
+
+const OWN_CONTEXT: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
+/** Of the flags a file was opened with, what is done once. */
+const ONCE_FLAGS = OpenFlag.TRUNC | OpenFlag.EXCL | OpenFlag.KILL_SUIDGID;
+const SECRET_BYTES = 32;
+/** Files opened again at the same time. */
+const OPENS_AT_ONCE = 64;
+
+export interface Identity extends IdentityRecord {
+  /** The machine was started again since the server before. */
+  readonly isHostRestarted: boolean;
+}
+
+/** Who the server is: as before, or new. Counts this start, and writes it down. */
+export function identify(store: StateStore, records: ReadonlyMap<StateKey, Buffer>, hostBootId: string): Identity {
+  const bytes = records.get(IDENTITY_KEY);
+  const before = bytes === undefined ? undefined : identityRecord.decode(bytes);
+  const identity: IdentityRecord = {
+    serverId: before?.serverId ?? randomBytes(ID_BYTES),
+    sealSecret: before?.sealSecret ?? randomBytes(SECRET_BYTES),
+    epoch: before?.epoch ?? 1,
+    starts: (before?.starts ?? 0) + 1,
+    hostBootId,
+  };
+  store.put(IDENTITY_KEY, identityRecord.encode(identity));
+  return { ...identity, isHostRestarted: before !== undefined && before.hostBootId !== hostBootId };
+}
+
+/** Puts everything back. `before`: when the server before was last seen alive. */
+export async function restore(
+  state: ServerState,
+  store: StateStore,
+  records: ReadonlyMap<StateKey, Buffer>,
+  before: LifeTimes | undefined,
+): Promise<void> {
+  const restoring = new Restoring(state, store, before);
+  for (const [key, value] of records) if (partsOfKey(key)?.of === "session") restoring.session(key, value);
+  for (const [key, value] of records) if (partsOfKey(key)?.of === "slot") restoring.slot(key, value);
+  const opens = [...records].filter(([key]) => partsOfKey(key)?.of === "open");
+  for (let at = 0; at < opens.length; at += OPENS_AT_ONCE) {
+    await Promise.all(opens.slice(at, at + OPENS_AT_ONCE).map(([key, value]) => restoring.open(key, value)));
+  }
+  restoring.end();
+}
+
+class Restoring {
+  readonly #state: ServerState;
+  readonly #store: StateStore;
+  readonly #before: LifeTimes | undefined;
+  readonly #log: Log;
+  readonly #sessions: Session[] = [];
+  #opens = 0;
+  #lost = 0;
+
+  constructor(state: ServerState, store: StateStore, before: LifeTimes | undefined) {
+    this.#state = state;
+    this.#store = store;
+    this.#before = before;
+    this.#log = state.log;
+  }
+
+  session(key: StateKey, bytes: Buffer): void {
+    const record = sessionRecord.decode(bytes);
+    const session = record === undefined ? undefined : this.#sessionOf(record);
+    if (session === undefined) this.#leaveOut(key, "a session");
+    else this.#sessions.push(session);
+  }
+
+  #sessionOf(record: SessionRecord): Session | undefined {
+    const state = this.#state;
+    const share = state.shares.get(record.share);
+    const isAllowed = record.user === "" || state.users.find(record.user) !== undefined;
+    const buffers = share === undefined || !isAllowed ? undefined : state.pool.addUser();
+    if (share === undefined || buffers === undefined) return undefined;
+    const session = state.makeSession({
+      ...{ id: record.id, key: record.key, clientId: record.clientId, user: record.user, label: record.label },
+      ...{ share, readOnly: record.isReadOnly || share.readOnly, sectionBytes: record.sectionBytes },
+      ...{ keepMs: Math.min(record.keepMs, state.limits.keepMsMax), buffers },
+    });
+    for (const { number, credits } of record.slotTables) session.slotTable(number, credits);
+    return session;
+  }
+
+  slot(key: StateKey, bytes: Buffer): void {
+    const parts = partsOfKey(key);
+    const record = slotRecord.decode(bytes);
+    if (parts?.of !== "slot" || record === undefined) {
+      this.#leaveOut(key, "a reply");
+      return;
+    }
+    const table = this.#state.findSession(parts.session)?.slotTables.get(parts.table);
+    const slot = table?.slots[parts.slot];
+    if (slot === undefined) {
+      this.#leaveOut(key, undefined);
+      return;
+    }
+    slot.isStored = true;
+    const { opcode, handle, section, turn, reply } = record;
+    if (reply === undefined) return;
+    const { made, status, body } = reply;
+    slot.turn = turn;
+    try {
+      const codec = messageOf(opcode).reply as BodyCodec;
+      const answer = status === 0 ? (codec.read(reader(body)) as Record<string, unknown>) : undefined;
+      slot.kept = { opcode, handle, section, made, status, answer };
+    } catch {
+      this.#leaveOut(key, "a reply");
+    }
+  }
+
+  async open(key: StateKey, bytes: Buffer): Promise<void> {
+    const record = openRecord.decode(bytes);
+    const session = record === undefined ? undefined : this.#state.findSession(record.session);
+    const [handle] = record?.handles ?? [];
+    if (record === undefined || session === undefined || handle === undefined) {
+      this.#leaveOut(key, session === undefined ? undefined : "an open");
+      return;
+    }
+    try {
+      await this.#reopen(record, session, handle);
+      this.#opens += 1;
+    } catch (thrown) {
+      this.#lost += 1;
+      this.#log.debug(`open ${record.id} of ${session.label} cannot be restored: ${String(thrown)}`);
+      this.#store.delete(key);
+    }
+  }
+
+  async #reopen(record: OpenRecord, session: Session, handle: number): Promise<void> {
+    const { recovery } = session.share.fileSystem;
+    if (recovery === undefined) throw new Error("the share cannot find files again");
+    const { id: node } = await recovery.recall(OWN_CONTEXT, record.nodeRecord);
+    const flags = record.flags & ~ONCE_FLAGS;
+    const { handle: inner, attr } = await recovery.reopen(OWN_CONTEXT, node, flags);
+    const { id, kind, openedAtMs, pid } = record;
+    const open = new Open({ id, owner: session, kind, node, inner, flags, openedAtMs, pid });
+    open.absence = new Absence();
+    open.absence.version = this.#isLeftAlone(attr) ? versionOf(attr) : "unknown";
+    session.restored(open, handle);
+  }
+
+  /** Whether nobody can have changed the file after the server before did. */
+  #isLeftAlone(attr: Attr): boolean {
+    const latestMs = Math.max(
+      attr.mtimeSec * 1000 + Math.trunc(attr.mtimeNsec / 1e6),
+      attr.ctimeSec * 1000 + Math.trunc(attr.ctimeNsec / 1e6),
+    );
+    return this.#before !== undefined && latestMs <= this.#before.changedAtMs;
+  }
+
+  #leaveOut(key: StateKey, what: string | undefined): void {
+    if (what !== undefined) this.#log.warn(`${what} in the state store cannot be used; it is left out`);
+    this.#store.delete(key);
+  }
+
+  end(): void {
+    for (const session of this.#sessions) session.restoredAll();
+    if (this.#sessions.length === 0) return;
+    const lost = this.#lost === 0 ? "" : `; ${this.#lost} are gone`;
+    this.#log.warn(`${this.#sessions.length} sessions are kept from before, with ${this.#opens} open files${lost}`);
+  }
+}
+
+function reader(body: Buffer): ByteReader {
+  return new ByteReader().reset(body, viewOf(body), 0, body.length);
+}

@@ -1,0 +1,117 @@
+/**
+ * The server's process dies, and comes back: what applications have open on a real mount goes on as if nothing had been.
+ */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { shell, startService } from "../support/child.ts";
+import { startDrive, startServe } from "../support/drive.ts";
+import { makeTemp } from "../support/temp.ts";
+
+/** Nothing here takes longer, unless it hangs. */
+const PROMPT_MS = 30_000;
+
+/** A drive whose server can be killed and started again at its address. */
+async function mortalDrive() {
+  const temp = makeTemp("crash");
+  const state = ["--state", join(temp.path, "state")];
+  const drive = await startDrive({ serve: state });
+  let { service } = drive.served;
+  const { port } = drive.served;
+  return {
+    ...drive,
+    /** Kills the server as it is. */
+    async kill() {
+      process.kill(service.pid, "SIGKILL");
+      await service.exited;
+    },
+    async start() {
+      ({ service } = await startServe(drive.directory, "--squash", "none", "--listen", `127.0.0.1:${port}`, ...state));
+    },
+    async [Symbol.asyncDispose]() {
+      await service.end();
+      await drive.close();
+      await temp.remove();
+    },
+  };
+}
+
+/** A program that writes a line each time it is told to, and says what came of it. */
+const WRITER = `
+import sys, os
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | (os.O_APPEND if len(sys.argv) > 2 else 0), 0o600)
+print("open", flush=True)
+for line in sys.stdin:
+    os.write(fd, line.encode())
+    os.fsync(fd)
+    print("wrote", os.lseek(fd, 0, os.SEEK_CUR), flush=True)
+`;
+
+test("an open file outlives the server's process: its place, its unsent data, its appends", async () => {
+  await using drive = await mortalDrive();
+  for (const mode of [[], ["append"]]) {
+    const name = `f${mode.length}`;
+    const writer = startService("python3", ["-c", WRITER, join(drive.path, name), ...mode], { hasInput: true });
+    assert.equal(await writer.firstLine, "open");
+    for (let round = 0; round < 3; round += 1) {
+      writer.tell(`line ${round}\n`);
+      await writer.line(`wrote ${7 * (round + 1)}`);
+      await drive.kill();
+      await drive.start();
+    }
+    writer.process.stdin?.end();
+    assert.equal(await writer.exited, 0);
+    assert.equal(readFileSync(join(drive.directory, name), "utf8"), "line 0\nline 1\nline 2\n");
+  }
+});
+
+test("a file renamed or made unreadable while the server was dead is found and written to; one replaced is not", async () => {
+  await using drive = await mortalDrive();
+  const files = ["renamed", "closed", "replaced"];
+  const writers = files.map((name) =>
+    startService("python3", ["-c", WRITER, join(drive.path, name)], { hasInput: true }),
+  );
+  for (const writer of writers) assert.equal(await writer.firstLine, "open");
+  await drive.kill();
+  await shell("mv renamed elsewhere; chmod 0 closed; rm replaced; echo other > replaced", { cwd: drive.directory });
+  await drive.start();
+  for (const writer of writers) {
+    writer.tell("mine\n");
+    writer.process.stdin?.end();
+  }
+  assert.deepEqual(await Promise.all(writers.map(({ exited }) => exited)), [0, 0, 1]);
+  assert.match(writers[2]?.errors() ?? "", /Stale file handle/);
+  assert.equal((await shell("cat elsewhere closed replaced", { cwd: drive.directory })).stdout, "mine\nmine\nother\n");
+});
+
+test("programs at work when the server dies notice nothing", async () => {
+  await using drive = await mortalDrive();
+  const work = `
+    set -e
+    cd ${drive.path}
+    echo started
+    for i in $(seq 30); do
+      mkdir d$i; echo $i > d$i/f; mv d$i/f d$i/g; ln d$i/g d$i/h; rm d$i/g; mkdir d$i/x; rmdir d$i/x; echo more >> d$i/h
+    done
+    cat d*/h | md5sum`;
+  const worker = startService("bash", ["-c", work]);
+  await worker.firstLine;
+  const isOver = worker.exited;
+  let ended = false;
+  void isOver.then(() => {
+    ended = true;
+  });
+  let kills = 0;
+  while (!ended && kills < 20) {
+    await drive.kill();
+    kills += 1;
+    await drive.start();
+    await shell(`ls ${drive.path} > /dev/null`, { timeoutMs: PROMPT_MS });
+  }
+  assert.equal(await isOver, 0, worker.errors());
+  assert.ok(kills > 0);
+  const local = await shell("for i in $(seq 30); do echo $i; echo more; done | md5sum");
+  const sorted = await shell("for i in $(seq 30); do cat d$i/h; done | md5sum", { cwd: drive.directory });
+  assert.equal(sorted.stdout, local.stdout);
+});
