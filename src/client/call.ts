@@ -35,6 +35,8 @@ export interface CallParts {
   readonly priority?: RequestPriority | undefined;
   /** Fails at once, with ConnectionError, when there is no connection, instead of waiting for one. */
   readonly isImpatient?: boolean | undefined;
+  /** What to do instead when the server does not know a node of the request; its outcome is the call's. */
+  readonly recover?: (() => Promise<unknown>) | undefined;
   /** One of those that bring a session back: sent before all others. */
   readonly isOfResuming?: boolean | undefined;
 }
@@ -176,12 +178,19 @@ export type Result<T> = (reply: Fields, payload: Buffer, handle: number) => T;
 
 /** A call somebody awaits. */
 export class PromisedCall<T> extends Call {
-  readonly #resolve: (value: T) => void;
+  readonly #resolve: (value: T | Promise<T>) => void;
   readonly #reject: (error: Error) => void;
   readonly #result: Result<T>;
+  readonly #recover: CallParts["recover"];
 
-  constructor(parts: CallParts, result: Result<T>, resolve: (value: T) => void, reject: (error: Error) => void) {
+  constructor(
+    parts: CallParts,
+    result: Result<T>,
+    resolve: (value: T | Promise<T>) => void,
+    reject: (error: Error) => void,
+  ) {
     super(parts);
+    this.#recover = parts.recover;
     this.#result = result;
     this.#resolve = resolve;
     this.#reject = reject;
@@ -192,6 +201,8 @@ export class PromisedCall<T> extends Call {
   }
 
   failed(error: FsError | Error): void {
-    this.#reject(error);
+    if (this.#recover !== undefined && error instanceof FsError && error.errno === "ESTALE") {
+      this.#resolve(this.#recover() as Promise<T>);
+    } else this.#reject(error);
   }
 }

@@ -5,9 +5,9 @@
  * checked before it is believed: a reply that makes no sense ends the channel (ProtocolError).
  */
 
-import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
+import { FsError } from "../base/errors.ts";
 import type { Name } from "../base/name.ts";
-import { type Attr, S_IFDIR, S_IFMT } from "../vfs/attr.ts";
+import type { Attr } from "../vfs/attr.ts";
 import { checkDirents } from "../vfs/dirent-page.ts";
 import {
   type AttrChange,
@@ -19,6 +19,7 @@ import {
   type Opened,
   OpenFlag,
   type OpenFlags,
+  RenameFlag,
   type RequestContext,
   type StatFs,
 } from "../vfs/file-system.ts";
@@ -34,9 +35,11 @@ import {
 import type { CallName, Reply, Request } from "../wire/messages.ts";
 import { checkId, checkName, checkOffset, checkXattrName } from "./argument-checks.ts";
 import type { Fields, Result } from "./call.ts";
+import { NodeNames } from "./node-names.ts";
 import { readData, writeData } from "./open-data.ts";
 import { RemoteOpens } from "./open-table.ts";
 import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
+import { asAttr, asEntry, asPayload, nonsense, nothing, tellingDirectory } from "./results.ts";
 import type { SectionCarrier } from "./section-call.ts";
 import type { SessionChannels } from "./session-channels.ts";
 
@@ -48,32 +51,12 @@ const NOBODYS: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 }
 
 type Keys = Pick<Reply<"open">, "openId" | "resumeKey" | "serviceBlob" | "challenge">;
 
-function nothing(): void {
-  // The reply says all by its status.
-}
-
-function asEntry(reply: Fields): Entry {
-  const { id, attr } = reply as unknown as Reply<"lookup">;
-  return { id, attr };
-}
-
-function asAttr(reply: Fields): Attr {
-  return reply["attr"] as Attr;
-}
-
-function asPayload(_reply: Fields, payload: Buffer): Buffer {
-  return payload;
-}
-
-function nonsense(what: string): ProtocolError {
-  return new ProtocolError(CloseCode.MALFORMED, what);
-}
-
 export class RemoteFileSystem implements FileSystem {
   readonly #channels: SessionChannels;
   readonly #sections: SectionCarrier;
   readonly #close: () => Promise<void>;
   readonly #readOnly: boolean;
+  readonly #names = new NodeNames();
   readonly #opens = new RemoteOpens((handle) => this.#dropHandle(handle));
   #forgotten: NodeId[] = [];
   #forgetIsDue = false;
@@ -101,10 +84,11 @@ export class RemoteFileSystem implements FileSystem {
 
   async lookup(ctx: RequestContext, parent: NodeId, name: Name): Promise<Entry> {
     checkName("lookup", name);
-    return this.#call(ctx, "lookup", { caller: ctx.caller, parent, name }, asEntry);
+    return this.#call(ctx, "lookup", { caller: ctx.caller, parent, name }, this.#entry(parent, name));
   }
 
   forget(ids: readonly NodeId[]): void {
+    this.#names.forget(ids);
     this.#forgotten.push(...ids);
     if (this.#forgotten.length >= FORGET_IDS_MAX) this.#sendForgotten();
     else if (!this.#forgetIsDue) {
@@ -149,7 +133,14 @@ export class RemoteFileSystem implements FileSystem {
     checkName("symlink", name);
     if (target.length === 0) throw new FsError("ENOENT", "symlink");
     if (target.length > SYMLINK_BYTES_MAX) throw new FsError("ENAMETOOLONG", "symlink");
-    return this.#call(ctx, "symlink", { caller: ctx.caller, parent, name }, asEntry, undefined, target);
+    return this.#call(
+      ctx,
+      "symlink",
+      { caller: ctx.caller, parent, name },
+      this.#entry(parent, name),
+      undefined,
+      target,
+    );
   }
 
   async mknod(
@@ -159,12 +150,12 @@ export class RemoteFileSystem implements FileSystem {
     node: NewNode & { rdevMajor: number; rdevMinor: number },
   ): Promise<Entry> {
     checkName("mknod", name);
-    return this.#call(ctx, "mknod", { caller: ctx.caller, parent, name, ...node }, asEntry);
+    return this.#call(ctx, "mknod", { caller: ctx.caller, parent, name, ...node }, this.#entry(parent, name));
   }
 
   async mkdir(ctx: RequestContext, parent: NodeId, name: Name, node: NewNode): Promise<Entry> {
     checkName("mkdir", name);
-    return this.#call(ctx, "mkdir", { caller: ctx.caller, parent, name, ...node }, asEntry);
+    return this.#call(ctx, "mkdir", { caller: ctx.caller, parent, name, ...node }, this.#entry(parent, name));
   }
 
   async unlink(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
@@ -179,7 +170,7 @@ export class RemoteFileSystem implements FileSystem {
 
   async link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
     checkName("link", name);
-    return this.#call(ctx, "link", { caller: ctx.caller, id, parent, name }, asEntry);
+    return this.#call(ctx, "link", { caller: ctx.caller, id, parent, name }, this.#entry(parent, name));
   }
 
   async rename(
@@ -192,7 +183,10 @@ export class RemoteFileSystem implements FileSystem {
   ): Promise<void> {
     checkName("rename", name);
     checkName("rename", newName);
-    return this.#call(ctx, "rename", { caller: ctx.caller, parent, name, newParent, newName, flags }, nothing);
+    const fields = { caller: ctx.caller, parent, name, newParent, newName, flags };
+    return this.#call(ctx, "rename", fields, () =>
+      this.#names.moved({ parent, name }, { parent: newParent, name: newName }, flags === RenameFlag.EXCHANGE),
+    );
   }
 
   async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
@@ -216,7 +210,12 @@ export class RemoteFileSystem implements FileSystem {
     node: NewNode,
   ): Promise<{ entry: Entry; opened: Opened }> {
     checkName("create", name);
-    return this.#call(ctx, "create", { caller: ctx.caller, parent, name, flags, ...node }, this.#created(ctx, flags));
+    return this.#call(
+      ctx,
+      "create",
+      { caller: ctx.caller, parent, name, flags, ...node },
+      this.#created(ctx, flags, { parent, name }),
+    );
   }
 
   async tmpfile(
@@ -340,7 +339,8 @@ export class RemoteFileSystem implements FileSystem {
     const bytesMax = Math.min(maxBytes, payloadBytesMax(this.#channels.agreement.sectionBytes));
     const fields = { caller: ctx.caller, cookie, bytesMax, withEntries };
     const result = (_reply: Fields, page: Buffer) => {
-      checkDirents(page);
+      if (withEntries) this.#names.metPage(open.node, page);
+      else checkDirents(page);
       return page;
     };
     return this.#fetch(ctx, "readdir", fields, bytesMax, result, open);
@@ -425,12 +425,30 @@ export class RemoteFileSystem implements FileSystem {
     const message = messages[name] as unknown as Message<CallName>;
     if (this.#readOnly && message.row.changes === true) return Promise.reject(new FsError("EROFS", name));
     const parts = { message, fields, open, payload, signal: ctx.signal, isImpatient: ctx.isImpatient };
-    if (parent === undefined || ctx.directoryChanged === undefined) return this.#channels.call(parts, result);
-    return this.#channels.call(parts, (reply, content, handle) => {
-      const directory = reply["directory"] as Attr | undefined;
-      if (directory !== undefined && (directory.mode & S_IFMT) === S_IFDIR) ctx.directoryChanged?.(parent, directory);
-      return result(reply, content, handle);
-    });
+    const told =
+      parent === undefined || ctx.directoryChanged === undefined ? result : tellingDirectory(ctx, parent, result);
+    const recover = this.#recover(ctx, name, fields, () => this.#channels.call(parts, told));
+    return this.#channels.call({ ...parts, recover }, told);
+  }
+
+  /** What to do when the server does not know a node of a request: find it again, and ask once more. */
+  #recover<T>(ctx: RequestContext, name: CallName, fields: object, again: () => Promise<T>): () => Promise<T> {
+    const { id, parent, newParent } = fields as { id?: NodeId; parent?: NodeId; newParent?: NodeId };
+    return async () => {
+      const { caller, signal } = ctx;
+      const ask = (asked: CallName, more: object) =>
+        this.#channels.call(
+          { message: messages[asked] as unknown as Message<CallName>, fields: { caller, ...more }, signal },
+          asEntry,
+        );
+      const walker = {
+        root: () => ask("root", {}),
+        lookup: (directory: NodeId, entry: Name) => ask("lookup", { parent: directory, name: entry }),
+      };
+      const nodes = [id, parent, newParent].filter((node) => node !== undefined);
+      if (!(await this.#names.find(nodes, walker))) throw new FsError("ESTALE", name);
+      return again();
+    };
   }
 
   /** A call whose reply has a payload of its own. */
@@ -443,17 +461,33 @@ export class RemoteFileSystem implements FileSystem {
     open?: RemoteOpen,
   ): Promise<T> {
     const message = messages[name] as unknown as Message<CallName>;
-    return this.#channels.call({ message, fields, open, replyBytesMax, signal: ctx.signal }, result);
+    const parts = { message, fields, open, replyBytesMax, signal: ctx.signal };
+    const recover = this.#recover(ctx, name, fields, () => this.#channels.call(parts, result));
+    return this.#channels.call({ ...parts, recover }, result);
   }
 
   #find(op: string, handle: HandleId): RemoteOpen {
     return this.#opens.find(op, handle);
   }
 
-  #created(ctx: RequestContext, flags: OpenFlags): Result<{ entry: Entry; opened: Opened }> {
+  /** The result of a request that names a node. */
+  #entry(parent: NodeId, name: Name): Result<Entry> {
+    return (reply) => {
+      const entry = asEntry(reply);
+      this.#names.met(entry.id, parent, name);
+      return entry;
+    };
+  }
+
+  #created(
+    ctx: RequestContext,
+    flags: OpenFlags,
+    place?: { parent: NodeId; name: Name },
+  ): Result<{ entry: Entry; opened: Opened }> {
     return (reply, _payload, handle) => {
       const { id, attr, openId, resumeKey, serviceBlob, challenge } = reply as unknown as Reply<"create">;
       const keys = { openId, resumeKey, serviceBlob, challenge };
+      if (place !== undefined) this.#names.met(id, place.parent, place.name);
       const open = this.#opens.add({ kind: "file", node: id, handle, flags, caller: ctx.caller, keys });
       return { entry: { id, attr }, opened: { handle: open.id, attr } };
     };
