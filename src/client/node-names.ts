@@ -17,6 +17,9 @@ interface Place {
   name: Name;
 }
 
+/** How often a node is looked for before it is taken for stale; a server that starts anew each time is not believed for ever. */
+export const ATTEMPTS_MAX = 8;
+
 /** How the way is walked. */
 export interface Walker {
   root(): Promise<Entry>;
@@ -85,10 +88,13 @@ export class NodeNames {
     // What has no name of its own is the root, or nothing.
     if (place === undefined) return (await walker.root()).id === id;
     const { parent, name } = place;
-    const found = await lookup(walker, parent, name);
-    if (found !== "stale") return found === id;
-    if (!(await this.#find(parent, walker))) return false;
-    return (await lookup(walker, parent, name)) === id;
+    // More often than once only where the server starts anew meanwhile.
+    for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
+      const found = await lookup(walker, parent, name);
+      if (found !== "stale") return found === id;
+      if (!(await this.#find(parent, walker))) return false;
+    }
+    return false;
   }
 
   #forget(id: NodeId): void {

@@ -4,7 +4,6 @@
  * It keeps no cache. Arguments that cannot be put on the wire are refused here; everything else is the server's to judge. What comes back is
  * checked before it is believed: a reply that makes no sense ends the channel (ProtocolError).
  */
-
 import { FsError } from "../base/errors.ts";
 import type { Name } from "../base/name.ts";
 import type { Attr } from "../vfs/attr.ts";
@@ -25,7 +24,6 @@ import {
 } from "../vfs/file-system.ts";
 import { type Message, messages } from "../wire/codec.ts";
 import {
-  FORGET_IDS_MAX,
   OPEN_CONTENT_BYTES_MAX,
   payloadBytesMax,
   SYMLINK_BYTES_MAX,
@@ -34,8 +32,9 @@ import {
 } from "../wire/limits.ts";
 import type { CallName, Reply, Request } from "../wire/messages.ts";
 import { checkId, checkName, checkOffset, checkXattrName } from "./argument-checks.ts";
-import type { Fields, Result } from "./call.ts";
-import { NodeNames } from "./node-names.ts";
+import type { CallParts, Fields, Result } from "./call.ts";
+import { ForgetQueue } from "./forget-queue.ts";
+import { ATTEMPTS_MAX, NodeNames } from "./node-names.ts";
 import { readData, writeData } from "./open-data.ts";
 import { RemoteOpens } from "./open-table.ts";
 import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
@@ -46,7 +45,7 @@ import type { SessionChannels } from "./session-channels.ts";
 const CHANGING_OPEN_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
 /** Of these only READ: the open is for reading a file as it is. */
 const WHOLE_READ_FLAGS = OpenFlag.READ | CHANGING_OPEN_FLAGS | OpenFlag.DIRECT;
-/** Calls nobody waits for are made on behalf of the client itself. */
+/** Of the client itself. */
 const NOBODYS: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 
 type Keys = Pick<Reply<"open">, "openId" | "resumeKey" | "serviceBlob" | "challenge">;
@@ -58,12 +57,12 @@ export class RemoteFileSystem implements FileSystem {
   readonly #readOnly: boolean;
   readonly #names = new NodeNames();
   readonly #opens = new RemoteOpens((handle) => this.#dropHandle(handle));
-  #forgotten: NodeId[] = [];
-  #forgetIsDue = false;
+  readonly #forgotten: ForgetQueue;
 
   /** `readOnly`: refuses changes without asking the server. `close` ends the session, which is not owned. */
   constructor(sections: SectionCarrier, options: { readOnly: boolean; close: () => Promise<void> }) {
     this.#channels = sections.channels;
+    this.#forgotten = new ForgetQueue((ids) => this.#channels.notify("forget", { ids }));
     this.#sections = sections;
     this.#readOnly = options.readOnly;
     this.#close = options.close;
@@ -89,22 +88,8 @@ export class RemoteFileSystem implements FileSystem {
 
   forget(ids: readonly NodeId[]): void {
     this.#names.forget(ids);
-    this.#forgotten.push(...ids);
-    if (this.#forgotten.length >= FORGET_IDS_MAX) this.#sendForgotten();
-    else if (!this.#forgetIsDue) {
-      this.#forgetIsDue = true;
-      process.nextTick(this.#sendForgotten);
-    }
+    this.#forgotten.add(ids);
   }
-
-  readonly #sendForgotten = (): void => {
-    this.#forgetIsDue = false;
-    const forgotten = this.#forgotten;
-    this.#forgotten = [];
-    for (let at = 0; at < forgotten.length; at += FORGET_IDS_MAX) {
-      this.#channels.notify("forget", { ids: forgotten.slice(at, at + FORGET_IDS_MAX) });
-    }
-  };
 
   async getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
     const open = handle === undefined ? undefined : this.#find("getattr", handle);
@@ -427,28 +412,31 @@ export class RemoteFileSystem implements FileSystem {
     const parts = { message, fields, open, payload, signal: ctx.signal, isImpatient: ctx.isImpatient };
     const told =
       parent === undefined || ctx.directoryChanged === undefined ? result : tellingDirectory(ctx, parent, result);
-    const recover = this.#recover(ctx, name, fields, () => this.#channels.call(parts, told));
-    return this.#channels.call({ ...parts, recover }, told);
+    return this.#recovering(ctx, parts, told);
   }
 
-  /** What to do when the server does not know a node of a request: find it again, and ask once more. */
-  #recover<T>(ctx: RequestContext, name: CallName, fields: object, again: () => Promise<T>): () => Promise<T> {
-    const { id, parent, newParent } = fields as { id?: NodeId; parent?: NodeId; newParent?: NodeId };
-    return async () => {
-      const { caller, signal } = ctx;
-      const ask = (asked: CallName, more: object) =>
-        this.#channels.call(
-          { message: messages[asked] as unknown as Message<CallName>, fields: { caller, ...more }, signal },
-          asEntry,
-        );
-      const walker = {
-        root: () => ask("root", {}),
-        lookup: (directory: NodeId, entry: Name) => ask("lookup", { parent: directory, name: entry }),
-      };
-      const nodes = [id, parent, newParent].filter((node) => node !== undefined);
-      if (!(await this.#names.find(nodes, walker))) throw new FsError("ESTALE", name);
-      return again();
+  /** A call that is made once more when the server did not know a node of it, and has been told where that is. */
+  #recovering<T>(ctx: RequestContext, parts: CallParts, result: Result<T>, attempts = ATTEMPTS_MAX): Promise<T> {
+    if (attempts === 0) return this.#channels.call(parts, result);
+    const recover = async () => {
+      if (!(await this.#findAgain(ctx, parts.fields))) throw new FsError("ESTALE", parts.message.name);
+      return this.#recovering(ctx, parts, result, attempts - 1);
     };
+    return this.#channels.call({ ...parts, recover }, result);
+  }
+
+  /** Makes the server know the nodes of a request again. @returns false if one of them is stale indeed. */
+  #findAgain({ caller, signal }: RequestContext, fields: object): Promise<boolean> {
+    const { id, parent, newParent } = fields as { id?: NodeId; parent?: NodeId; newParent?: NodeId };
+    const ask = (name: CallName, more: object) => {
+      const message = messages[name] as unknown as Message<CallName>;
+      return this.#channels.call({ message, fields: { caller, ...more }, signal }, asEntry);
+    };
+    const nodes = [id, parent, newParent].filter((node) => node !== undefined);
+    return this.#names.find(nodes, {
+      root: () => ask("root", {}),
+      lookup: (directory, name) => ask("lookup", { parent: directory, name }),
+    });
   }
 
   /** A call whose reply has a payload of its own. */
@@ -462,8 +450,7 @@ export class RemoteFileSystem implements FileSystem {
   ): Promise<T> {
     const message = messages[name] as unknown as Message<CallName>;
     const parts = { message, fields, open, replyBytesMax, signal: ctx.signal };
-    const recover = this.#recover(ctx, name, fields, () => this.#channels.call(parts, result));
-    return this.#channels.call({ ...parts, recover }, result);
+    return this.#recovering(ctx, parts, result);
   }
 
   #find(op: string, handle: HandleId): RemoteOpen {

@@ -63,7 +63,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
   ],
   [/^src\/server\/(dispatch|served-request|session|state)\.ts$/, "test/server/served-channel"],
   [
-    /^src\/client\/(call-windows|heartbeat|network-state|open-table|resume-opens|results)\.ts$/,
+    /^src\/client\/(call-windows|heartbeat|network-state|open-table|resume-opens|results|forget-queue)\.ts$/,
     "test/client/session and test/client/call-channel",
   ],
   [
