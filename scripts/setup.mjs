@@ -32,6 +32,7 @@ const PACKAGES = { fuse3: "fusermount3", "g++": "g++" };
 const TEST_PACKAGES = {
   acl: "setfacl",
   attr: "setfattr",
+  bsdutils: "script",
   fio: "fio",
   gcc: "gcc",
   git: "git",

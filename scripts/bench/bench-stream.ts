@@ -56,8 +56,15 @@ async function writeAll(context: BenchContext, drives: readonly Peer[], bytes: n
 }
 
 function goals(reads: readonly Transfer[], writes: readonly Transfer[]): Goal[] {
-  const goal = (what: string, transfers: readonly Transfer[], base: string, must: number, aim: number): Goal[] => {
-    const [own, other] = [speedsOf(transfers, "netdrive"), speedsOf(transfers, base)];
+  const goal = (
+    what: string,
+    transfers: readonly Transfer[],
+    base: string,
+    must: number,
+    aim: number,
+    peer = "netdrive",
+  ): Goal[] => {
+    const [own, other] = [speedsOf(transfers, peer), speedsOf(transfers, base)];
     if (own.length === 0 || other.length !== own.length) return [];
     return [{ what, value: medianRatio(own, other), must, aim, sense: "atLeast", unit: `x ${base}` }];
   };
@@ -66,12 +73,14 @@ function goals(reads: readonly Transfer[], writes: readonly Transfer[]): Goal[] 
     ...goal("sequential write + fsync", writes, "relay", 0.8, 0.95),
     ...goal("sequential read", reads, "sshfs", 6, 12),
     ...goal("sequential write + fsync", writes, "sshfs", 6, 12),
+    ...goal("sequential read over TLS", reads, "sshfs", 3, 5, "netdrive tls"),
+    ...goal("sequential write + fsync over TLS", writes, "sshfs", 3, 5, "netdrive tls"),
   ];
 }
 
 async function run(context: BenchContext): Promise<Report> {
   const readBytes = (context.sizeMib ?? (context.quick ? QUICK_READ_MIB : READ_MIB)) * MIB;
-  const drives = await startDrives(context, ["netdrive", "sshfs", "rclone"]);
+  const drives = await startDrives(context, ["netdrive", "netdrive tls", "sshfs", "rclone"]);
   const reads = await readAll(context, drives, readBytes);
   const writes = await writeAll(context, drives, readBytes / 2);
   const peers = ["relay", ...drives.map((peer) => peer.name)];
@@ -79,8 +88,8 @@ async function run(context: BenchContext): Promise<Report> {
     title: "Sequential reading and writing over loopback",
     notes: [
       "1 MiB at a time, one thread. Read: in the server's page cache, the client freshly mounted. Write: a new file, fsync and close included. " +
-        "The relay is C with neither protocol nor safety, one process for both sides (its CPU is in the client's column); netdrive's channel is " +
-        "plain, sshfs encrypts. rclone writes to a cache on the client and is left out there.",
+        "The relay is C with neither protocol nor safety, one process for both sides (its CPU is in the client's column); the channel of " +
+        "netdrive is plain and that of netdrive tls encrypted, as sshfs's is. rclone writes to a cache on the client and is left out there.",
     ],
     peers: drives.map((peer) => peer.description),
     tables: [

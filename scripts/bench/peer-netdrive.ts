@@ -1,16 +1,23 @@
 /** netdrive itself, through its command: `serve` and a foreground `mount` of the build the bench belongs to. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import type { Security } from "../../src/wire/messages.ts";
 import { Daemon } from "./child.ts";
 import { MountedPeer, type Peer, type PeerOptions } from "./peer.ts";
 import { freePort, ROOT } from "./workbench.ts";
 
 const COMMAND = join(ROOT, "dist/src/cli/main.js");
 
+const SAYS: Record<Security, string> = {
+  plain: "plain channel: not encrypted",
+  signed: "signed channel: not encrypted",
+  tls: "TLS 1.3: encrypted",
+};
+
 export async function startNetdrive(options: PeerOptions): Promise<Peer> {
-  const { workbench, link, mountOptions = [] } = options;
+  const { workbench, link, security = "plain", mountOptions = [] } = options;
   const { scope } = workbench;
-  const name = ["netdrive", ...mountOptions].join(" ");
+  const name = ["netdrive", ...(security === "plain" ? [] : [security]), ...mountOptions].join(" ");
   const id = `netdrive-${await freePort()}`;
   const serveLog = join(workbench.directory, `${id}-serve.log`);
   const state = join(workbench.directory, `${id}-state`);
@@ -32,6 +39,8 @@ export async function startNetdrive(options: PeerOptions): Promise<Peer> {
       "none",
       "--state",
       state,
+      "--security",
+      security,
     ],
     logPath: serveLog,
     env: { ...env, ...profiling("NETDRIVE_BENCH_SERVE_OPTIONS") },
@@ -45,7 +54,7 @@ export async function startNetdrive(options: PeerOptions): Promise<Peer> {
   const more = mountOptions.flatMap((option) => ["-o", option]);
   const peer = new MountedPeer({
     name,
-    description: `${name} ${await version()}, Node ${process.versions.node}, plain channel: not encrypted`,
+    description: `${name} ${await version()}, Node ${process.versions.node}, ${SAYS[security]}`,
     path: mountPoint,
     server,
     startClient: () =>
@@ -53,7 +62,7 @@ export async function startNetdrive(options: PeerOptions): Promise<Peer> {
         scope,
         name: "netdrive mount",
         command: process.execPath,
-        args: [COMMAND, "mount", url.href, mountPoint, "--foreground", ...more],
+        args: [COMMAND, "mount", url.href, mountPoint, "--foreground", "--security", security, ...more],
         logPath: join(workbench.directory, `${id}-mount.log`),
         env: { ...env, ...profiling("NETDRIVE_BENCH_MOUNT_OPTIONS") },
       }),

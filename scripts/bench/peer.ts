@@ -1,5 +1,6 @@
 /** What the benches compare: a mount of the same exported directory, with the processes that carry it. */
 
+import type { Security } from "../../src/wire/messages.ts";
 import type { Daemon } from "./child.ts";
 import { mountAt, unmount } from "./mounts.ts";
 import { type Usage, usageOf, usageSince } from "./usage.ts";
@@ -9,6 +10,8 @@ export interface PeerOptions {
   readonly workbench: Workbench;
   /** Between client and server; absent: plain loopback. */
   readonly link?: LinkShape | undefined;
+  /** How netdrive's channels are protected; default: plain. */
+  readonly security?: Security;
   /** Further `-o` options of the client. */
   readonly mountOptions?: readonly string[];
 }

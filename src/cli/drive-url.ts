@@ -1,5 +1,6 @@
 /**
- * Drive URLs as people give them and as they may be shown: the token from the environment, and never in a list.
+ * Drive URLs as people give them and as they may be shown: the token from the environment, and never in a list. Nor is the fingerprint, which says
+ * nothing to who reads a list.
  */
 import { DriveUrlError, formatDriveUrl, parseDriveUrl } from "../client/url.ts";
 import { Exit, failure } from "./failure.ts";
@@ -17,12 +18,12 @@ export function readDriveUrl(text: string): string {
     return formatDriveUrl(parseDriveUrl(whole));
   } catch (cause) {
     if (!(cause instanceof DriveUrlError)) throw cause;
-    const advice = isBare ? `${cause.message}, or the token comes from NETDRIVE_TOKEN` : cause.message;
+    const advice = isBare ? `${cause.message}, or without TOKEN@ with NETDRIVE_TOKEN` : cause.message;
     throw failure(Exit.USAGE, advice);
   }
 }
 
 /** What may be shown of a URL. */
 export function withoutToken(url: string): string {
-  return url.replace(/\/\/[^@/]*@/, "//");
+  return url.replace(/\/\/[^@/]*@/, "//").replace(/\?.*/s, "");
 }

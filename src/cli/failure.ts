@@ -17,7 +17,7 @@ export const Exit = {
   USAGE: 2,
   /** The server cannot be reached. */
   UNREACHABLE: 3,
-  /** The server was reached and refused: token, share. */
+  /** The server was reached and refused: token, user, share, a channel that is not protected. */
   REFUSED: 4,
   /** A local path is not what it must be: missing, no directory, not empty, already mounted, not mounted, in use. */
   PATH: 5,
@@ -25,6 +25,8 @@ export const Exit = {
   SYSTEM: 6,
   /** The address to listen on cannot be had. */
   ADDRESS: 7,
+  /** Who answers is not known to be the server: another key, no key yet, or a certificate that is not good. */
+  UNTRUSTED: 8,
 } as const;
 export type Exit = (typeof Exit)[keyof typeof Exit];
 
@@ -36,7 +38,7 @@ export function failure(exit: Exit, text: string): CommanderError {
 const byCloseCode: Partial<Record<CloseCode, { exit: Exit; text: string }>> = {
   [CloseCode.AUTHENTICATION]: {
     exit: Exit.REFUSED,
-    text: "the server refuses the token; use the URL that 'netdrive serve' printed",
+    text: "the server refuses the token, or user and password; use the URL that 'netdrive serve' printed",
   },
   [CloseCode.UNKNOWN_SHARE]: {
     exit: Exit.REFUSED,
@@ -50,15 +52,24 @@ const byCloseCode: Partial<Record<CloseCode, { exit: Exit; text: string }>> = {
   },
 };
 
+/** What to do about a server that is not the one its key or certificate says. */
+const REPLACED =
+  "somebody may be in between; if the server has a new key, take the URL it prints now and remove it from the known servers";
+
 /** Line and exit code for anything thrown; total. A bug's stack is in the line's cause, shown with --log-level debug. */
 export function explain(thrown: unknown): { exit: Exit; text: string } {
   if (thrown instanceof CommanderError) return { exit: thrown.exitCode as Exit, text: thrown.message };
   if (thrown instanceof ProtocolError) {
     const known = byCloseCode[thrown.closeCode];
     if (known !== undefined) return known;
+    if (thrown.closeCode === CloseCode.SECURITY) return { exit: Exit.UNTRUSTED, text: `${line(thrown)}; ${REPLACED}` };
     return { exit: Exit.UNREACHABLE, text: `what answers is no netdrive server, or a broken one: ${line(thrown)}` };
   }
   if (thrown instanceof ConnectionError) {
+    if (thrown.cause instanceof ProtocolError && thrown.cause.closeCode === CloseCode.SECURITY) {
+      const said = printable(thrown.cause.message);
+      return { exit: Exit.REFUSED, text: `the server refuses: ${said}; see --security of mount and serve` };
+    }
     // The server said why it closed.
     if (thrown.cause instanceof ProtocolError && byCloseCode[thrown.cause.closeCode]) return explain(thrown.cause);
     const advice = "check host and port, and that 'netdrive serve' runs there";

@@ -13,6 +13,7 @@ import { connectRemote, type Remote, type RemoteShare } from "../client/remote.t
 import { parseDriveUrl } from "../client/url.ts";
 import { type FuseMount, mountFuse } from "../fuse/mount.ts";
 import { busyWait } from "../sys/busy-wait.ts";
+import type { Trust } from "../transport/dial.ts";
 import { withoutToken } from "./drive-url.ts";
 import { Exit, failure } from "./failure.ts";
 import type { MountOptions } from "./mount-options.ts";
@@ -31,6 +32,10 @@ const READ_AHEAD_BYTES = 64 * 1024 * 1024;
 export interface DriveRequest {
   /** With token. */
   url: string;
+  /** Of the URL's user, if it has one. */
+  password?: string;
+  /** How the server shows that it is the one; absent if no connection is encrypted. */
+  trust?: Trust;
   /** As `checkTarget` returned it. */
   path: string;
   options: MountOptions;
@@ -70,6 +75,9 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   const { path, options } = request;
   const remote = await connectRemote({
     url: parseDriveUrl(request.url),
+    ...(request.password === undefined ? {} : { password: request.password }),
+    ...(request.trust === undefined ? {} : { trust: request.trust }),
+    security: options.security,
     readOnly: options.readOnly,
     isPipelined: options.pipeline,
     ...(options.channels === undefined ? {} : { ioChannels: options.channels }),

@@ -5,6 +5,8 @@
  * misspelt option never passes silently.
  */
 import { IO_CHANNELS_MAX } from "../wire/limits.ts";
+import type { ChannelSecurity, Security } from "../wire/messages.ts";
+import { parseSecurity, SECURITY_LEVELS } from "./channel-security.ts";
 import { Exit, failure } from "./failure.ts";
 
 export interface MountOptions {
@@ -35,6 +37,8 @@ export interface MountOptions {
   readAheadBytes: number | undefined;
   /** Connections for data beside the one for everything else; undefined: the default. */
   channels: number | undefined;
+  /** How the connections are protected. */
+  security: ChannelSecurity;
 }
 
 const TIMEOUT_SECONDS_MAX = 86_400;
@@ -74,12 +78,19 @@ const SIZES = new Map<string, "writeBehindBytes" | "readAheadBytes">([
 ]);
 const SIZE_BYTES_MAX = 2 ** 30;
 
+const SECURITY = new Map<string, (level: Security) => Partial<ChannelSecurity>>([
+  ["security", (level) => ({ control: level, io: level })],
+  ["control_security", (control) => ({ control })],
+  ["io_security", (io) => ({ io })],
+]);
+
 /** Every option that means something, for the help text. */
 export const MOUNT_OPTIONS_HELP = [
   ...FLAGS.keys(),
   ...[...TIMEOUTS.keys()].map((name) => `${name}=SECONDS`),
   ...[...SIZES.keys()].map((name) => `${name}=SIZE`),
   "channels=N",
+  ...["security", "control_security", "io_security"].map((name) => `${name}=${SECURITY_LEVELS.join("|")}`),
 ];
 
 /**
@@ -104,6 +115,7 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
     writeBehindBytes: undefined,
     readAheadBytes: undefined,
     channels: undefined,
+    security: { control: "tls", io: "tls" },
   };
   for (const option of texts.flatMap((text) => text.split(","))) {
     const [name = "", value] = option.split(/=(.*)/s, 2);
@@ -115,6 +127,9 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
       options[size] = parseSize(name, value);
     } else if (name === "channels") {
       options.channels = parseChannels(value);
+    } else if (SECURITY.has(name)) {
+      const level = parseSecurity(name, value);
+      options.security = { ...options.security, ...SECURITY.get(name)?.(level) };
     } else if (FLAGS.has(option)) {
       Object.assign(options, FLAGS.get(option));
     } else if (option !== "" && !IGNORED.has(option) && !name.startsWith("x-") && !name.startsWith("comment")) {

@@ -4,14 +4,24 @@
 import type { Command } from "commander";
 import { systemClock } from "../base/clock.ts";
 import { createLog, type LogLevel, printable } from "../base/log.ts";
+import { parseDriveUrl } from "../client/url.ts";
+import { parseSecurity, SECURITY_LEVELS } from "./channel-security.ts";
 import { DAEMON_COMMAND } from "./daemon-message.ts";
 import { readDriveUrl } from "./drive-url.ts";
-import { Exit } from "./failure.ts";
+import { Exit, failure } from "./failure.ts";
 import { launchDaemon } from "./launch-daemon.ts";
 import type { DriveRequest, MountedDrive } from "./mount-drive.ts";
-import { MOUNT_OPTIONS_HELP, parseChannels, parseMountOptions, parseSeconds } from "./mount-options.ts";
+import {
+  MOUNT_OPTIONS_HELP,
+  type MountOptions,
+  parseChannels,
+  parseMountOptions,
+  parseSeconds,
+} from "./mount-options.ts";
 import { logFileOf } from "./mount-registry.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
+import { readPassword } from "./password.ts";
+import { chooseTrust } from "./server-trust.ts";
 import { catchStopSignals } from "./stop-signals.ts";
 
 const EXAMPLES = `
@@ -19,8 +29,9 @@ Options of -o: ${MOUNT_OPTIONS_HELP.join(", ")}.
 Returns when the mount answers; the drive is then served in the background until 'netdrive umount'.
 
 Examples:
-  netdrive mount netdrive://TOKEN@HOST:7378/photos ./drive
-  NETDRIVE_TOKEN=$(cat secret) netdrive mount netdrive://HOST:7378/photos ./drive
+  netdrive mount 'netdrive://TOKEN@HOST:7378/photos?fp=FINGERPRINT' ./drive
+  netdrive mount netdrive://USER:@HOST:7378/photos ./drive        asks for the password
+  NETDRIVE_TOKEN=$(cat secret) netdrive mount netdrive://HOST:7378/photos ./drive --ca ca.pem
   netdrive mount URL ./drive -o ro,attr_timeout=10`;
 
 const SQUASHED = "netdrive: for this server root is nobody (serve --squash root), other users are themselves";
@@ -32,6 +43,9 @@ interface MountCommandOptions {
   allowOther?: boolean;
   channels?: string;
   timeout?: string;
+  security?: string;
+  ca?: string;
+  passwordFile?: string;
   json?: boolean;
   logLevel?: LogLevel;
 }
@@ -40,7 +54,7 @@ export function addMount(program: Command): void {
   program
     .command("mount")
     .description("Mount a share as a drive.")
-    .argument("<url>", "what 'netdrive serve' printed; the token may come from NETDRIVE_TOKEN instead")
+    .argument("<url>", "what 'netdrive serve' printed, or with USER: in the place of the token")
     .argument("<path>", "an empty directory")
     .option("-o, --option <opt,opt=value>", "mount options, as mount(8) takes them", collect)
     .option("--foreground", "serve the drive from this process, until Ctrl-C or umount")
@@ -48,6 +62,15 @@ export function addMount(program: Command): void {
     .option("--allow-other", "the same as -o allow_other: other users may use it")
     .option("--channels <n>", "the same as -o channels=N: connections for data beside the one for everything else")
     .option("--timeout <seconds>", "the same as -o timeout=SECONDS: how long a read or write may wait for its answer")
+    .option("--security <level>", `the same as -o security=LEVEL: ${SECURITY_LEVELS.join(", ")}`)
+    .option(
+      "--ca <file>",
+      "certificates of the CA that vouches for the server, instead of a key known by ?fp= or before",
+    )
+    .option(
+      "--password-file <file>",
+      "where the user's password is; -: standard input (or NETDRIVE_PASSWORD; else asked for)",
+    )
     .option("--json", "print one JSON object when it is mounted: path, url, readOnly, squash, pid, log")
     .addHelpText("after", EXAMPLES)
     .action(async (url: string, path: string, _options, command: Command) => {
@@ -69,17 +92,22 @@ async function mount(urlText: string, path: string, given: MountCommandOptions):
   if (given.allowOther === true) options.allowOther = true;
   if (given.timeout !== undefined) options.timeoutMs = parseSeconds("timeout", given.timeout);
   if (given.channels !== undefined) options.channels = parseChannels(given.channels);
+  if (given.security !== undefined) {
+    const level = parseSecurity("--security", given.security);
+    options.security = { control: level, io: level };
+  }
   const target = await checkTarget(path, options);
   await checkSystem(target, options);
-  const request: DriveRequest = { url, path: target, options, logFile: null };
+  const clock = systemClock;
+  const signals = catchStopSignals(clock);
+  const access = await chooseAccess(url, options, given, signals.stop);
+  const request: DriveRequest = { url, ...access, path: target, options, logFile: null };
   const announce = (drive: MountedDrive & { pid: number; log: string | null }) => {
     const text = given.json === true ? JSON.stringify({ path: target, ...drive }) : `${drive.url} is at ${target}`;
     process.stdout.write(`${given.json === true ? text : printable(text)}\n`);
     // Said now, because root would otherwise learn it from "Permission denied".
     if (drive.squash === "root" && !drive.readOnly && process.getuid?.() === 0) process.stderr.write(`${SQUASHED}\n`);
   };
-  const clock = systemClock;
-  const signals = catchStopSignals(clock);
   if (given.foreground === true) {
     const log = createLog({ level: given.logLevel ?? "warn", clock });
     const onReady = (drive: MountedDrive) => announce({ ...drive, pid: process.pid, log: null });
@@ -95,4 +123,20 @@ async function mount(urlText: string, path: string, given: MountCommandOptions):
     announce({ url: daemon.url, readOnly, squash, pid, log: logFile });
   }
   signals.release();
+}
+
+/** The user's password, and how the server is known: what the drive's own process could not ask for. */
+async function chooseAccess(
+  url: string,
+  { security }: MountOptions,
+  given: MountCommandOptions,
+  signal: AbortSignal,
+): Promise<Pick<DriveRequest, "password" | "trust">> {
+  const { user } = parseDriveUrl(url);
+  if (user !== undefined && security.control !== "tls") {
+    throw failure(Exit.USAGE, "a password is said on an encrypted connection only; leave out security, or use a token");
+  }
+  const trust = await chooseTrust({ url, security, ca: given.ca, clock: systemClock, signal });
+  const password = user === undefined ? undefined : await readPassword(user, given.passwordFile);
+  return { ...(password === undefined ? {} : { password }), ...(trust === undefined ? {} : { trust }) };
 }

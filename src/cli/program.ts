@@ -22,7 +22,7 @@ Examples:
   netdrive umount ./drive
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached, 4 server refused, 5 wrong path, 6 not possible on
-this system or for this user, 7 address not to be had.`;
+this system or for this user, 7 address not to be had, 8 the server is not known to be the one.`;
 
 function createProgram(): Command {
   const { version } = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as {

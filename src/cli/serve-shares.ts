@@ -4,14 +4,17 @@
 import { hostname, networkInterfaces } from "node:os";
 import type { Clock } from "../base/clock.ts";
 import type { Log } from "../base/log.ts";
-import { formatDriveUrl } from "../client/url.ts";
+import { type DriveUrl, formatDriveUrl } from "../client/url.ts";
 import { createDisk } from "../disk/disk.ts";
 import { type Server, startServer } from "../server/server.ts";
 import type { Squash } from "../server/squash.ts";
 import type { Durability } from "../server/state/state-store.ts";
+import type { UserDirectory } from "../server/users.ts";
 import { busyWait } from "../sys/busy-wait.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
+import type { ChannelSecurity } from "../wire/messages.ts";
 import { Exit, failure } from "./failure.ts";
+import type { ChosenIdentity } from "./identity.ts";
 import type { ListenAddress } from "./listen-address.ts";
 import { openMemory } from "./server-memory.ts";
 import type { Token } from "./token.ts";
@@ -20,7 +23,12 @@ export interface ServeRequest {
   /** Share name to absolute path of its directory. */
   shares: ReadonlyMap<string, string>;
   listen: ListenAddress;
-  token: Token;
+  /** Undefined: only users get in. */
+  token: Token | undefined;
+  users?: UserDirectory;
+  identity: ChosenIdentity;
+  /** The least that channels must have. */
+  security: ChannelSecurity;
   readOnly: boolean;
   squash: Squash;
   /** Where the server keeps what must survive its process; undefined: nothing does. */
@@ -34,7 +42,7 @@ export interface ServeRequest {
 export interface ServedShare {
   name: string;
   directory: string;
-  /** With token. */
+  /** With token, if there is one, and fingerprint. */
   url: string;
 }
 
@@ -50,7 +58,7 @@ export interface Service {
  * @throws CommanderError ADDRESS, PATH
  */
 export async function serveShares(request: ServeRequest): Promise<Service> {
-  const { listen, log, clock, squash } = request;
+  const { listen, log, clock, squash, identity, users, security } = request;
   const disks = new Map<string, FileSystem>();
   const closeDisks = async () => {
     await Promise.all([...disks.values()].map((disk) => disk.close()));
@@ -63,10 +71,11 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
       disks.set(name, await createDisk({ directory, applyCredentials, log: log.room("disk") }));
     }
     const shares = new Map([...disks].map(([name, fileSystem]) => [name, { fileSystem, readOnly: request.readOnly }]));
-    const token = Buffer.from(request.token.text);
+    const token = request.token === undefined ? undefined : Buffer.from(request.token.text);
+    const admission = { token, security, identity, ...(users === undefined ? {} : { users }) };
     busyWait();
     const server = await startServer({
-      ...{ shares, token, squash, listen, log, clock },
+      ...{ shares, ...admission, squash, listen, log, clock },
       ...(memory === undefined ? {} : { memory }),
     });
     return {
@@ -74,11 +83,12 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
       shares: [...request.shares].map(([name, directory]) => ({
         name,
         directory,
-        url: formatDriveUrl({
+        url: urlOf({
           token,
           host: reachableHost(listen.host),
           port: server.address.port,
           share: name,
+          fingerprint: identity.fingerprint,
         }),
       })),
       async close() {
@@ -91,6 +101,11 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
     await memory?.store.close();
     throw explainListen(thrown, listen);
   }
+}
+
+/** Where there is no token the user must be put into the URL. */
+function urlOf({ token, ...url }: Omit<DriveUrl, "token" | "user"> & { token: Buffer | undefined }): string {
+  return formatDriveUrl(token === undefined ? { token: Buffer.alloc(0), user: "USER", ...url } : { token, ...url });
 }
 
 /** What a client can dial: an address of this machine where the server listens on all. */

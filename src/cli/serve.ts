@@ -6,8 +6,11 @@ import { systemClock } from "../base/clock.ts";
 import { createLog, type LogLevel } from "../base/log.ts";
 import type { Squash } from "../server/squash.ts";
 import { DURABILITIES, type Durability } from "../server/state/state-store.ts";
+import type { ChannelSecurity } from "../wire/messages.ts";
+import { parseSecurity, SECURITY_LEVELS } from "./channel-security.ts";
 import { checkExposure, chooseSquash } from "./exposure.ts";
 import { Exit } from "./failure.ts";
+import { chooseIdentity } from "./identity.ts";
 import { DEFAULT_LISTEN, parseListenAddress } from "./listen-address.ts";
 import type { ServedShare } from "./serve-shares.ts";
 import { listShares } from "./share-list.ts";
@@ -15,7 +18,8 @@ import { aborted, catchStopSignals } from "./stop-signals.ts";
 import { chooseToken } from "./token.ts";
 
 const EXAMPLES = `
-Prints the URL of each share when it is ready. Whoever has a URL has the files: without the token in it nobody gets in.
+Prints the URL of each share when it is ready. Whoever has a URL has the files: without the token in it nobody gets in. What follows
+fp= is the fingerprint of the server's key, by which clients know it.
 
 Examples:
   netdrive serve ~/photos ~/music
@@ -28,6 +32,11 @@ interface ServeOptions {
   token?: string;
   state?: string;
   durability?: Durability;
+  security?: string;
+  controlSecurity?: string;
+  ioSecurity?: string;
+  cert?: string;
+  key?: string;
   readOnly?: boolean;
   squash?: Squash;
   json?: boolean;
@@ -44,13 +53,18 @@ export function addServe(program: Command): void {
     .option("--token <token>", "the secret that lets clients in (or NETDRIVE_TOKEN; default: a new one each start)")
     .option(
       "--state <dir>",
-      "directory of the server's own: keeps the token, and what clients have open, from one start to the next",
+      "directory of the server's own: keeps token, key, and what clients have open, from one start to the next",
     )
     .addOption(
       new Option("--durability <what>", "what kept state survives: the death of the process, or of power too").choices([
         ...DURABILITIES,
       ]),
     )
+    .option("--security <level>", `the least that clients may do with: ${SECURITY_LEVELS.join(", ")} (default: tls)`)
+    .option("--control-security <level>", "the same, for everything but data alone")
+    .option("--io-security <level>", "the same, for data alone")
+    .option("--cert <file>", "certificate (PEM), with --key; else one of its own")
+    .option("--key <file>", "private key of --cert (PEM)")
     .option("--read-only", "clients may change nothing")
     .addOption(
       new Option(
@@ -76,13 +90,15 @@ async function serve(directories: string[], options: ServeOptions): Promise<void
   const token = chooseToken({ option: options.token, stateFolder: options.state });
   const squash = chooseSquash(options.squash);
   const shares = await listShares(directories, options.name ?? []);
-  const warning = checkExposure(listen, token);
+  const security = chooseSecurity(options);
+  const warning = checkExposure(listen, { token, hasUsers: false, security });
+  const identity = chooseIdentity({ ...options, stateFolder: options.state, host: listen.host });
   const signals = catchStopSignals(clock);
   const readOnly = options.readOnly === true;
   // Loaded late, here and elsewhere: a command starts in half the time if it needs neither server nor client.
   const { serveShares } = await import("./serve-shares.ts");
   const service = await serveShares({
-    ...{ shares, listen, token, readOnly, squash, log, clock },
+    ...{ shares, listen, token, identity, security, readOnly, squash, log, clock },
     stateFolder: options.state,
     durability: options.durability ?? "process",
   });
@@ -92,6 +108,15 @@ async function serve(directories: string[], options: ServeOptions): Promise<void
   await aborted(signals.stop);
   await service.close();
   signals.release();
+}
+
+/** The least that each kind of channel must have. @throws CommanderError USAGE. */
+function chooseSecurity({ security, controlSecurity, ioSecurity }: ServeOptions): ChannelSecurity {
+  const level = parseSecurity("--security", security ?? "tls");
+  return {
+    control: parseSecurity("--control-security", controlSecurity ?? level),
+    io: parseSecurity("--io-security", ioSecurity ?? level),
+  };
 }
 
 function announce(shares: ServedShare[], options: { json?: boolean; readOnly?: boolean; host: string; port: number }) {

@@ -10,7 +10,9 @@ import type { Command } from "commander";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { createLog, type Log, type LogLevel, printable } from "../base/log.ts";
 import { MOUNT_TYPE, mountAt } from "../sys/mount-table.ts";
+import type { ChannelSecurity } from "../wire/messages.ts";
 import { Exit, failure } from "./failure.ts";
+import { chooseIdentity } from "./identity.ts";
 import { type Daemon, launchDaemon } from "./launch-daemon.ts";
 import { parseMountOptions } from "./mount-options.ts";
 import { logFileOf } from "./mount-registry.ts";
@@ -119,10 +121,13 @@ async function runDrive({ shares, target, given, clock, signals }: Drive): Promi
   }
   await checkSystem(path, options);
   const log = createLog({ level: given.logLevel ?? "warn", clock });
-  const service = await serve(shares, log, clock);
+  const { security } = options;
+  const service = await serve(shares, security, log, clock);
   try {
     const [share] = service.shares;
-    const request = { url: share?.url ?? "", path, options, logFile: logFileOf(path), logLevel: "info", isTied: true };
+    const { fingerprint } = service;
+    const common = { url: share?.url ?? "", trust: { fingerprint }, path, options };
+    const request = { ...common, logFile: logFileOf(path), isTied: true };
     const daemon = await launchDaemon({ ...request, logLevel: given.logLevel ?? "info" }, signals.stop);
     say(`${directory} is at ${path}; Ctrl-C unmounts it`);
     say(`mount it elsewhere on this machine with: netdrive mount ${share?.url} PATH`);
@@ -133,13 +138,21 @@ async function runDrive({ shares, target, given, clock, signals }: Drive): Promi
   }
 }
 
-async function serve(shares: Map<string, string>, log: Log, clock: Clock): Promise<Service> {
+async function serve(
+  shares: Map<string, string>,
+  security: ChannelSecurity,
+  log: Log,
+  clock: Clock,
+): Promise<Service & { fingerprint: string }> {
   // Root of this machine is root of the drive: whoever runs `up` has both sides in hand.
   const squash = process.getuid?.() === 0 ? "none" : "all";
   const listen = { host: "127.0.0.1", port: 0 };
-  const token = chooseToken({});
+  const token = { ...chooseToken({}), isGiven: false };
+  const identity = chooseIdentity({ host: listen.host });
   const { serveShares } = await import("./serve-shares.ts");
-  return serveShares({ shares, listen, token: { ...token, isGiven: false }, readOnly: false, squash, log, clock });
+  const admission = { token, identity, security, readOnly: false, squash } as const;
+  const service = await serveShares({ shares, listen, ...admission, log, clock });
+  return { ...service, fingerprint: identity.fingerprint };
 }
 
 /** Waits for the wish to end or the end of the drive, then leaves nothing. */

@@ -18,7 +18,7 @@ test("the token comes from NETDRIVE_TOKEN if the URL has none, escaped where nee
 });
 
 test("a bad URL is a wrong usage, and its token is not repeated", () => {
-  assert.throws(() => readDriveUrl("netdrive://h:1/s"), { exitCode: 2, message: /no token;.*NETDRIVE_TOKEN/ });
+  assert.throws(() => readDriveUrl("netdrive://h:1/s"), { exitCode: 2, message: /no token or user;.*NETDRIVE_TOKEN/ });
   for (const url of [
     "",
     "photos",
@@ -37,5 +37,6 @@ test("a bad URL is a wrong usage, and its token is not repeated", () => {
 
 test("what is shown has no token", () => {
   assert.equal(withoutToken("netdrive://a%40b@h:1/s"), "netdrive://h:1/s");
+  assert.equal(withoutToken(`netdrive://anna:@h:1/s?fp=${"x".repeat(43)}`), "netdrive://h:1/s");
   assert.equal(withoutToken("netdrive://h:1/s@t"), "netdrive://h:1/s@t");
 });

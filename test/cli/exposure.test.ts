@@ -3,24 +3,34 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { checkExposure, chooseSquash } from "../../src/cli/exposure.ts";
 
-const STRONG = { text: "x".repeat(16), isGiven: true };
-const WEAK = { text: "x".repeat(15), isGiven: true };
+const ENCRYPTED = { control: "tls", io: "tls" } as const;
+const admission = (length: number, isGiven: boolean, hasUsers = false) => ({
+  token: { text: "x".repeat(length), isGiven },
+  hasUsers,
+  security: ENCRYPTED,
+});
+const STRONG = admission(16, true);
+const WEAK = admission(15, true);
+const MADE = admission(24, false);
 const at = (host: string) => ({ host, port: 1 });
 
 test("on loopback any token will do, and a weak one is remarked on", () => {
   assert.equal(checkExposure(at("127.0.0.1"), STRONG), undefined);
-  assert.equal(checkExposure(at("::1"), { ...STRONG, isGiven: false }), undefined);
+  assert.equal(checkExposure(at("::1"), MADE), undefined);
   assert.match(checkExposure(at("localhost"), WEAK) ?? "", /short and can be guessed/);
 });
 
-test("beyond loopback the token must be chosen and strong, and the lack of encryption is said", () => {
+test("beyond loopback there are users, or the token is chosen and strong; a lack of encryption is said", () => {
   for (const host of ["0.0.0.0", "::", "192.0.2.1", "files.example"]) {
-    assert.throws(() => checkExposure(at(host), { ...STRONG, isGiven: false }), {
-      exitCode: 2,
-      message: /choose the token/,
-    });
+    assert.throws(() => checkExposure(at(host), MADE), { exitCode: 2, message: /choose the token .* or add users/ });
     assert.throws(() => checkExposure(at(host), WEAK), { exitCode: 2, message: /16 characters or more/ });
-    assert.match(checkExposure(at(host), STRONG) ?? "", /not encrypted yet/);
+    assert.equal(checkExposure(at(host), STRONG), undefined);
+    assert.equal(checkExposure(at(host), admission(24, false, true)), undefined);
+    assert.equal(checkExposure(at(host), { ...STRONG, token: undefined, hasUsers: true }), undefined);
+    assert.throws(() => checkExposure(at(host), admission(15, true, true)), { exitCode: 2 });
+    for (const security of [{ ...ENCRYPTED, control: "plain" } as const, { ...ENCRYPTED, io: "plain" } as const]) {
+      assert.match(checkExposure(at(host), { ...STRONG, security }) ?? "", /clients may go without encryption/);
+    }
   }
 });
 

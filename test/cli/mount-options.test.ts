@@ -19,6 +19,7 @@ const DEFAULTS = {
   writeBehindBytes: undefined,
   readAheadBytes: undefined,
   channels: undefined,
+  security: { control: "tls", io: "tls" },
 };
 
 test("options are read from every -o, the later winning", () => {
@@ -68,6 +69,17 @@ test("how data travels is chosen by options", () => {
     assert.throws(() => parseMountOptions([`channels${value}`]), { exitCode: 2, message: /from 0 to 8/ }, value);
   }
   assert.throws(() => parseMountOptions(["pipeline=perhaps"]), { exitCode: 2, message: /is no option/ });
+});
+
+test("how connections are protected is chosen for all or for a kind of them", () => {
+  const chosen = (...options: string[]) => parseMountOptions(options).security;
+  assert.deepEqual(chosen("security=plain"), { control: "plain", io: "plain" });
+  assert.deepEqual(chosen("io_security=plain"), { control: "tls", io: "plain" });
+  assert.deepEqual(chosen("security=plain,io_security=tls"), { control: "plain", io: "tls" });
+  assert.deepEqual(chosen("control_security=plain,security=tls"), { control: "tls", io: "tls" });
+  for (const value of ["", "=", "=ssl", "=TLS", "=none"]) {
+    assert.throws(() => parseMountOptions([`security${value}`]), { exitCode: 2, message: /security is tls, / }, value);
+  }
 });
 
 test("a timeout is seconds within bounds", () => {

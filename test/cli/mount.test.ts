@@ -253,8 +253,10 @@ test("what answers nonsense leaves no mount and one line", async (t) => {
   ];
   for (const answer of answers) {
     const { url } = await startListener(t, (socket) => socket.once("data", () => socket.end(answer, "latin1")));
-    oneLine(await run(["mount", url, point], [3]), /; check|; [a-z]|no netdrive server/);
-    assert.equal(mountAt(point), undefined);
+    for (const security of ["tls", "plain"]) {
+      oneLine(await run(["mount", url, point, "--security", security], [3]), /; check|; [a-z]|no netdrive server/);
+      assert.equal(mountAt(point), undefined);
+    }
   }
 });
 
@@ -262,7 +264,8 @@ test("a mount that is interrupted while it waits for the server leaves nothing",
   const { listener, sockets, url } = await startListener(t, () => {});
   for (const signal of ["SIGINT", "SIGKILL"] as const) {
     const connected = once(listener, "connection");
-    const mounting = startService(process.execPath, netdrive("mount", url, point), { env: environment });
+    const args = signal === "SIGINT" ? [url] : [url, "--security", "plain"];
+    const mounting = startService(process.execPath, netdrive("mount", ...args, point), { env: environment });
     await connected;
     const closed = [...sockets].map((socket) => once(socket.resume(), "close"));
     assert.equal(await mounting.end(signal), signal === "SIGKILL" ? "SIGKILL" : 1);

@@ -1,6 +1,6 @@
 /** `netdrive serve`: what it prints, who gets in, how it ends. */
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { command, startService } from "../support/child.ts";
@@ -35,7 +35,7 @@ test("it prints one URL a share and nothing else, and SIGTERM ends it cleanly", 
   assert.equal(await service.end("SIGTERM"), 0);
   assert.match(
     printed,
-    /^netdrive:\/\/[\w-]{24}@127\.0\.0\.1:\d+\/photos\nnetdrive:\/\/[\w-]{24}@127\.0\.0\.1:\d+\/a%20b\n$/,
+    /^netdrive:\/\/[\w-]{24}@127\.0\.0\.1:\d+\/photos\?fp=[\w-]{43}\nnetdrive:\/\/[\w-]{24}@127\.0\.0\.1:\d+\/a%20b\?fp=[\w-]{43}\n$/,
   );
   assert.equal(service.errors(), "");
 });
@@ -46,7 +46,7 @@ test("--json prints one object, and SIGINT ends it as well", async (t) => {
   t.after(() => service.end("SIGKILL"));
   const line = JSON.parse(await service.firstLine) as Announced;
   assert.equal(line.pid, service.pid);
-  assert.ok(line.port > 0 && line.url.endsWith(`:${line.port}/x`) && line.urls[0] === line.url);
+  assert.ok(line.port > 0 && line.url.includes(`:${line.port}/x?fp=`) && line.urls[0] === line.url);
   assert.deepEqual(line.shares, [{ name: "x", directory: at("photos"), url: line.url, readOnly: true }]);
   assert.equal(await service.end("SIGINT"), 0);
 });
@@ -59,13 +59,14 @@ test("the token is the one given, and is not in the argument list others can rea
   await service.end();
 });
 
-test("--state keeps the token over a restart", async () => {
+test("--state keeps token and key over a restart", async () => {
   const first = await startServe(at("photos"), "--state", at("state"));
   await first.service.end();
   const second = await startServe(at("photos"), "--state", at("state"));
   await second.service.end();
-  const token = (url: string) => url.split("@")[0];
-  assert.equal(token(second.url), token(first.url));
+  const withoutPort = (url: string) => url.replace(/:\d+\//, "/");
+  assert.equal(withoutPort(second.url), withoutPort(first.url));
+  assert.equal(statSync(at("state/identity.pem")).mode & 0o777, 0o600);
 });
 
 test("a port in use is said", async (t) => {
@@ -80,13 +81,18 @@ test("a port in use is said", async (t) => {
   await service.end();
 });
 
-test("listening beyond loopback warns that nothing is encrypted", async (t) => {
-  const args = ["serve", at("photos"), "--listen", "0.0.0.0:0", "--token", "a-token-long-enough"];
-  const service = startService(process.execPath, netdrive(...args));
-  t.after(() => service.end("SIGKILL"));
-  assert.match(await service.firstLine, /^netdrive:\/\/a-token-long-enough@[^:]+:\d+\/photos$/);
-  assert.match(service.errors(), /^netdrive: .*not encrypted yet.*\n$/);
-  await service.end();
+test("listening beyond loopback warns if clients may go without encryption", async (t) => {
+  for (const [more, warning] of [
+    [[], /^$/],
+    [["--io-security", "plain"], /^netdrive: .*clients may go without encryption.*\n$/],
+  ] as const) {
+    const args = ["serve", at("photos"), "--listen", "0.0.0.0:0", "--token", "a-token-long-enough", ...more];
+    const service = startService(process.execPath, netdrive(...args));
+    t.after(() => service.end("SIGKILL"));
+    assert.match(await service.firstLine, /^netdrive:\/\/a-token-long-enough@[^:]+:\d+\/photos\?fp=[\w-]{43}$/);
+    assert.match(service.errors(), warning);
+    await service.end();
+  }
 });
 
 test("a wrong token and an unknown share are refused with one line each", async (t) => {
@@ -94,7 +100,7 @@ test("a wrong token and an unknown share are refused with one line each", async 
   t.after(() => service.end("SIGKILL"));
   const wrongToken = url.replace(/\/\/[^@]+@/, "//not-the-token-it-has@");
   const refused = await command(process.execPath, netdrive("mount", wrongToken, at("mount")), { codes: [4] });
-  assert.match(refused.stderr, /^netdrive: the server refuses the token; .*\n$/);
+  assert.match(refused.stderr, /^netdrive: the server refuses the token, or user and password; .*\n$/);
   const unknown = await command(process.execPath, netdrive("mount", url.replace("photos", "films"), at("mount")), {
     codes: [4],
   });

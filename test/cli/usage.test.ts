@@ -21,7 +21,7 @@ after(() => temp.remove());
 /** Runs the command and asserts that it failed with `code` and one line that matches. */
 async function fails(args: string[], code: number, message: RegExp, env: NodeJS.ProcessEnv = {}): Promise<void> {
   const result = await command(process.execPath, netdrive(...args), {
-    codes: [0, 1, 2, 3, 4, 5, 6, 7],
+    codes: [0, 1, 2, 3, 4, 5, 6, 7, 8],
     env: { ...process.env, ...env },
     timeoutMs: 60_000,
   });
@@ -95,12 +95,51 @@ const cases: [name: string, args: () => string[], code: number, message: RegExp]
     2,
     /names no share; a drive URL is/,
   ],
-  ["mount: no token", () => ["mount", "netdrive://127.0.0.1:1/share", at("empty")], 2, /no token; .*NETDRIVE_TOKEN/],
+  [
+    "mount: no token",
+    () => ["mount", "netdrive://127.0.0.1:1/share", at("empty")],
+    2,
+    /no token or user; .*NETDRIVE_TOKEN/,
+  ],
   [
     "mount: a bad port",
     () => ["mount", "netdrive://token@127.0.0.1:99999/share", at("empty")],
     2,
     /'99999' is not a port/,
+  ],
+  [
+    "mount: a password in the URL",
+    () => ["mount", "netdrive://anna:secret@127.0.0.1:1/share", at("empty")],
+    2,
+    /a password has no place in a URL, where others see it: leave it out; a drive URL is/,
+  ],
+  ["mount: half a fingerprint", () => ["mount", `${URL}?fp=abc`, at("empty")], 2, /not a whole fingerprint; a drive/],
+  [
+    "mount: a user over a connection in clear",
+    () => ["mount", "netdrive://anna:@127.0.0.1:1/share", at("empty"), "--security", "plain"],
+    2,
+    /a password is said on an encrypted connection only; leave out security, or use a token/,
+  ],
+  [
+    "mount: a user without a password, and nobody to ask",
+    () => ["mount", `netdrive://anna:@127.0.0.1:1/share?fp=${"A".repeat(43)}`, at("empty")],
+    2,
+    /the password of anna is needed and there is no terminal; give it with/,
+  ],
+  [
+    "mount: a bad --security",
+    () => ["mount", URL, at("empty"), "--security", "ssl"],
+    2,
+    /--security is tls, .*; write/,
+  ],
+  ["serve: a bad --security", () => ["serve", at("empty"), "--security", "ssl"], 2, /--security is tls, .*; write/],
+  ["serve: a bad --io-security", () => ["serve", at("empty"), "--io-security", ""], 2, /--io-security is tls, /],
+  ["serve: half an identity", () => ["serve", at("empty"), "--cert", at("file")], 2, /belong together; give both/],
+  [
+    "serve: no certificate",
+    () => ["serve", at("empty"), "--cert", at("file"), "--key", at("file")],
+    5,
+    /no certificate and key in .*; give others, or remove them/,
   ],
   ["mount: a bad option", () => ["mount", URL, at("empty"), "-o", "ro,frob"], 2, /-o frob is no option of netdrive/],
   ["mount: a bad time", () => ["mount", URL, at("empty"), "--timeout", "1m"], 2, /timeout needs seconds/],

@@ -54,6 +54,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
     /^src\/cli\/(main|program|serve|serve-shares|server-memory|list|status|up|umount|unmount|mount|mount-target)\.ts$/,
     "test/cli, as processes",
   ],
+  [/^src\/cli\/(channel-security|password|prompt|server-trust)\.ts$/, "test/cli/trust and usage, as processes"],
   [/^src\/cli\/(mount-drive|mount-daemon|launch-daemon|daemon-message)\.ts$/, "test/cli/mount, as processes"],
   [/^src\/fuse\/serve-(attrs|dirs|files|names)\.ts$/, "test/fuse/session and test/conformance/fuse-disk"],
   [/^src\/fuse\/(data-room|encode|file-handle|init|notify|request)\.ts$/, "test/fuse/session"],

@@ -1,0 +1,64 @@
+/**
+ * Questions to the person at the terminal: on standard error, answered on standard input, both of which must be one.
+ */
+import { createInterface } from "node:readline";
+import { StringDecoder } from "node:string_decoder";
+import { Exit, failure } from "./failure.ts";
+
+const CTRL_C = "\u0003";
+const CTRL_D = "\u0004";
+const CTRL_U = "\u0015";
+const BACKSPACES = new Set(["\b", "\u007f"]);
+const ANSWER_CHARS_MAX = 1024;
+
+/** Whether there is somebody to ask. */
+export function isTerminal(): boolean {
+  return process.stdin.isTTY === true && process.stderr.isTTY === true;
+}
+
+const interrupted = () => failure(Exit.FAILED, "interrupted");
+
+/** Whether the answer is yes; only "y" and "yes" are. @throws CommanderError FAILED on Ctrl-C. */
+export function askYesNo(question: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const lines = createInterface({ input: process.stdin, output: process.stderr });
+    lines.once("SIGINT", () => {
+      lines.close();
+      reject(interrupted());
+    });
+    lines.once("close", () => resolve(false));
+    lines.question(`${question} [y/N] `, (answer) => {
+      resolve(/^(y|yes)$/i.test(answer.trim()));
+      lines.close();
+    });
+  });
+}
+
+/** A line that is not shown while it is typed. @throws CommanderError FAILED on Ctrl-C and Ctrl-D. */
+export function askSecret(question: string): Promise<string> {
+  const { stdin, stderr } = process;
+  stderr.write(`${question} `);
+  const decoder = new StringDecoder("utf8");
+  let text = "";
+  stdin.setRawMode(true);
+  stdin.resume();
+  return new Promise((resolve, reject) => {
+    const end = (settle: () => void) => {
+      stdin.off("data", onData);
+      stdin.setRawMode(false);
+      stdin.pause();
+      stderr.write("\n");
+      settle();
+    };
+    const onData = (chunk: Buffer) => {
+      for (const char of decoder.write(chunk)) {
+        if (char === "\r" || char === "\n") return end(() => resolve(text));
+        if (char === CTRL_C || char === CTRL_D) return end(() => reject(interrupted()));
+        if (char === CTRL_U) text = "";
+        else if (BACKSPACES.has(char)) text = [...text].slice(0, -1).join("");
+        else if (text.length < ANSWER_CHARS_MAX) text += char;
+      }
+    };
+    stdin.on("data", onData);
+  });
+}
