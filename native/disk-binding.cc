@@ -281,14 +281,22 @@ napi_value Discard(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-// describe(handle, buffer) -> bytes of the record written, or a negative errno.
+// describe(handle or id: Buffer of 16 bytes, buffer) -> bytes of the record written, or a negative errno.
 napi_value Describe(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   Engine* engine = Self(env, info);
-  uint32_t handle = arguments.Unsigned(0);
   Bytes to = arguments.Buffer(1);
-  if (!arguments.ok()) return arguments.Wrong();
-  return Number(env, engine->disk.Describe(handle, to.data, to.size));
+  bool is_id = false;
+  if (arguments.count() > 0) NETDRIVE_CHECK(env, napi_is_buffer(env, arguments.value(0), &is_id));
+  if (!is_id) {
+    uint32_t handle = arguments.Unsigned(0);
+    return arguments.ok() ? Number(env, engine->disk.Describe(handle, to.data, to.size)) : arguments.Wrong();
+  }
+  NodeKey key;
+  Bytes id = arguments.Buffer(0);
+  if (!arguments.ok() || id.size != sizeof key) return arguments.Wrong();
+  memcpy(&key, id.data, sizeof key);
+  return Number(env, engine->disk.Describe(key, to.data, to.size));
 }
 
 // counters() -> [nodes, node descriptors, handles, descriptors being closed, requests pending]

@@ -85,13 +85,22 @@ bool Disk::PathBelow(int fd, std::string* path) {
 
 int64_t Disk::Describe(uint32_t id, uint8_t* to, size_t size) {
   HandleReference handle(&table_, table_.Reference(id), false);
-  if (!handle) return -EBADF;
+  return handle ? DescribeAs(handle->node, handle->fd, to, size) : -EBADF;
+}
+
+int64_t Disk::Describe(const NodeKey& key, uint8_t* to, size_t size) {
+  NodePin node(&table_, table_.Pin(key));
+  return node ? DescribeAs(node.get(), table_.Descriptor(node.get()), to, size) : -ESTALE;
+}
+
+// `fd`: any of the node's, or -1.
+int64_t Disk::DescribeAs(Node* node, int fd, uint8_t* to, size_t size) {
   std::string path;
   // Asking the kernel takes six times as long.
-  if (!table_.Path(handle->node, &path) && !PathBelow(handle->fd, &path)) path.clear();
+  if (!table_.Path(node, &path) && (fd < 0 || !PathBelow(fd, &path))) path.clear();
   std::string record(1, static_cast<char>(kFormat));
-  Append(&record, &handle->node->key, sizeof handle->node->key);
-  AppendString(&record, handle->node->file_handle);
+  Append(&record, &node->key, sizeof node->key);
+  AppendString(&record, node->file_handle);
   AppendString(&record, path);
   if (record.size() > size) return -ERANGE;
   memcpy(to, record.data(), record.size());

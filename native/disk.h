@@ -150,8 +150,10 @@ class Disk {
   // Closes what a request opened whose caller is gone.
   void Discard(uint32_t handle);
 
-  // Writes a record of an open's node, with which Recall finds it in another process. The bytes written, or a negative errno. Does not block.
+  // Writes a record of an open's node, or of a node that was named, with which Recall finds it in another process. The bytes written, or a negative
+  // errno. Does not block.
   int64_t Describe(uint32_t handle, uint8_t* to, size_t size);
+  int64_t Describe(const NodeKey& key, uint8_t* to, size_t size);
 
   NodeTable& table() { return table_; }
 
@@ -203,6 +205,7 @@ class Disk {
   int64_t Readdir(Call&);
   // disk-recall.cc
   int64_t Recall(Call&);
+  int64_t DescribeAs(Node* node, int fd, uint8_t* to, size_t size);
   // Where a descriptor's file is below the directory that is served, as far as the kernel knows; false if it is not below.
   bool PathBelow(int fd, std::string* path);
   bool Search(uint64_t ino, std::string* path);

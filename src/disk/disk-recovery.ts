@@ -2,6 +2,7 @@
  * Opens of a disk found again by another process: `Recovery` over the disk's own operations.
  */
 import { FsError } from "../base/errors.ts";
+import { NODE_KEY_BYTES } from "../sys/disk-engine.ts";
 import {
   type Entry,
   type FileSystem,
@@ -34,6 +35,12 @@ export class DiskRecovery implements Recovery {
 
   describe(handle: HandleId): Buffer {
     return this.#slots.engine.describe(handle, this.#scratch);
+  }
+
+  describeNode(id: NodeId): Buffer {
+    const key = Buffer.from(id, "latin1");
+    if (key.length !== NODE_KEY_BYTES) throw new FsError("ESTALE", "describe");
+    return this.#slots.engine.describe(key, this.#scratch);
   }
 
   recall(ctx: RequestContext, record: Buffer): Promise<Entry> {

@@ -128,7 +128,7 @@ interface NativeEngine {
   credential(uid?: number, gid?: number, groups?: Buffer): number;
   forget(ids: Buffer): void;
   discard(handle: number): void;
-  describe(handle: number, to: Buffer): number;
+  describe(of: number | Buffer, to: Buffer): number;
   counters(): number[];
   close(): void;
 }
@@ -316,9 +316,9 @@ export class DiskEngine {
     this.#native.forget(ids);
   }
 
-  /** A record of an open's node, for `recall`. @throws FsError EBADF; ERANGE it does not fit `scratch`. */
-  describe(handle: number, scratch: Buffer): Buffer {
-    const bytes = this.#native.describe(handle, scratch);
+  /** A record of an open's node, or of a node by its key, for `recall`. @throws FsError EBADF, ESTALE; ERANGE it does not fit `scratch`. */
+  describe(of: number | Buffer, scratch: Buffer): Buffer {
+    const bytes = this.#native.describe(of, scratch);
     if (bytes < 0) throw new FsError(errnoName(-bytes), "describe");
     return Buffer.from(scratch.subarray(0, bytes));
   }

@@ -16,6 +16,9 @@ export interface Recovery {
    */
   describe(handle: HandleId): Buffer;
 
+  /** The same of a node that was named to somebody. @throws FsError ESTALE it is not known. */
+  describeNode(id: NodeId): Buffer;
+
   /**
    * Finds the node of a record, also if it was renamed meanwhile as far as this process has the right to.
    *

@@ -70,12 +70,15 @@ for (const options of [{}, { withoutOpenat2: true }]) {
     for (const [id, record] of records) {
       assert.ok(record.length <= NODE_RECORD_BYTES_MAX);
       assert.equal((await recovery(next).recall(as(1000), record)).id, id);
+      assert.deepEqual(recovery(disk).describeNode(id), record);
     }
     assert.equal(await contentOf(next, deep.id), "deep");
     assert.deepEqual(await next.lookup(asRoot, deep.directories[2] as NodeId, n("f")), {
       id: deep.id,
       attr: await next.getattr(asRoot, deep.id),
     });
+    await refused("ESTALE", (async () => recovery(disk).describeNode("x" as NodeId))());
+    await refused("ESTALE", (async () => recovery(next).describeNode("no such node 16" as NodeId))());
     await refused("EBADF", (async () => recovery(disk).describe(12_345 as HandleId))());
   });
 }

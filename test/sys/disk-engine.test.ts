@@ -80,8 +80,10 @@ test("the addon refuses arguments of the wrong kind with a TypeError", async () 
   assert.throws(() => engine["credential"]?.(1, 1, "x"), TypeError);
   assert.throws(() => engine["forget"]?.("x"), TypeError);
   assert.throws(() => engine["discard"]?.(), TypeError);
-  for (const args of [[], [1], [1, "x"]]) assert.throws(() => engine["describe"]?.(...args), TypeError);
+  for (const args of [[], [1], [1, "x"], [Buffer.alloc(15), Buffer.alloc(99)]])
+    assert.throws(() => engine["describe"]?.(...args), TypeError);
   assert.equal(engine["describe"]?.(12345, Buffer.alloc(1)), -9);
+  assert.equal(engine["describe"]?.(Buffer.alloc(NODE_KEY_BYTES), Buffer.alloc(99)), -116);
   engine["forget"]?.(Buffer.alloc(NODE_KEY_BYTES + 3));
   engine["discard"]?.(12345);
   engine["close"]?.();

@@ -1,0 +1,294 @@
+/**
+ * What a request is about to do, written down before it does it, so that a server that died in between can tell whether it was done.
+ *
+ * An intent says what was there before: who had the name, how long the file was. The next start looks again and compares (`resolve`): a name that nobody
+ * had leads to what was to be made; the node that was to go is gone; the one that was to move is where it was to go. Only requests that cannot
+ * just run again have one. Pure but for looking: it changes nothing, and does not know who keeps intents.
+ *
+ * What stays open: another client that does the very same between our look and the crash, and whose reply is not kept, is taken for us.
+ */
+import { FsError } from "../../base/errors.ts";
+import { NAME_BYTES_MAX, type Name } from "../../base/name.ts";
+import { type Attr, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "../../vfs/attr.ts";
+import {
+  type Entry,
+  type FileSystem,
+  type HandleId,
+  NODE_ID_BYTES_MAX,
+  type NodeId,
+  OpenFlag,
+  type OpenFlags,
+  RenameFlag,
+  type RequestContext,
+  XattrFlag,
+} from "../../vfs/file-system.ts";
+import { NODE_RECORD_BYTES_MAX, type Recovery } from "../../vfs/recovery.ts";
+import { SYMLINK_BYTES_MAX } from "../../wire/limits.ts";
+import type { CallName } from "../../wire/messages.ts";
+import { binaryText, blob, choice, group, optional, type RecordOf, recordCodec, u32, u53 } from "./record-codec.ts";
+
+const OWN: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
+const NOTHING = Buffer.alloc(0);
+const NO_NAME = "" as Name;
+/** Flags of `rename` for which the comparison says nothing. */
+const UNTELLING_FLAGS = RenameFlag.WHITEOUT;
+
+/** A name in a directory, and who has it. */
+const placeFields = {
+  /** The directory's, of its file system. */
+  directory: blob(NODE_RECORD_BYTES_MAX),
+  name: binaryText<Name>(NAME_BYTES_MAX),
+  found: optional(binaryText<NodeId>(NODE_ID_BYTES_MAX)),
+};
+const place = group(placeFields);
+export type Place = RecordOf<typeof placeFields>;
+
+const intentFields = {
+  kind: choice(["make", "remove", "rename", "exchange", "append", "setxattr", "removexattr"] as const),
+  /** The name that is made, removed or moved; the node whose attribute it is, without a name. */
+  at: place,
+  /** Where it is moved to. */
+  to: place,
+  /** Of what is made: type and device, the target of a symbolic link, the node that gets another name. */
+  mode: u32,
+  rdevMajor: u32,
+  rdevMinor: u32,
+  target: blob(SYMLINK_BYTES_MAX),
+  node: optional(binaryText<NodeId>(NODE_ID_BYTES_MAX)),
+  /** How long the file was that is appended to. */
+  sizeBytes: u53,
+};
+export type Intent = RecordOf<typeof intentFields>;
+export const intentRecord = recordCodec(group(intentFields));
+
+const NOWHERE: Place = { directory: NOTHING, name: NO_NAME, found: undefined };
+const NO_INTENT: Omit<Intent, "kind" | "at"> = {
+  to: NOWHERE,
+  mode: 0,
+  rdevMajor: 0,
+  rdevMinor: 0,
+  target: NOTHING,
+  node: undefined,
+  sizeBytes: 0,
+};
+
+/** What a request is, as far as it matters here. */
+export interface Intended {
+  readonly name: CallName;
+  /** Fields of the message, and its payload. */
+  readonly asked: Readonly<Record<string, unknown>>;
+  readonly open: { readonly inner: HandleId; readonly node: NodeId; readonly flags: OpenFlags } | undefined;
+}
+
+interface Asked {
+  readonly id: NodeId;
+  readonly parent: NodeId;
+  readonly name: Name;
+  readonly newParent: NodeId;
+  readonly newName: Name;
+  readonly flags: number;
+  readonly mode: number;
+  readonly rdevMajor: number;
+  readonly rdevMinor: number;
+  readonly payload: Buffer;
+}
+
+/** Whether a request could do harm if it ran twice, so that `intentOf` is to be asked before it runs. */
+export function isIntended({ name, asked, open }: Intended): boolean {
+  if (name === "write") return open !== undefined && (open.flags & OpenFlag.APPEND) !== 0;
+  if (name === "setxattr") return (asked["flags"] as number) === XattrFlag.CREATE;
+  return NAMED.has(name) || name === "removexattr";
+}
+
+const NAMED: ReadonlySet<CallName> = new Set([
+  "symlink",
+  "mknod",
+  "mkdir",
+  "create",
+  "link",
+  "unlink",
+  "rmdir",
+  "rename",
+]);
+
+/**
+ * Looks at what is there before the request runs. Undefined: it may run again, because now it changes nothing that it would change then.
+ *
+ * @throws FsError what cannot be looked at; running the request will tell.
+ */
+export async function intentOf(fs: FileSystem, intended: Intended): Promise<Intent | undefined> {
+  const { recovery } = fs;
+  if (recovery === undefined) return undefined;
+  const asked = intended.asked as unknown as Asked;
+  switch (intended.name) {
+    case "write":
+      return appendIntent(fs, recovery, intended);
+    case "setxattr":
+    case "removexattr":
+      return xattrIntent(fs, recovery, intended.name, asked);
+    case "unlink":
+    case "rmdir": {
+      const at = await look(fs, recovery, asked.parent, asked.name);
+      return at.found === undefined ? undefined : { ...NO_INTENT, kind: "remove", at };
+    }
+    case "rename":
+      return renameIntent(fs, recovery, asked);
+    default: {
+      const at = await look(fs, recovery, asked.parent, asked.name);
+      return at.found === undefined ? { ...NO_INTENT, kind: "make", at, ...madeBy(intended.name, asked) } : undefined;
+    }
+  }
+}
+
+function madeBy(name: CallName, asked: Asked): Partial<Intent> {
+  if (name === "link") return { node: asked.id };
+  if (name === "symlink") return { mode: S_IFLNK, target: asked.payload };
+  if (name === "mkdir") return { mode: S_IFDIR };
+  if (name === "create") return { mode: S_IFREG };
+  const type = asked.mode & S_IFMT;
+  return { mode: type === 0 ? S_IFREG : type, rdevMajor: asked.rdevMajor, rdevMinor: asked.rdevMinor };
+}
+
+async function renameIntent(fs: FileSystem, recovery: Recovery, asked: Asked): Promise<Intent | undefined> {
+  const at = await look(fs, recovery, asked.parent, asked.name);
+  const to = await look(fs, recovery, asked.newParent, asked.newName);
+  // Two names of one file: nothing happens.
+  if (at.found === undefined || at.found === to.found || (asked.flags & UNTELLING_FLAGS) !== 0) return undefined;
+  return { ...NO_INTENT, kind: (asked.flags & RenameFlag.EXCHANGE) !== 0 ? "exchange" : "rename", at, to };
+}
+
+async function appendIntent(fs: FileSystem, recovery: Recovery, { open }: Intended): Promise<Intent | undefined> {
+  if (open === undefined) return undefined;
+  const { sizeBytes } = await fs.getattr(OWN, open.node, open.inner);
+  const at = { directory: recovery.describe(open.inner), name: NO_NAME, found: open.node };
+  return { ...NO_INTENT, kind: "append", at, sizeBytes };
+}
+
+async function xattrIntent(
+  fs: FileSystem,
+  recovery: Recovery,
+  kind: "setxattr" | "removexattr",
+  { id, name }: Asked,
+): Promise<Intent | undefined> {
+  const isThere = await hasXattr(fs, id, name);
+  if (isThere !== (kind === "removexattr")) return undefined;
+  return { ...NO_INTENT, kind, at: { directory: recovery.describeNode(id), name, found: id } };
+}
+
+async function hasXattr(fs: FileSystem, id: NodeId, name: Name): Promise<boolean> {
+  return fs.getxattr(OWN, id, name).then(
+    () => true,
+    (error: unknown) => {
+      if (error instanceof FsError && error.errno === "ENODATA") return false;
+      throw error;
+    },
+  );
+}
+
+async function look(fs: FileSystem, recovery: Recovery, parent: NodeId, name: Name): Promise<Place> {
+  const directory = recovery.describeNode(parent);
+  return { directory, name, found: (await entryAt(fs, parent, name))?.id };
+}
+
+async function entryAt(fs: FileSystem, parent: NodeId, name: Name): Promise<Entry | undefined> {
+  try {
+    return await fs.lookup(OWN, parent, name);
+  } catch (error) {
+    if (error instanceof FsError && error.errno === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+/** What became of an intent. */
+export type Outcome =
+  /** Not done, or it cannot be told: it is to run. */
+  | { readonly t: "open" }
+  /** `entry`: what was made; `directory`: where it or the name is, or was. */
+  | { readonly t: "done"; readonly directory: NodeId | undefined; readonly entry: Entry | undefined }
+  /** The data may be in the file, from `startBytes` to before `endBytes`, whole or in part; see `findAppended`. */
+  | { readonly t: "appended"; readonly startBytes: number; readonly endBytes: number };
+
+const OPEN: Outcome = { t: "open" };
+
+/**
+ * Looks whether an intent of the process before was done. To be asked before anything is changed, for one after the other.
+ *
+ * `isClaimed`: whether somebody else is known to have made that node, or made it go.
+ */
+export async function resolve(
+  fs: FileSystem,
+  intent: Intent,
+  isClaimed: (id: NodeId) => boolean = () => false,
+): Promise<Outcome> {
+  const { recovery } = fs;
+  if (recovery === undefined) return OPEN;
+  try {
+    return await resolveWith(fs, recovery, intent, isClaimed);
+  } catch (error) {
+    // What cannot be looked at cannot be compared. The request meets the same error.
+    if (error instanceof FsError) return OPEN;
+    throw error;
+  }
+}
+
+async function resolveWith(
+  fs: FileSystem,
+  recovery: Recovery,
+  intent: Intent,
+  isClaimed: (id: NodeId) => boolean,
+): Promise<Outcome> {
+  const { kind, at } = intent;
+  const { id: directory } = await recovery.recall(OWN, at.directory);
+  if (kind === "append") {
+    const { sizeBytes } = await fs.getattr(OWN, directory);
+    return sizeBytes > intent.sizeBytes ? { t: "appended", startBytes: intent.sizeBytes, endBytes: sizeBytes } : OPEN;
+  }
+  if (kind === "setxattr" || kind === "removexattr") {
+    const isThere = await hasXattr(fs, directory, at.name);
+    return isThere === (kind === "setxattr") ? { t: "done", directory: undefined, entry: undefined } : OPEN;
+  }
+  const now = await entryAt(fs, directory, at.name);
+  if (kind === "make") {
+    const isIt = now !== undefined && !isClaimed(now.id) && (await isMade(fs, intent, now));
+    return isIt ? { t: "done", directory, entry: now } : OPEN;
+  }
+  const { found } = at;
+  if (found === undefined || now?.id === found) return OPEN;
+  if (kind === "remove") return isClaimed(found) ? OPEN : { t: "done", directory, entry: undefined };
+  const { id: newDirectory } = await recovery.recall(OWN, intent.to.directory);
+  const there = await entryAt(fs, newDirectory, intent.to.name);
+  const isMoved = there?.id === found && (kind === "rename" || now?.id === intent.to.found);
+  return isMoved ? { t: "done", directory: undefined, entry: undefined } : OPEN;
+}
+
+/** Whether what has the name now is what was to be made. */
+async function isMade(fs: FileSystem, intent: Intent, { id, attr }: Entry): Promise<boolean> {
+  if (intent.node !== undefined) return id === intent.node;
+  if ((attr.mode & S_IFMT) !== intent.mode) return false;
+  if (intent.mode === S_IFLNK) return (await fs.readlink(OWN, id)).equals(intent.target);
+  return isSameDevice(intent, attr);
+}
+
+function isSameDevice(intent: Intent, attr: Attr): boolean {
+  return attr.rdevMajor === intent.rdevMajor && attr.rdevMinor === intent.rdevMinor;
+}
+
+/** The most that is read to find appended data again. */
+const APPENDED_BYTES_MAX = 32 << 20;
+
+/**
+ * How many bytes of `data` an append has already put into the file, where `outcome` says that they may be: all, none, or the first part of them,
+ * which the rest is to follow. A part is only believed if nobody else has appended.
+ */
+export async function findAppended(
+  fs: FileSystem,
+  handle: HandleId,
+  data: Buffer,
+  { startBytes, endBytes }: { readonly startBytes: number; readonly endBytes: number },
+): Promise<number> {
+  const region = Buffer.allocUnsafe(Math.min(endBytes - startBytes, APPENDED_BYTES_MAX));
+  const bytes = await fs.read(OWN, handle, startBytes, region);
+  const found = region.subarray(0, bytes);
+  if (found.includes(data)) return data.length;
+  return data.subarray(0, bytes).equals(found) ? bytes : 0;
+}
