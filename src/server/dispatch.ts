@@ -4,6 +4,7 @@
  * What a client may not do whatever the file system says (write to a read-only share, use a handle it does not have) is refused here.
  */
 import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
+import type { Name } from "../base/name.ts";
 import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import { type HandleId, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
 import {
@@ -18,12 +19,15 @@ import { noteAttributes, noteData, notingName } from "./change-notes.ts";
 import { resumeOpens } from "./resume.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { Open } from "./session.ts";
+import { withoutModes } from "./share-modes.ts";
 import type { ServerState } from "./state.ts";
 import { WriteJoiner } from "./write-joiner.ts";
 
 const NOTHING = Buffer.alloc(0);
 const KNOWN_OPEN_FLAGS = Object.values(OpenFlag).reduce((all, flag) => all | flag, 0);
-const CHANGING_OPEN_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
+/** Who may only read may not keep others from writing either. */
+const CHANGING_OPEN_FLAGS =
+  OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC | OpenFlag.DENY_READ | OpenFlag.DENY_WRITE;
 const ACCESS_BITS = 7;
 const W_OK = 2;
 
@@ -109,11 +113,29 @@ async function makeOpen<T>(
     pid: ctx.caller.pid,
   });
   const handle = session.opened(open);
+  try {
+    if (kind === "file") session.share.modes.enter(open, session.label);
+  } catch (error) {
+    await session.releaseHandle(ctx, handle);
+    throw error;
+  }
   if (session.isEnded) {
     await session.releaseHandle(ctx, handle);
     throw new FsError("EINTR", ctx.message.name);
   }
   return { handle, open, result: made.result };
+}
+
+/** Before a file is opened, or changed without being open: those who have it open must let this happen. @throws FsError EBUSY. */
+function admit(ctx: Context, node: NodeId, flags: OpenFlags): void {
+  const { share, label } = ctx.session;
+  share.modes.admit(node, flags, label);
+}
+
+/** The same where the file is not known yet, or not there. */
+async function admitNamed(ctx: Context, parent: NodeId, name: Name, flags: OpenFlags): Promise<void> {
+  const named = await ctx.fs.lookup(ctx, parent, name).catch(() => undefined);
+  if (named !== undefined) admit(ctx, named.id, flags);
 }
 
 /** All bytes of a file just opened, if they are few and can be had without waiting for memory; else none. */
@@ -158,6 +180,7 @@ function nodeHandlers() {
     lookup: (ctx, { parent, name }) => ctx.fs.lookup(ctx, parent, name),
     getattr: async (ctx, { id }) => ({ attr: await ctx.fs.getattr(ctx, id, ctx.open?.inner) }),
     async setattr(ctx, { id, change }) {
+      if (change.sizeBytes !== undefined && ctx.open === undefined) admit(ctx, id, OpenFlag.WRITE);
       const attr = await ctx.fs.setattr(ctx, id, change, ctx.open?.inner);
       if (change.sizeBytes === undefined) ctx.session.share.absentOpens.noteAttributes(id, attr);
       else noteData(ctx, id, change.sizeBytes);
@@ -232,7 +255,8 @@ function openHandlers(state: ServerState) {
   return {
     async open(ctx, { id, flags, contentBytesMax }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
-        const opened = await ctx.fs.open(ctx, id, flags);
+        admit(ctx, id, flags);
+        const opened = await ctx.fs.open(ctx, id, withoutModes(flags));
         if ((flags & OpenFlag.TRUNC) !== 0) noteData(ctx, id);
         return { inner: opened.handle, node: id, result: opened.attr };
       });
@@ -241,7 +265,8 @@ function openHandlers(state: ServerState) {
     },
     async create(ctx, { parent, name, flags, mode, umask }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
-        const { entry, opened } = await ctx.fs.create(ctx, parent, name, flags, { mode, umask });
+        if (ctx.session.share.modes.isDenied) await admitNamed(ctx, parent, name, flags);
+        const { entry, opened } = await ctx.fs.create(ctx, parent, name, withoutModes(flags), { mode, umask });
         if ((flags & OpenFlag.TRUNC) !== 0) noteData(ctx, entry.id);
         return { inner: opened.handle, node: entry.id, result: opened.attr };
       });
@@ -249,7 +274,7 @@ function openHandlers(state: ServerState) {
     },
     async tmpfile(ctx, { parent, flags, mode, umask }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
-        const { entry, opened } = await ctx.fs.tmpfile(ctx, parent, flags, { mode, umask });
+        const { entry, opened } = await ctx.fs.tmpfile(ctx, parent, withoutModes(flags), { mode, umask });
         return { inner: opened.handle, node: entry.id, result: opened.attr };
       });
       return { handle, id: open.node, attr: result, ...state.keysOf(open) };

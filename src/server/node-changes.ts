@@ -49,12 +49,20 @@ function isSame(a: DataVersion, b: DataVersion): boolean {
   return isSameData(a, b) && a.ctimeSec === b.ctimeSec && a.ctimeNsec === b.ctimeNsec;
 }
 
-/** The time one open's client is away. */
+/** The time one client is away that has a file open. */
 export class Absence {
+  readonly node: NodeId;
+  /** Whose changes are its own. */
+  readonly owner: object;
   /** As of the end of the client's last request; undefined before. "unknown": somebody may have changed it, and nobody can tell. */
   version: DataVersion | "unknown" | undefined;
   #ranges: ChangedRange[] = [];
   readonly #by = new Set<string>();
+
+  constructor(node: NodeId, owner: object) {
+    this.node = node;
+    this.owner = owner;
+  }
 
   /** Somebody else has changed a part of the data through the server. */
   note(range: ChangedRange, by: string): void {
@@ -100,32 +108,24 @@ function hullOf(ranges: readonly ChangedRange[]): ChangedRange {
   return { offsetBytes: start, lengthBytes: end - start };
 }
 
-/** Whoever has a file open and may be away. */
-export interface Absentee {
-  readonly node: NodeId;
-  /** Whose changes are its own. */
-  readonly owner: object;
-  readonly absence: Absence | undefined;
-}
-
-/** Every open of one share whose client is away, by file. */
+/** Everybody who is away with a file of one share open, by file. */
 export class AbsentOpens {
-  readonly #byNode = new Map<NodeId, Set<Absentee>>();
+  readonly #byNode = new Map<NodeId, Set<Absence>>();
 
   get isEmpty(): boolean {
     return this.#byNode.size === 0;
   }
 
-  add(open: Absentee): void {
-    const opens = this.#byNode.get(open.node);
-    if (opens === undefined) this.#byNode.set(open.node, new Set([open]));
-    else opens.add(open);
+  add(absence: Absence): void {
+    const absences = this.#byNode.get(absence.node);
+    if (absences === undefined) this.#byNode.set(absence.node, new Set([absence]));
+    else absences.add(absence);
   }
 
-  delete(open: Absentee): void {
-    const opens = this.#byNode.get(open.node);
-    opens?.delete(open);
-    if (opens?.size === 0) this.#byNode.delete(open.node);
+  delete(absence: Absence): void {
+    const absences = this.#byNode.get(absence.node);
+    absences?.delete(absence);
+    if (absences?.size === 0) this.#byNode.delete(absence.node);
   }
 
   /** Whether anybody who is away has this file open. */
@@ -135,11 +135,11 @@ export class AbsentOpens {
 
   /** `owner` has changed bytes of the file. */
   note(node: NodeId, owner: object, range: ChangedRange, by: string): void {
-    for (const open of this.#byNode.get(node) ?? []) if (open.owner !== owner) open.absence?.note(range, by);
+    for (const absence of this.#byNode.get(node) ?? []) if (absence.owner !== owner) absence.note(range, by);
   }
 
   /** Attributes of the file were changed, but not its data. */
   noteAttributes(node: NodeId, attr: Attr): void {
-    for (const open of this.#byNode.get(node) ?? []) open.absence?.noteAttributes(attr);
+    for (const absence of this.#byNode.get(node) ?? []) absence.noteAttributes(attr);
   }
 }

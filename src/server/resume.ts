@@ -56,7 +56,7 @@ async function resumeOpen(state: ServerState, ctx: ServedRequest, item: ResumeIt
 }
 
 async function changesOf(ctx: ServedRequest, open: Open): Promise<Changes | undefined> {
-  const { absence } = open;
+  const absence = ctx.session.absenceOf(open);
   if (absence === undefined) return undefined;
   const attr = await ctx.fs.getattr(ctx, open.node, open.inner).catch(() => undefined);
   // What cannot be looked at is not known to be as it was.

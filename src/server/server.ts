@@ -20,6 +20,7 @@ import { AbsentOpens } from "./node-changes.ts";
 import type { ServedChannel } from "./served-channel.ts";
 import type { Share } from "./session.ts";
 import { ServerSetUp } from "./set-up.ts";
+import { ShareModes } from "./share-modes.ts";
 import type { Squash } from "./squash.ts";
 import { Keeper } from "./state/keeper.ts";
 import type { LifeStamp } from "./state/life-stamp.ts";
@@ -88,7 +89,7 @@ export class LinkServer {
   constructor(options: ServerOptions) {
     const shares = new Map<string, Share>();
     for (const [name, share] of options.shares) {
-      shares.set(name, { name, ...share, absentOpens: new AbsentOpens() });
+      shares.set(name, { name, ...share, absentOpens: new AbsentOpens(), modes: new ShareModes() });
     }
     const limits = completeLimits(options.limits);
     const log = options.log.room("server");

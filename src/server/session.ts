@@ -12,7 +12,8 @@ import { FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { openKey } from "../resume/resume-proof.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
-import { Absence, type AbsentOpens, versionOf } from "./node-changes.ts";
+import { Absence, type AbsentOpens, type DataVersion, versionOf } from "./node-changes.ts";
+import type { ShareModes } from "./share-modes.ts";
 import { SlotTable } from "./slot-table.ts";
 import type { Keeper } from "./state/keeper.ts";
 import type { WriteJoiner } from "./write-joiner.ts";
@@ -22,8 +23,10 @@ export interface Share {
   readonly name: string;
   readonly fileSystem: FileSystem;
   readonly readOnly: boolean;
-  /** Opens of it whose clients are away. */
+  /** Files of it whose clients are away. */
   readonly absentOpens: AbsentOpens;
+  /** What those who have files open let others do with them. */
+  readonly modes: ShareModes;
 }
 
 /** Something of a session that ends with it. */
@@ -50,12 +53,12 @@ export class Open {
   readonly openedAtMs: number;
   /** Process that opened, at the client. */
   readonly pid: number;
-  /** INVARIANT: 0 exactly if the open is closed or about to be. */
+  /** Of all sessions. INVARIANT: 0 exactly if the open is closed or about to be. */
   handles = 0;
+  /** Sessions that have handles of it; mostly its owner alone. */
+  readonly holders: Session[] = [];
   /** The session it was made in. */
   readonly owner: Session;
-  /** While its client is away. */
-  absence: Absence | undefined;
   /** The state store has a record of its locks. */
   hasStoredLocks = false;
   /** Made with the first write. What it holds are requests under way, so that it is empty when the open is idle. */
@@ -158,8 +161,11 @@ export class Session {
   readonly slotTables = new Map<number, SlotTable>();
   readonly #parts: SessionParts;
   readonly #opens = new Map<number, Open>();
-  /** The first handle of each open, by the open's id. */
+  /** The first handle of each open, by the open's id, and the further ones where there are any. */
   readonly #handles = new Map<number, number>();
+  readonly #furtherHandles = new Map<number, Set<number>>();
+  /** Of each open file, while the client is away. */
+  readonly #absences = new Map<Open, Absence>();
   #presence: Presence = { t: "present" };
   #lastHandle = 0;
   /** Opens being made, which count against the limit. */
@@ -245,23 +251,29 @@ export class Session {
     this.requestsEnded();
   }
 
-  #setAbsent(open: Open): void {
-    if (open.kind !== "file" || open.absence !== undefined) return;
-    open.absence = new Absence();
-    this.share.absentOpens.add(open);
+  #setAbsent(open: Open, version?: DataVersion | "unknown"): void {
+    if (open.kind !== "file" || this.#absences.has(open)) return;
+    const absence = new Absence(open.node, this);
+    absence.version = version;
+    this.#absences.set(open, absence);
+    this.share.absentOpens.add(absence);
+  }
+
+  /** What happened to an open file since the client left; undefined: it has it, or has heard of it. */
+  absenceOf(open: Open): Absence | undefined {
+    return this.#absences.get(open);
   }
 
   /** Asks for the state of each open file, a few at a time. */
   async #noteVersions(): Promise<void> {
     const { fileSystem } = this.share;
-    const opens = [...this.#opens.values()].filter(({ absence }) => absence !== undefined);
-    for (let at = 0; at < opens.length; at += VERSIONS_AT_ONCE) {
+    const absences = [...this.#absences];
+    for (let at = 0; at < absences.length; at += VERSIONS_AT_ONCE) {
       await Promise.all(
-        opens.slice(at, at + VERSIONS_AT_ONCE).map(async (open) => {
-          const { absence, node, inner } = open;
+        absences.slice(at, at + VERSIONS_AT_ONCE).map(async ([{ node, inner }, absence]) => {
           // Without an answer the file counts as unchanged by others, as long as nobody says otherwise.
           const attr = await fileSystem.getattr(OWN_CONTEXT, node, inner).catch(() => undefined);
-          if (absence !== undefined && attr !== undefined) absence.version ??= versionOf(attr);
+          if (attr !== undefined) absence.version ??= versionOf(attr);
         }),
       );
     }
@@ -269,8 +281,29 @@ export class Session {
 
   /** The client is back at this open, and knows what happened to it. */
   cameBack(open: Open): void {
-    open.absence = undefined;
-    this.share.absentOpens.delete(open);
+    const absence = this.#absences.get(open);
+    if (absence === undefined) return;
+    this.#absences.delete(open);
+    this.share.absentOpens.delete(absence);
+  }
+
+  /**
+   * Somebody else asks for what an open keeps from him: gives it up if the time of everybody who has it is over. Whoever comes back to it learns that it is
+   * gone.
+   *
+   * @param why  who asks, and for what; for the log.
+   * @returns whether it is given up.
+   */
+  giveUp(open: Open, why: string): boolean {
+    if (open.holders.some(({ lateSinceMs }) => lateSinceMs === undefined)) return false;
+    for (const holder of [...open.holders]) holder.#drop(open, why);
+    return true;
+  }
+
+  #drop(open: Open, why: string): void {
+    this.#parts.log.warn(`a file that ${this.label} has open on share '${this.share.name}' is given up: ${why}`);
+    const first = this.#handles.get(open.id) as number;
+    for (const handle of [first, ...(this.#furtherHandles.get(open.id) ?? [])]) this.dropHandle(OWN_CONTEXT, handle);
   }
 
   /** The one writer of #presence. */
@@ -300,12 +333,11 @@ export class Session {
   }
 
   /** An open of the server before, with the handle it had. `restoredAll` follows. */
-  restored(open: Open, handle: number): void {
-    this.#opens.set(handle, open);
-    this.#handles.set(open.id, handle);
+  restored(open: Open, handle: number, version: DataVersion | "unknown"): void {
+    this.#give(open, handle);
     this.#lastHandle = Math.max(this.#lastHandle, handle);
-    open.handles += 1;
-    this.share.absentOpens.add(open);
+    this.share.modes.add(open);
+    this.#setAbsent(open, version);
   }
 
   /** Everything of the server before is here: the client is away. */
@@ -320,10 +352,39 @@ export class Session {
       handle = (handle + 1) % U32;
     } while (handle === 0 || this.#opens.has(handle));
     this.#lastHandle = handle;
-    this.#opens.set(handle, open);
-    if (!this.#handles.has(open.id)) this.#handles.set(open.id, handle);
-    open.handles += 1;
+    this.#give(open, handle);
     return handle;
+  }
+
+  #give(open: Open, handle: number): void {
+    this.#opens.set(handle, open);
+    open.handles += 1;
+    const further = this.#furtherHandles.get(open.id);
+    if (further !== undefined) further.add(handle);
+    else if (this.#handles.has(open.id)) this.#furtherHandles.set(open.id, new Set([handle]));
+    else {
+      this.#handles.set(open.id, handle);
+      open.holders.push(this);
+    }
+  }
+
+  /** @returns whether the session has no handle of the open any more. */
+  #take(open: Open, handle: number): boolean {
+    this.#opens.delete(handle);
+    open.handles -= 1;
+    const further = this.#furtherHandles.get(open.id);
+    if (further === undefined) {
+      this.#handles.delete(open.id);
+      open.holders.splice(open.holders.indexOf(this), 1);
+      return true;
+    }
+    if (!further.delete(handle)) {
+      const [next] = further as Iterable<number> as [number];
+      further.delete(next);
+      this.#handles.set(open.id, next);
+    }
+    if (further.size === 0) this.#furtherHandles.delete(open.id);
+    return false;
   }
 
   /** The open of this session with this id, and a handle of it. */
@@ -341,12 +402,13 @@ export class Session {
   async releaseHandle(ctx: RequestContext, handle: number): Promise<void> {
     const open = this.#opens.get(handle);
     if (open === undefined) throw new FsError("EBADF", "release");
-    this.#opens.delete(handle);
-    if (this.#handles.get(open.id) === handle) this.#handles.delete(open.id);
-    open.handles -= 1;
+    if (this.#take(open, handle)) {
+      this.cameBack(open);
+      // Only what its owner has is kept beyond the server's process.
+      if (open.owner === this) this.#parts.keeper?.closed(open);
+    }
     if (open.handles > 0) return;
-    this.cameBack(open);
-    this.#parts.keeper?.closed(open);
+    this.share.modes.delete(open);
     await open.idle();
     const { fileSystem } = this.share;
     if (open.kind === "file") await fileSystem.release(ctx, open.inner);

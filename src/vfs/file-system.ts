@@ -73,6 +73,9 @@ export const OpenFlag = {
   EXEC: 1 << 9,
   /** Truncation or writing must clear set-user-id and set-group-id: the caller may not keep them. */
   KILL_SUIDGID: 1 << 10,
+  /** Share mode: nobody else has the file open for reading, or for writing, as long as this open is there. Kept by servers; a disk knows nothing of it. */
+  DENY_READ: 1 << 11,
+  DENY_WRITE: 1 << 12,
 } as const;
 /** A bit set of OpenFlag. */
 export type OpenFlags = number;

@@ -11,8 +11,9 @@ import type { Log } from "../../base/log.ts";
 import type { Attr } from "../../vfs/attr.ts";
 import { OpenFlag, type RequestContext } from "../../vfs/file-system.ts";
 import { type BodyCodec, messageOf } from "../../wire/codec.ts";
-import { Absence, versionOf } from "../node-changes.ts";
+import { versionOf } from "../node-changes.ts";
 import { Open, type Session } from "../session.ts";
+import { withoutModes } from "../share-modes.ts";
 import { ID_BYTES, type ServerState } from "../state.ts";
 import type { LifeTimes } from "./life-stamp.ts";
 import {
@@ -160,12 +161,10 @@ class Restoring {
     if (recovery === undefined) throw new Error("the share cannot find files again");
     const { id: node } = await recovery.recall(OWN_CONTEXT, record.nodeRecord);
     const flags = record.flags & ~ONCE_FLAGS;
-    const { handle: inner, attr } = await recovery.reopen(OWN_CONTEXT, node, flags);
+    const { handle: inner, attr } = await recovery.reopen(OWN_CONTEXT, node, withoutModes(flags));
     const { id, kind, openedAtMs, pid } = record;
     const open = new Open({ id, owner: session, kind, node, inner, flags, openedAtMs, pid });
-    open.absence = new Absence();
-    open.absence.version = this.#isLeftAlone(attr) ? versionOf(attr) : "unknown";
-    session.restored(open, handle);
+    session.restored(open, handle, this.#isLeftAlone(attr) ? versionOf(attr) : "unknown");
   }
 
   /** Whether nobody can have changed the file after the server before did. */

@@ -1,0 +1,81 @@
+/**
+ * Share modes: what those who have a file of a share open let others do with it meanwhile.
+ *
+ * An open may deny others reading, writing, or both (DENY_READ, DENY_WRITE). Two opens of one file exclude each other if one denies what the other is for; the later
+ * one fails with EBUSY. An open whose client is away denies as before; when its time is over, whoever comes against it gets the file, and the open is
+ * given up. Programs beside the server are not concerned.
+ */
+import { FsError } from "../base/errors.ts";
+import { type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
+
+const DENY_FLAGS = OpenFlag.DENY_READ | OpenFlag.DENY_WRITE;
+const READ_FLAGS = OpenFlag.READ | OpenFlag.EXEC;
+const WRITE_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
+
+/** What share modes need to know of an open. */
+export interface ModeOpen {
+  readonly node: NodeId;
+  readonly flags: OpenFlags;
+  readonly owner: { giveUp(open: ModeOpen, why: string): boolean };
+}
+
+/** The flags as a disk knows them. */
+export function withoutModes(flags: OpenFlags): OpenFlags {
+  return flags & ~DENY_FLAGS;
+}
+
+/** Whether an open with `flags` denies what one with `others` is for. */
+function denies(flags: OpenFlags, others: OpenFlags): boolean {
+  return (
+    ((flags & OpenFlag.DENY_READ) !== 0 && (others & READ_FLAGS) !== 0) ||
+    ((flags & OpenFlag.DENY_WRITE) !== 0 && (others & WRITE_FLAGS) !== 0)
+  );
+}
+
+export class ShareModes {
+  /** One open as itself: most files have no more. */
+  readonly #byNode = new Map<NodeId, ModeOpen | Set<ModeOpen>>();
+  #denying = 0;
+
+  /** Whether anybody denies anything. */
+  get isDenied(): boolean {
+    return this.#denying > 0;
+  }
+
+  /**
+   * Makes way for an open with these flags, or for a change of the file, by `who`.
+   *
+   * @throws FsError EBUSY somebody who is there, or whose time is not over, has the file open in a way that excludes it.
+   */
+  admit(node: NodeId, flags: OpenFlags, who: string): void {
+    if (this.#denying === 0 && (flags & DENY_FLAGS) === 0) return;
+    const there = this.#byNode.get(node);
+    if (there === undefined) return;
+    for (const open of there instanceof Set ? [...there] : [there]) {
+      if (!denies(open.flags, flags) && !denies(flags, open.flags)) continue;
+      if (!open.owner.giveUp(open, `${who} asks for the file`)) throw new FsError("EBUSY", "open");
+    }
+  }
+
+  /** An open that was made: others may have come first while it was. @throws FsError EBUSY, as `admit`; then it is not entered. */
+  enter(open: ModeOpen, who: string): void {
+    this.admit(open.node, open.flags, who);
+    this.add(open);
+  }
+
+  /** An open that has its right from before. */
+  add(open: ModeOpen): void {
+    const there = this.#byNode.get(open.node);
+    if (there instanceof Set) there.add(open);
+    else this.#byNode.set(open.node, there === undefined ? open : new Set([there, open]));
+    if ((open.flags & DENY_FLAGS) !== 0) this.#denying += 1;
+  }
+
+  /** Also of one that was not entered. */
+  delete(open: ModeOpen): void {
+    const there = this.#byNode.get(open.node);
+    if (there instanceof Set ? !there.delete(open) : there !== open) return;
+    if (!(there instanceof Set) || there.size === 0) this.#byNode.delete(open.node);
+    if ((open.flags & DENY_FLAGS) !== 0) this.#denying -= 1;
+  }
+}
