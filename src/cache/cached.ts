@@ -42,6 +42,8 @@ export interface CacheOptions {
   readonly kernelReadAheadBytes: () => number;
   readonly clock: Clock;
   readonly log: Log;
+  /** As WriteBehindOptions.keepLost. */
+  readonly keepLost?: ((id: NodeId, offsetBytes: number, data: Buffer) => void) | undefined;
 }
 
 /** An open file as the cache sees it. */
@@ -81,6 +83,11 @@ export class CachedFileSystem extends ForwardingFileSystem {
   /** What was acknowledged here may still fail. */
   override get isFlushless(): boolean {
     return false;
+  }
+
+  /** Others have changed the file while the server was away: nothing that was read ahead may be used. */
+  changedByOthers(id: NodeId): void {
+    this.#reads.invalidate(id, 0);
   }
 
   /** Bytes held now, for status pages. */
@@ -270,10 +277,11 @@ export class CachedFileSystem extends ForwardingFileSystem {
     await Promise.race([this.#writes.drainAll(), given]);
     timer.stop();
     const { dirtyBytes } = this.#writes;
-    if (dirtyBytes > 0)
-      log.error(`${dirtyBytes} bytes that were acknowledged have not reached the server and are lost`);
+    if (dirtyBytes > 0) log.error(`${dirtyBytes} bytes that were acknowledged have not reached the server`);
     this.#reads.close();
-    return this.inner.close();
+    await this.inner.close();
+    // What is left fails now, and is kept elsewhere.
+    await this.#writes.drainAll();
   }
 
   /** The entry with attributes that know of every write acknowledged here. */

@@ -34,7 +34,12 @@ export interface WriteBehindOptions {
   readonly bytesMax: number;
   readonly clock: Clock;
   readonly log: Log;
+  /** Keeps acknowledged bytes that the server will not take any more, elsewhere. The data is borrowed for the call. */
+  readonly keepLost?: ((id: NodeId, offsetBytes: number, data: Buffer) => void) | undefined;
 }
+
+/** Errors that say nothing against the data: it is not the application's to write it again. */
+const NOT_TAKEN: ReadonlySet<ErrnoName> = new Set(["ESTALE", "EHOSTDOWN", "ETIMEDOUT", "EPROTO", "EIO"]);
 
 /** The unsent writes of one node. Made by the first buffered write, dropped when all is sent. */
 interface DirtyNode {
@@ -229,6 +234,7 @@ export class WriteBehind {
       `a buffered write of ${range} was acknowledged and failed: ${errno}; the next write, fsync or close says so`,
     );
     for (const open of this.#writers.get(node.id) ?? []) open.error ??= errno;
+    if (NOT_TAKEN.has(errno)) this.#options.keepLost?.(node.id, section.offsetBytes, section.data);
   }
 
   /** Tells those whose sections are settled, and drops a clean node. */

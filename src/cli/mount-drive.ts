@@ -7,6 +7,7 @@ import type { Server } from "node:net";
 import type { Clock } from "../base/clock.ts";
 import { FsError } from "../base/errors.ts";
 import { type Log, printable } from "../base/log.ts";
+import { nameToText } from "../base/name.ts";
 import { CachedFileSystem } from "../cache/cached.ts";
 import { LastKnownFileSystem } from "../cache/last-known.ts";
 import { connectRemote, type Remote, type RemoteShare } from "../client/remote.ts";
@@ -14,11 +15,13 @@ import { parseDriveUrl } from "../client/url.ts";
 import { type FuseMount, mountFuse } from "../fuse/mount.ts";
 import { busyWait } from "../sys/busy-wait.ts";
 import type { Trust } from "../transport/dial.ts";
+import type { NodeId } from "../vfs/file-system.ts";
 import { withoutToken } from "./drive-url.ts";
 import { Exit, failure } from "./failure.ts";
 import type { MountOptions } from "./mount-options.ts";
 import { makeRuntimeFolder, removeRecord, statusSocketOf, writeRecord } from "./mount-registry.ts";
 import { identify } from "./process-table.ts";
+import { RecoveryFiles } from "./recovery-files.ts";
 import { serveStatus } from "./status-socket.ts";
 import { aborted } from "./stop-signals.ts";
 import { takeDown } from "./unmount.ts";
@@ -90,12 +93,15 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   });
   let kernelReadAheadBytes = 0;
   let status: Server | undefined;
-  const drive = cachedDrive(remote, options, keep, () => kernelReadAheadBytes);
+  const nameOf = (id: NodeId) => remote.nameOf(id);
+  const recovered = new RecoveryFiles({ clock: keep.clock, log: keep.log.room("recovery"), nameOf });
+  const drive = cachedDrive(remote, options, keep, recovered, () => kernelReadAheadBytes);
+  tellOfAbsence(remote, drive, keep.log);
   busyWait();
   try {
     const mount = await mountDrive(drive, remote.share, request, keep);
     kernelReadAheadBytes = mount.readAheadBytes;
-    status = await tellStatus({ remote, drive, mount, request }, keep);
+    status = await tellStatus({ remote, drive, mount, request, recovered }, keep);
     announce(remote, request, keep);
     await Promise.race([mount.ended, aborted(keep.stop)]);
     if (keep.stop.aborted) await takeDown(path, { ...keep, say: keep.log.warn });
@@ -109,10 +115,10 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
 
 /** Answers `netdrive status`. A drive without works as well, so a failure is only logged. */
 async function tellStatus(
-  parts: { remote: Remote; drive: CachedFileSystem; mount: FuseMount; request: DriveRequest },
+  parts: { remote: Remote; drive: CachedFileSystem; mount: FuseMount; request: DriveRequest; recovered: RecoveryFiles },
   { log, clock }: KeepOptions,
 ): Promise<Server | undefined> {
-  const { remote, drive, mount, request } = parts;
+  const { remote, drive, mount, request, recovered } = parts;
   const { readOnly, sectionBytes, credits } = remote.share;
   const { path } = request;
   const url = withoutToken(request.url);
@@ -123,6 +129,7 @@ async function tellStatus(
       ...{ path, url, readOnly, state: remote.state, sinceMs, sectionBytes, credits },
       remote: remote.status(),
       ...drive.figures,
+      recovered: recovered.paths,
       kernel: mount.counters(),
     }));
   } catch (cause) {
@@ -159,11 +166,31 @@ function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clo
   onReady({ url: shownUrl, readOnly, squash });
 }
 
+/** What happened to open files while the server was away is told to the cache, and to people. */
+function tellOfAbsence(remote: Remote, drive: CachedFileSystem, log: Log): void {
+  remote.events = {
+    changed: (node, { changedBy }) => {
+      drive.changedByOthers(node);
+      const by = changedBy === "" ? "" : ` by ${printable(changedBy)}`;
+      log.warn(`'${shownName(remote, node)}' was changed${by} while the server was away`);
+    },
+    gone: (_handle, node) => {
+      log.error(`'${shownName(remote, node)}' is not open on the server any more: programs that use it get ESTALE`);
+    },
+  };
+}
+
+function shownName(remote: Remote, node: NodeId): string {
+  const name = remote.nameOf(node);
+  return name === undefined ? "a file" : printable(nameToText(name));
+}
+
 /** The remote with read-ahead and write-behind. */
 function cachedDrive(
   remote: Remote,
   options: MountOptions,
   { log, clock }: KeepOptions,
+  recovered: RecoveryFiles,
   kernelReadAheadBytes: () => number,
 ): CachedFileSystem {
   const { pipeline, sync } = options;
@@ -173,6 +200,7 @@ function cachedDrive(
     readAheadBytesMax: pipeline ? (options.readAheadBytes ?? READ_AHEAD_BYTES) : 0,
     kernelReadAheadBytes,
     lineBytes: remote.lineBytes,
+    keepLost: (id, offsetBytes, data) => recovered.save(id, offsetBytes, data),
     clock,
     log: log.room("cache"),
   });

@@ -26,6 +26,8 @@ export interface DriveStatus {
   /** Acknowledged to applications and not yet on the server. */
   dirtyBytes: number;
   readAheadBytes: number;
+  /** Files with data that was acknowledged here and that the server did not take. */
+  recovered: readonly string[];
   /** What the kernel asked of this mount since the start. */
   kernel: {
     requests: number;

@@ -64,6 +64,11 @@ export class NodeNames {
     if (other !== undefined) this.met(other, from.parent, from.name);
   }
 
+  /** The node's last name, if it was met. */
+  nameOf(id: NodeId): Name | undefined {
+    return this.#places.get(id)?.name;
+  }
+
   forget(ids: readonly NodeId[]): void {
     for (const id of ids) this.#forget(id);
   }

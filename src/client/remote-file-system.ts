@@ -72,6 +72,11 @@ export class RemoteFileSystem implements FileSystem {
     return this.#channels.agreement.isFlushless;
   }
 
+  /** Where nodes were met. */
+  get names(): Pick<NodeNames, "nameOf"> {
+    return this.#names;
+  }
+
   /** What callers have open. */
   get opens(): RemoteOpens {
     return this.#opens;

@@ -6,11 +6,12 @@
 import { strict as assert } from "node:assert";
 import type { Clock } from "../base/clock.ts";
 import type { Log } from "../base/log.ts";
+import type { Name } from "../base/name.ts";
 import { tokenKey } from "../resume/proof.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { dial, type Trust } from "../transport/dial.ts";
 import type { Trace } from "../transport/trace.ts";
-import type { FileSystem, HandleId, RequestContext } from "../vfs/file-system.ts";
+import type { FileSystem, HandleId, NodeId, RequestContext } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import type { CallChannelFigures } from "./call-channel.ts";
 import type { OpenEvents } from "./open-table.ts";
@@ -115,6 +116,8 @@ export interface Remote {
   onState(listener: (state: SessionState, reason: Error | undefined) => void): void;
   /** Who is told what happened to open files while the server was away. */
   set events(events: OpenEvents | undefined);
+  /** What a node is called, as far as this client has met it. */
+  nameOf(id: NodeId): Name | undefined;
   status(): RemoteStatus;
   /** What fills the line, bytes: its bandwidth times its round trip as measured so far. */
   lineBytes(): number;
@@ -187,6 +190,7 @@ export async function connectLink(link: ByteLink, options: LinkOptions, dialMore
     set events(events: OpenEvents | undefined) {
       fileSystem.opens.events = events;
     },
+    nameOf: (id) => fileSystem.names.nameOf(id),
     status: () => statusOf(link.peer, session, fileSystem.opens.size),
     lineBytes: () => channels.lineBytes,
     queryKey: (ctx, handle) => fileSystem.queryKey(ctx, handle),

@@ -5,13 +5,15 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { shell, startService } from "../support/child.ts";
-import { startDrive, startServe } from "../support/drive.ts";
+import { command, shell, startService } from "../support/child.ts";
+import { netdrive, startDrive, startServe } from "../support/drive.ts";
 import { makeTemp } from "../support/temp.ts";
 
 /** A drive whose server can be killed and started again at its address. */
 async function mortalDrive() {
   const temp = makeTemp("crash");
+  // Where mounts register, and what is recovered goes.
+  process.env["NETDRIVE_RUNTIME"] = join(temp.path, "runtime");
   const state = ["--state", join(temp.path, "state")];
   const drive = await startDrive({ serve: state });
   let { service } = drive.served;
@@ -43,6 +45,17 @@ for line in sys.stdin:
     os.write(fd, line.encode())
     os.fsync(fd)
     print("wrote", os.lseek(fd, 0, os.SEEK_CUR), flush=True)
+`;
+
+/** One that waits for nothing until it closes. */
+const LAZY_WRITER = `
+import sys, os
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+print("open", flush=True)
+os.write(fd, sys.stdin.readline().encode())
+print("wrote", flush=True)
+sys.stdin.readline()
+os.close(fd)
 `;
 
 test("an open file outlives the server's process: its place, its unsent data, its appends", async () => {
@@ -80,4 +93,24 @@ test("a file renamed or made unreadable while the server was dead is found and w
   assert.deepEqual(await Promise.all(writers.map(({ exited }) => exited)), [0, 0, 1]);
   assert.match(writers[2]?.errors() ?? "", /Stale file handle/);
   assert.equal((await shell("cat elsewhere closed replaced", { cwd: drive.directory })).stdout, "mine\nmine\nother\n");
+});
+
+test("unsent data of a file that was replaced meanwhile is kept beside, and status and log say where", async () => {
+  await using drive = await mortalDrive();
+  const writer = startService("python3", ["-c", LAZY_WRITER, join(drive.path, "f")], { hasInput: true });
+  assert.equal(await writer.firstLine, "open");
+  await drive.kill();
+  writer.tell("precious\n");
+  await writer.line("wrote");
+  await shell("rm f; echo other > f", { cwd: drive.directory });
+  await drive.start();
+  writer.tell("close\n");
+  assert.equal(await writer.exited, 1);
+  assert.match(writer.errors(), /Stale file handle/);
+  const { stdout } = await command(process.execPath, netdrive("status", drive.path, "--json"), { timeoutMs: 30_000 });
+  const [{ recovered }] = JSON.parse(stdout) as [{ recovered: string[] }];
+  assert.equal(recovered.length, 1);
+  assert.equal(readFileSync(recovered[0] ?? "", "utf8"), "precious\n");
+  assert.match(drive.mounted.service.errors(), /unsent data is kept in /);
+  assert.equal(readFileSync(join(drive.directory, "f"), "utf8"), "other\n");
 });
