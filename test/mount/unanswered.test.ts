@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { test } from "node:test";
+import type { LinkProcess } from "../../scripts/bench/link-process.ts";
 import { FsError } from "../../src/base/errors.ts";
 import type { FileSystem, HandleId, RequestContext } from "../../src/vfs/file-system.ts";
 import { ForwardingFileSystem } from "../../src/vfs/forwarding-file-system.ts";
@@ -184,50 +185,63 @@ print("close", outcome(os.close, buffered), outcome(os.close, direct))
 });
 
 test("a server frozen in the middle of large transfers: every program can be killed at once, and the rest goes on when it thaws", async () => {
-  await using drive = await startDrive();
+  // Slow enough to be in the middle of something.
+  await using drive = await startDrive({ link: ["rate 400000000"] });
   const { path, directory, scratch } = drive;
+  const link = drive.link as LinkProcess;
   const server = drive.served.service.pid;
   await shell(
-    `dd if=/dev/urandom of=${scratch}/data bs=1M count=64 status=none; cp ${scratch}/data ${path}/source; sync -f ${path}`,
+    `dd if=/dev/urandom of=${scratch}/data bs=1M count=64 status=none; cp ${scratch}/data ${directory}/source`,
   );
-  dropCaches();
-  const fio = "fio --name=f --size=64M --bs=1M --ioengine=libaio --iodepth=16 --direct=1 --output=/dev/null";
-  const transfers = [
-    `cat ${path}/source > /dev/null`,
-    `dd if=${scratch}/data of=${path}/buffered bs=1M status=none`,
-    `dd if=${scratch}/data of=${path}/fsynced bs=1M conv=fsync status=none`,
-    `dd if=${scratch}/data of=${path}/direct bs=1M oflag=direct status=none`,
-    `dd if=${scratch}/data of=${path}/sync bs=1M oflag=sync status=none`,
-    `${fio} --rw=write --directory=${path} --filename=aio`,
-    `cp ${path}/source ${path}/copy`,
-  ];
-  for (const script of transfers) {
-    const service = await waiter(script);
+  const fio = "fio --name=f --size=64M --bs=1M --ioengine=libaio --iodepth=16 --direct=1 --thread --output=/dev/null";
+  const transfers = {
+    read: `cat ${path}/source`,
+    unbuffered: `dd if=${path}/source bs=4M iflag=direct status=none`,
+    buffered: `dd if=${scratch}/data of=${path}/buffered bs=1M status=none`,
+    fsynced: `dd if=${scratch}/data of=${path}/fsynced bs=1M conv=fsync status=none`,
+    direct: `dd if=${scratch}/data of=${path}/direct bs=4M oflag=direct status=none`,
+    sync: `dd if=${scratch}/data of=${path}/sync bs=1M oflag=sync status=none`,
+    aio: `${fio} --rw=write --filename=${path}/aio`,
+    copy: `cp --reflink=never ${path}/source ${path}/copy`,
+  };
+  /** Settles when a part of it has been done. */
+  const isUnderWay = async (name: string, { pid }: Service) => {
+    const done = ["read", "unbuffered"].includes(name)
+      ? `$(awk '/rchar/ { print $2 }' /proc/${pid}/io)`
+      : `$(stat -c %s ${directory}/${name} 2> /dev/null || echo 0)`;
+    await shell(`until [ ${done} -ge 12000000 ]; do sleep 0.01; done`, { timeoutMs: PROMPT_MS });
+  };
+  for (const [name, script] of Object.entries(transfers)) {
+    dropCaches();
+    const service = await waiter(`${script} > /dev/null`);
+    await isUnderWay(name, service);
     process.kill(server, "SIGSTOP");
     try {
-      // It gets stuck when what is on its way is full.
-      await stuck(service.pid);
-      await dies(service, script);
+      await stuck(link);
+      await dies(service, name);
     } finally {
       process.kill(server, "SIGCONT");
     }
     await shell(`echo alive > ${path}/alive; cat ${path}/alive; rm ${path}/alive`, { timeoutMs: PROMPT_MS });
   }
   const survivor = await waiter(`dd if=${scratch}/data of=${path}/survivor bs=1M conv=fsync status=none`);
+  await isUnderWay("survivor", survivor);
   process.kill(server, "SIGSTOP");
-  await stuck(survivor.pid);
+  await stuck(link);
   process.kill(server, "SIGCONT");
   assert.equal(await survivor.exited, 0, survivor.errors());
   await shell(`cmp ${directory}/survivor ${scratch}/data; cmp ${path}/source ${scratch}/data`);
 });
 
-/** Settles when a program has made no progress for a while: it waits for the server. */
-async function stuck(pid: number): Promise<void> {
-  const progress = async () => (await shell(`cat /proc/${pid}/io /proc/${pid}/stat 2> /dev/null || true`)).stdout;
-  let [seen, same] = ["", 0];
-  while (same < 20) {
-    const now = await progress();
-    same = now === seen ? same + 1 : 0;
-    seen = now;
+/** Settles when nothing moves on the link any more: what is on its way is full. */
+async function stuck(link: LinkProcess): Promise<void> {
+  let [before, same] = ["", 0];
+  for (const startedMs = performance.now(); same < 5; ) {
+    assert.ok(performance.now() - startedMs < PROMPT_MS, "the link does not come to rest");
+    await shell("sleep 0.1");
+    const { up, down } = await link.stats();
+    const now = JSON.stringify({ up, down });
+    same = now === before ? same + 1 : 0;
+    before = now;
   }
 }

@@ -33,7 +33,7 @@ export interface ServeOptions {
   limits?: Partial<ServerLimits>;
 }
 
-/** Serves a directory to whoever has the URL. */
+/** Serves a directory to whoever has the URL, without encryption. */
 export async function serveHere(directory: string, { disturb, limits }: ServeOptions = {}): Promise<ServedHere> {
   const lines: string[] = [];
   const log = createLog({ level: "info", clock: systemClock, sink: (line) => lines.push(line) });
@@ -88,7 +88,8 @@ export async function startDriveHere(options: ServeOptions & { mount?: string[] 
   };
   try {
     served = await serveHere(directory, options);
-    mounted = await startMount(served.url, path, "--allow-other", ...(options.mount ?? []));
+    const plain = ["--security", "plain"];
+    mounted = await startMount(served.url, path, "--allow-other", ...plain, ...(options.mount ?? []));
     return { ...served, path, directory, scratch, mounted, close, [Symbol.asyncDispose]: close };
   } catch (error) {
     await close();
