@@ -67,7 +67,7 @@ export class CallChannel implements ChannelReceiver {
   readonly #request: FrameHeader = emptyHeader();
   readonly #onDown: (reason: Error) => void;
   /** Told of a handle that came for a caller who had given up. */
-  readonly #onOrphan: (handle: number) => void;
+  readonly #onOrphan: (handle: number, call: Call) => void;
 
   /** @param parts.onDown  told each time that a connection is lost, or closed by the server. */
   constructor(parts: {
@@ -75,7 +75,7 @@ export class CallChannel implements ChannelReceiver {
     agreement: Agreement;
     clock: Clock;
     onDown: (reason: Error) => void;
-    onOrphan: (handle: number) => void;
+    onOrphan: (handle: number, call: Call) => void;
     isPipelined: boolean;
     /** Of the line, as known so far; 0: it is not. */
     roundTripMs: number;
@@ -171,7 +171,7 @@ export class CallChannel implements ChannelReceiver {
       this.#receivingTarget = DISCARD;
       this.channel?.divert();
     }
-    if (this.#state.t === "up" && call.isSent) {
+    if (this.#state.t === "up" && !this.#state.isHeld && call.isSent) {
       this.#state.channel.send({ ...emptyHeader(), opcode: messages.cancel.row.code }, messages.cancel.request, {
         canceledTag: call.tag,
       });
@@ -367,7 +367,7 @@ export class CallChannel implements ChannelReceiver {
 
   #succeed(call: Call, fields: Fields, payload: Buffer, handle: number): void {
     if (call.isAbandoned) {
-      if (call.message.row.handle === "made") this.#onOrphan(handle);
+      if (call.message.row.handle === "made") this.#onOrphan(handle, call);
       return;
     }
     if (call.isSending) {

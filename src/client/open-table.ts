@@ -30,11 +30,13 @@ export interface NewOpen {
 export class RemoteOpens implements OpenTable {
   readonly #opens = new Map<HandleId, RemoteOpen>();
   #lastHandle = 0;
-  readonly #drop: (handle: number) => void;
+  /** Not known to callers any more, but the server has not answered their release. */
+  readonly #released = new Set<RemoteOpen>();
+  readonly #drop: (handle: number, kind: RemoteOpen["kind"]) => void;
   events: OpenEvents | undefined;
 
   /** `drop` releases a handle that nobody wants. */
-  constructor(drop: (handle: number) => void) {
+  constructor(drop: (handle: number, kind: RemoteOpen["kind"]) => void) {
     this.#drop = drop;
   }
 
@@ -71,7 +73,18 @@ export class RemoteOpens implements OpenTable {
     const open = this.#opens.get(handle);
     if (open === undefined) throw new FsError("EBADF", op);
     this.#opens.delete(handle);
+    this.#released.add(open);
     return open;
+  }
+
+  /** An open of nobody's that is to be released. */
+  addReleased(open: RemoteOpen): void {
+    this.#released.add(open);
+  }
+
+  /** The release of an open has settled. */
+  ended(open: RemoteOpen): void {
+    this.#released.delete(open);
   }
 
   clear(): void {
@@ -89,7 +102,11 @@ export class RemoteOpens implements OpenTable {
     this.events?.gone(open.id, open.node);
   }
 
-  drop(handle: number): void {
-    this.#drop(handle);
+  handlesLost(kind: RemoteOpen["kind"]): void {
+    for (const open of this.#released) if (open.kind === kind) open.isGone = true;
+  }
+
+  drop(handle: number, kind: RemoteOpen["kind"]): void {
+    this.#drop(handle, kind);
   }
 }

@@ -56,7 +56,7 @@ export class RemoteFileSystem implements FileSystem {
   readonly #close: () => Promise<void>;
   readonly #readOnly: boolean;
   readonly #names = new NodeNames();
-  readonly #opens = new RemoteOpens((handle) => this.#dropHandle(handle));
+  readonly #opens = new RemoteOpens((handle, kind) => this.#dropHandle(handle, kind));
   readonly #forgotten: ForgetQueue;
 
   /** `readOnly`: refuses changes without asking the server. `close` ends the session, which is not owned. */
@@ -394,12 +394,11 @@ export class RemoteFileSystem implements FileSystem {
   }
 
   /** A handle that came for a caller who had given up. */
-  #dropHandle(handle: number): void {
+  #dropHandle(handle: number, kind: RemoteOpen["kind"]): void {
     const { caller } = NOBODYS;
-    this.#release(
-      NOBODYS,
-      new RemoteOpen({ id: 0 as HandleId, kind: "file", node: "" as NodeId, handle, flags: 0, caller }),
-    );
+    const open = new RemoteOpen({ id: 0 as HandleId, kind, node: "" as NodeId, handle, flags: 0, caller });
+    this.#opens.addReleased(open);
+    this.#release(NOBODYS, open);
   }
 
   #call<N extends CallName, T>(
@@ -487,6 +486,8 @@ export class RemoteFileSystem implements FileSystem {
 
   /** Nobody waits for a release: what it could report, flush has reported. */
   #release(ctx: RequestContext, open: RemoteOpen): void {
-    this.#call({ caller: ctx.caller }, "release", { caller: ctx.caller }, nothing, open).catch(() => {});
+    this.#call({ caller: ctx.caller }, "release", { caller: ctx.caller }, nothing, open)
+      .catch(() => {})
+      .finally(() => this.#opens.ended(open));
   }
 }

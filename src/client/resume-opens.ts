@@ -20,8 +20,10 @@ export interface OpenTable {
   resumed(open: RemoteOpen, result: ResumeResult): void;
   /** The server has it no more. */
   gone(open: RemoteOpen): void;
+  /** The server has no handle of this kind any more, and may give their numbers to others: nothing is to be released under them. */
+  handlesLost(kind: RemoteOpen["kind"]): void;
   /** A handle came for a caller who had given up. */
-  drop(handle: number): void;
+  drop(handle: number, kind: RemoteOpen["kind"]): void;
 }
 
 /**
@@ -40,7 +42,9 @@ export async function resumeOpens(
   const all = [...opens.all].filter(({ isGone }) => !isGone);
   const files = all.filter(({ kind }) => kind === "file");
   const directories = all.filter(({ kind }) => kind === "directory");
+  if (isNewSession || isRestarted) opens.handlesLost("directory");
   if (isNewSession) {
+    opens.handlesLost("file");
     for (const open of files) opens.gone(open);
   } else {
     const batches: RemoteOpen[][] = [];

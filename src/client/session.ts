@@ -252,7 +252,7 @@ export class ClientSession {
       agreement,
       clock,
       onDown: (reason) => this.#wentDown(lane, reason),
-      onOrphan: (handle) => this.#opens?.drop(handle),
+      onOrphan: (handle, { message: { name } }) => this.#opens?.drop(handle, name === "opendir" ? "directory" : "file"),
       isPipelined,
       roundTripMs,
     });

@@ -38,8 +38,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   #written: ServedRequest[] = [];
   /** The request whose payload is being received, or waits for a buffer. */
   #receiving: ServedRequest | undefined;
-  /** The answer to a request sent again, while its payload is thrown away. */
-  #replaying: { readonly tag: number; readonly kept: KeptReply | undefined } | undefined;
+  /** A request sent again, while its payload is thrown away. */
+  #replaying: { readonly message: Message; readonly header: FrameHeader } | undefined;
   #giveUpBuffer: (() => void) | undefined;
   #isDraining = false;
   /** The client said that it goes for good. */
@@ -92,9 +92,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       this.#notice(message, body);
       return;
     }
-    const replay = this.#replayOf(message, header);
-    if (replay !== undefined) {
-      if (replay.kept !== undefined) this.#sendKept(header.tag, replay.kept);
+    if (this.#replayOf(message, header) !== undefined) {
+      this.#replay(message, header);
       return;
     }
     const request = this.#begin(message, header, body);
@@ -107,7 +106,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     checkRequest(message, header, "client");
     const replay = this.#replayOf(message, header);
     if (replay !== undefined) {
-      this.#replaying = { tag: header.tag, ...replay };
+      this.#replaying = { message, header: { ...header } };
       return DISCARD;
     }
     const request = this.#begin(message, header, body);
@@ -130,8 +129,9 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   payloadEnd(): void {
     const replaying = this.#replaying;
     if (replaying !== undefined) {
+      const { message, header } = replaying;
       this.#replaying = undefined;
-      if (replaying.kept !== undefined) this.#sendKept(replaying.tag, replaying.kept);
+      this.#replay(message, header);
       return;
     }
     const request = this.#receiving as ServedRequest;
@@ -211,8 +211,11 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     return request;
   }
 
-  /** What a request that was sent before, on a connection that is lost, is answered with: nothing yet if it still runs. Undefined: it is to be run. */
-  #replayOf(message: Message, header: FrameHeader): { readonly kept: KeptReply | undefined } | undefined {
+  /** What a request that was sent before, on a connection that is lost, is answered with, or what it waits for. Undefined: it is to be run. */
+  #replayOf(
+    message: Message,
+    header: FrameHeader,
+  ): { readonly kept?: KeptReply; readonly running?: ServedRequest } | undefined {
     const slot = this.#table.slotOf(header.tag);
     if (message.row.replay !== "once" || !this.#table.isLast(slot, header.tag)) return undefined;
     const { request, kept } = slot;
@@ -220,12 +223,18 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       if (request.connection === this || request.message !== message) {
         throw new ProtocolError(CloseCode.STATE, `${message.name}: the tag's slot is in use`);
       }
-      request.connection = this;
-      return { kept: undefined };
+      return { running: request };
     }
     if (kept === undefined) return undefined;
     if (!isReplyTo(kept, header)) throw new ProtocolError(CloseCode.STATE, `${message.name}: not what had this tag`);
     return { kept };
+  }
+
+  /** Answers a request that was sent again, now or when it has run. It is here whole: nobody is answered who is still sending. */
+  #replay(message: Message, header: FrameHeader): void {
+    const replay = this.#replayOf(message, header);
+    if (replay?.running !== undefined) replay.running.connection = this;
+    if (replay?.kept !== undefined) this.#sendKept(header.tag, replay.kept);
   }
 
   #sendKept(tag: number, kept: KeptReply): void {
@@ -315,6 +324,11 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   readonly #answerWritten = (): void => {
     const requests = this.#written;
     this.#written = [];
+    if (!this.channel.isOpen) {
+      // Its client may be back already, and wait for the answers on another connection.
+      for (const request of requests) this.#answerOn(request.connection as ServedChannel, request);
+      return;
+    }
     const header = { ...emptyHeader(), opcode: messages.written.row.code };
     for (let at = 0; at < requests.length; at += WRITTEN_TAGS_MAX) {
       const some = requests.slice(at, at + WRITTEN_TAGS_MAX);
@@ -328,6 +342,11 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     }
     for (const request of requests) this.#free(request);
   };
+
+  #answerOn(served: ServedChannel, request: ServedRequest): void {
+    if (served === this) this.#free(request);
+    else served.#answer(request, { writtenBytes: payloadOf(request).length }, 0);
+  }
 
   failed(request: ServedRequest, error: unknown): void {
     request.releaseReply?.();

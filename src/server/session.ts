@@ -340,6 +340,11 @@ export class Session {
     this.#setAbsent(open, version);
   }
 
+  /** An open of the server before is gone. Its client may still use the handle: no other open is to have it. */
+  notRestored(handle: number): void {
+    this.#lastHandle = Math.max(this.#lastHandle, handle);
+  }
+
   /** Everything of the server before is here: the client is away. */
   restoredAll(): void {
     this.#leave();

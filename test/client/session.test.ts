@@ -219,6 +219,47 @@ test("a server that has forgotten the session gives a new one: what was open is 
   await drive.remote.close();
 });
 
+test("a handle of a session that is over is not released in the next one, where it is another's", async () => {
+  const memory = new MemoryFs();
+  const drive = await returningDrive({ fileSystem: memory });
+  const { fileSystem } = drive.remote;
+  const { id: root } = await fileSystem.root(ctx);
+  const [first, second] = [await fileSystem.opendir(ctx, root), await fileSystem.opendir(ctx, root)];
+  drive.isDown = true;
+  await drive.cut();
+  await fileSystem.releasedir(ctx, first);
+  drive.target = linkDrive({ fileSystem: memory }).server;
+  drive.isDown = false;
+  await drive.pass(5000, () => drive.remote.state === "connected");
+  assert.ok((await fileSystem.readdir(ctx, second, 0n, 4096, false)).length > 0);
+  await drive.remote.close();
+});
+
+test("a write whose program was killed while the session came back does not take what else its memory is used for", async () => {
+  const memory = new MemoryFs();
+  const gate = new GatedFs(memory);
+  const drive = await returningDrive({ fileSystem: gate.fileSystem, client: { ioChannels: 0 } });
+  const { id, handle } = await fileOn(drive);
+  const { fileSystem } = drive.remote;
+  for (const { client } of drive.connections) client.faults.isDropping = true;
+  const source = new CancelSource();
+  const data = Buffer.from("mine");
+  const written = outcome(fileSystem.write({ ...ctx, signal: source }, handle, 0, data));
+  await settle();
+  gate.gates.add("getattr");
+  await drive.cut();
+  await drive.pass(5000, () => gate.held.length > 1);
+  assert.equal(drive.remote.state, "resuming");
+  source.abort();
+  await settle();
+  assert.ok(hasFailed(written.value, "EINTR"));
+  data.write("next");
+  gate.open();
+  await drive.pass(5000, () => drive.remote.state === "connected");
+  assert.equal((await fileSystem.getattr(ctx, id)).sizeBytes, 0);
+  await drive.remote.close();
+});
+
 test("a connection that is dead without a word is noticed within 5 s, and replaced", async () => {
   const drive = await returningDrive();
   const { root } = await fileOn(drive);

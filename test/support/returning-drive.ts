@@ -34,7 +34,13 @@ export interface ReturningDrive extends LinkDrive {
 }
 
 export async function returningDrive(
-  options: { fileSystem?: FileSystem; limits?: Partial<ServerLimits>; client?: Partial<RemoteOptions> } = {},
+  options: {
+    fileSystem?: FileSystem;
+    limits?: Partial<ServerLimits>;
+    client?: Partial<RemoteOptions>;
+    /** Is told of every connection, the first ones included, with its number. */
+    onConnection?: (connection: Connection, index: number) => void;
+  } = {},
 ): Promise<ReturningDrive> {
   const { fileSystem, client = {} } = options;
   const limits = { keepMsMax: 600_000, courtesyMs: 600_000, ...options.limits };
@@ -44,7 +50,7 @@ export async function returningDrive(
   const state: Pick<ReturningDrive, "isDown" | "target" | "onConnection"> = {
     isDown: false,
     target: drive.server,
-    onConnection: () => {},
+    onConnection: (connection) => options.onConnection?.(connection, connections.length - 1),
   };
   const dial = async () => {
     if (state.isDown) throw new ConnectionError("refused", { retryable: true });

@@ -152,6 +152,7 @@ class Restoring {
     } catch (thrown) {
       this.#lost += 1;
       this.#log.debug(`open ${record.id} of ${session.label} cannot be restored: ${String(thrown)}`);
+      session.notRestored(handle);
       this.#store.delete(key);
     }
   }
