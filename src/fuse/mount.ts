@@ -100,6 +100,7 @@ export async function mountFuse(options: {
   const path = await checkMountPoint(options.path, settings);
   const caller = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, groups: [], pid: process.pid };
   const root = await fileSystem.root({ caller });
+  const rootUntilMs = clock.monotonicMs() + settings.attrTimeoutMs;
   if ((root.attr.mode & S_IFMT) !== S_IFDIR) throw new FsError("ENOTDIR", "what is mounted is no directory");
   const fd = await mountDevice({ ...settings, path, source, maxReadBytes: REQUEST_BYTES_MAX });
   const device = createFuseDevice(fd, SLOTS, REQUEST_BYTES_MAX);
@@ -119,6 +120,8 @@ export async function mountFuse(options: {
     },
     HANDLERS,
   );
+  // The kernel's first question is about the root, and on a long line it is worth a round trip.
+  session.nodes.keepAttr(session.nodes.root, root.attr, rootUntilMs);
   session.start();
   const isThere = async () => {
     const there = await findMount(path);

@@ -21,7 +21,7 @@ export interface NodeRow {
   bareUntilMs: number;
   /** What is known of the kernel's pages of this node, once it was opened. */
   pages: PageState | undefined;
-  /** Of a directory: attributes that came along with a change of its names. */
+  /** Attributes that came along: of a directory with a change of its names, of the root before the kernel asks. */
   attr: KeptAttr | undefined;
 }
 
@@ -131,7 +131,12 @@ export class NodeTable {
     directory.attr = attr !== undefined && isAlone ? { attr, changedAt: this.#ticks, untilMs } : undefined;
   }
 
-  /** Attributes kept by `namesChanged`, once, and how long they may be believed; undefined if there are none that still hold. */
+  /** Keeps attributes that came along with something else. */
+  keepAttr(row: NodeRow, attr: Attr, untilMs: number): void {
+    row.attr = { attr, changedAt: row.changedAt, untilMs };
+  }
+
+  /** Attributes that were kept, once, and how long they may be believed; undefined if there are none that still hold. */
   takeAttr(row: NodeRow, nowMs: number): { attr: Attr; validMs: number } | undefined {
     const kept = row.attr;
     row.attr = undefined;

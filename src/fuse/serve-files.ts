@@ -109,31 +109,39 @@ function sendCount(session: Session, request: KernelRequest, count: number): voi
   session.send(request, 8);
 }
 
-export const flush: Handler = async (session, request) => {
-  const file = session.fileOf(request.body);
+/** Does what ends when the writes of a file have; after larger ones its attributes are asked for at the same time, so that its pages may stay. */
+async function settleFile(
+  session: Session,
+  request: KernelRequest,
+  file: FileHandle,
+  act: () => Promise<void>,
+): Promise<void> {
   const { node, handle } = file;
   const token = node.pages?.adoptable();
-  if (token === undefined) {
-    await session.fileSystem.flush(request, handle);
-  } else {
-    const [, attr] = await Promise.all([
-      session.fileSystem.flush(request, handle),
-      // Without an answer the pages are just not kept.
-      session.fileSystem.getattr(request, node.id, handle).catch(() => undefined),
-    ]);
-    if (attr !== undefined) node.pages?.adopt(token, attr);
-  }
+  if (token === undefined) return act();
+  const [, attr] = await Promise.all([
+    act(),
+    // Without an answer the pages are just not kept.
+    session.fileSystem.getattr(request, node.id, handle).catch(() => undefined),
+  ]);
+  if (attr !== undefined) node.pages?.adopt(token, attr);
+}
+
+export const flush: Handler = async (session, request) => {
+  const file = session.fileOf(request.body);
+  await settleFile(session, request, file, () => session.fileSystem.flush(request, file.handle));
   session.send(request, 0);
 };
 
 export const fsync: Handler = async (session, request) => {
   const { body } = request;
-  const { handle, node } = session.fileOf(body);
+  const file = session.fileOf(body);
+  const dataOnly = (session.u32(body + 8) & FSYNC_DATA_ONLY) !== 0;
   try {
-    await session.fileSystem.fsync(request, handle, (session.u32(body + 8) & FSYNC_DATA_ONLY) !== 0);
+    await settleFile(session, request, file, () => session.fileSystem.fsync(request, file.handle, dataOnly));
   } catch (error) {
     // The kernel's pages may have what was written and is nowhere else.
-    node.pages?.lost();
+    file.node.pages?.lost();
     throw error;
   }
   session.send(request, 0);

@@ -113,4 +113,9 @@ test("attributes that came along with a change are kept once, for their time, an
   table.changed(other);
   table.namesChanged(row, before, attr, 1000);
   assert.deepEqual(table.takeAttr(row, 999)?.attr, attr, "a change of another node is no matter");
+  table.keepAttr(table.root, attr, 1000);
+  assert.deepEqual(table.takeAttr(table.root, 1), { attr, validMs: 999 }, "kept for the kernel's first question");
+  table.keepAttr(table.root, attr, 1000);
+  table.changed(table.root);
+  assert.equal(table.takeAttr(table.root, 1), undefined, "and not if it was changed since");
 });
