@@ -93,6 +93,8 @@ struct Handle {
   Handle* previous = nullptr;
   Handle* next = nullptr;
   DirectoryStream* stream = nullptr;
+  // Up to where the disk was asked to write what it was given.
+  std::atomic<uint64_t> writeback_begun = 0;
 };
 
 // What name_to_handle_at and statx say of a file.
@@ -270,6 +272,7 @@ class HandleReference {
   }
   Handle* get() const { return handle_; }
   Handle* operator->() const { return handle_; }
+  Handle& operator*() const { return *handle_; }
   explicit operator bool() const { return handle_ != nullptr; }
 
  private:
