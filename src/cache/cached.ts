@@ -23,6 +23,7 @@ import {
   OpenFlag,
   type OpenFlags,
   type RequestContext,
+  RequestPriority,
 } from "../vfs/file-system.ts";
 import { ForwardingFileSystem } from "../vfs/forwarding-file-system.ts";
 import type { OpenReader } from "./open-reader.ts";
@@ -80,6 +81,11 @@ export class CachedFileSystem extends ForwardingFileSystem {
     });
   }
 
+  /** Writes are held back here. */
+  override get canFollowWrites(): boolean {
+    return false;
+  }
+
   /** What was acknowledged here may still fail. */
   override get isFlushless(): boolean {
     return false;
@@ -100,8 +106,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
   }
 
   override async getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
-    if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
-    return this.inner.getattr(ctx, id, handle);
+    return this.#afterWrites(ctx, id, (after) => this.inner.getattr(after, id, handle));
   }
 
   override async setattr(ctx: RequestContext, id: NodeId, change: AttrChange, handle?: HandleId): Promise<Attr> {
@@ -200,11 +205,11 @@ export class CachedFileSystem extends ForwardingFileSystem {
 
   override async fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
     const open = this.#opens.get(handle);
-    if (open !== undefined) {
-      await this.#writes.drain(open.id, ctx.signal);
+    if (open === undefined) return this.inner.fsync(ctx, handle, dataOnly);
+    return this.#afterWrites(ctx, open.id, async (after) => {
       this.#writes.reportError(open, "fsync");
-    }
-    return this.inner.fsync(ctx, handle, dataOnly);
+      return this.inner.fsync(after, handle, dataOnly);
+    });
   }
 
   override async release(ctx: RequestContext, handle: HandleId): Promise<void> {
@@ -287,8 +292,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
   /** The entry with attributes that know of every write acknowledged here. */
   async #fresh(ctx: RequestContext, entry: Entry): Promise<Entry> {
     if (!this.#writes.isDirty(entry.id)) return entry;
-    await this.#writes.drain(entry.id, ctx.signal);
-    return { id: entry.id, attr: await this.inner.getattr(ctx, entry.id) };
+    return { id: entry.id, attr: await this.getattr(ctx, entry.id) };
   }
 
   #opened(id: NodeId, flags: OpenFlags, opened: Opened): void {
@@ -298,6 +302,20 @@ export class CachedFileSystem extends ForwardingFileSystem {
     const open: CachedOpen = { id, handle: opened.handle, flags, error: undefined, reader };
     this.#opens.set(opened.handle, open);
     if ((flags & OpenFlag.WRITE) !== 0) this.#writes.addWriter(open);
+  }
+
+  /** Acts after the node's unsent writes: behind them on the line if that can be, so that it costs no round trip more than they do. */
+  async #afterWrites<T>(ctx: RequestContext, id: NodeId, act: (ctx: RequestContext) => Promise<T>): Promise<T> {
+    if (!this.#writes.isDirty(id)) return act(ctx);
+    const { caller, signal } = ctx;
+    const following = this.inner.canFollowWrites === true ? this.#writes.follow(id, signal) : undefined;
+    if (following !== undefined) {
+      const acting = act({ caller, signal, priority: RequestPriority.WRITE_BEHIND, followsWrites: true });
+      const [result, isWhole] = await Promise.all([acting, following]);
+      if (isWhole) return result;
+    }
+    await this.#writes.drain(id, signal);
+    return act(ctx);
   }
 
   /** Changes a node: after its unsent writes, and nothing read ahead before the change has ended is used after it. */

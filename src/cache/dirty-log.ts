@@ -113,6 +113,11 @@ export class DirtyLog {
     return this.#sections.length;
   }
 
+  /** Whether every section was taken. */
+  get isTaken(): boolean {
+    return this.#sections.every((section) => section.taken);
+  }
+
   /** Whether a part of a section waits for more. */
   get hasPart(): boolean {
     return this.#sections.at(-1)?.taken === false;

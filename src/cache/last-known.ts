@@ -78,7 +78,13 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     );
   }
 
-  override getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
+  override async getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
+    if (ctx.followsWrites === true) {
+      // Of a file with writes on their way nothing is known.
+      const attr = await this.inner.getattr(ctx, id, handle);
+      this.#attrs.set(id, attr);
+      return attr;
+    }
     return this.#ask(
       ctx,
       (asking) => this.inner.getattr(asking, id, handle),

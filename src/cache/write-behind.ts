@@ -50,6 +50,8 @@ interface DirtyNode {
   caller: Caller;
   /** Whether the writers may not keep set-user-id bits. */
   killSuidgid: boolean;
+  /** Sections that failed or were not written whole by their first request. */
+  faults: number;
   /** Those who wait until every section up to a number is settled; parts of sections do not rest meanwhile. */
   drainers: { readonly sequence: number; readonly done: () => void }[];
   rest: Timer | undefined;
@@ -146,6 +148,7 @@ export class WriteBehind {
         handle: open.handle,
         caller: ctx.caller,
         killSuidgid,
+        faults: 0,
         drainers: [],
         rest: undefined,
       };
@@ -180,6 +183,20 @@ export class WriteBehind {
     await raceSignal(drained, signal);
   }
 
+  /**
+   * Sends all of the node's unsent writes now, so that a request can follow them.
+   *
+   * @returns undefined if some of them must wait here. Else it settles as `drain` does; false: not each of them was written, whole, by the one request.
+   */
+  follow(id: NodeId, signal?: CancelSignal): Promise<boolean> | undefined {
+    const node = this.#nodes.get(id);
+    if (node === undefined) return undefined;
+    this.#pump(node, true);
+    if (!node.data.isTaken) return undefined;
+    const { faults } = node;
+    return this.drain(id, signal).then(() => node.faults === faults);
+  }
+
   async drainAll(signal?: CancelSignal): Promise<void> {
     await raceSignal(Promise.all([...this.#nodes.keys()].map((id) => this.drain(id))), signal);
   }
@@ -212,8 +229,10 @@ export class WriteBehind {
         const count = await this.#inner.write(ctx, handle, section.offsetBytes + written, rest, { killSuidgid });
         if (count <= 0) throw new FsError("EIO", "write");
         written += count;
+        if (written < section.data.length) node.faults += 1;
       }
     } catch (error) {
+      node.faults += 1;
       this.#failed(node, section, error);
     }
     this.#bytes -= section.acceptedBytes;

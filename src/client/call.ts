@@ -39,6 +39,8 @@ export interface CallParts {
   readonly recover?: (() => Promise<unknown>) | undefined;
   /** One of those that bring a session back: sent before all others. */
   readonly isOfResuming?: boolean | undefined;
+  /** Leaves by the channel of the writes begun before it, behind them. */
+  readonly followsWrites?: boolean | undefined;
 }
 
 export abstract class Call {
@@ -52,6 +54,7 @@ export abstract class Call {
   readonly priority: RequestPriority;
   readonly isImpatient: boolean;
   readonly isOfResuming: boolean;
+  readonly followsWrites: boolean;
   /** Where the reply's payload goes; undefined also when it was taken back. */
   target: Buffer | undefined;
   /** The handle as sent, which the reply must bring back. */
@@ -90,6 +93,7 @@ export abstract class Call {
     this.priority = parts.priority ?? RequestPriority.FOREGROUND;
     this.isImpatient = parts.isImpatient === true;
     this.isOfResuming = parts.isOfResuming === true;
+    this.followsWrites = parts.followsWrites === true;
   }
 
   /** Tells `abandon` when the caller loses interest. @returns false if it has already: the call has failed then. */
@@ -168,9 +172,9 @@ export abstract class Call {
 
 const DATA_CALLS: ReadonlySet<CallName> = new Set(["read", "write"]);
 
-/** Whether a call carries a section. */
+/** Whether a call carries a section, or goes behind those that do. */
 export function isDataCall(call: Call): boolean {
-  return DATA_CALLS.has(call.message.name);
+  return call.followsWrites || DATA_CALLS.has(call.message.name);
 }
 
 /** Turns a reply into the call's result. May throw ProtocolError. `payload` is the target's filled part, or the call's own to keep. */

@@ -77,6 +77,10 @@ export class RemoteFileSystem implements FileSystem {
     return this.#names;
   }
 
+  get canFollowWrites(): boolean {
+    return this.#channels.isOneLine;
+  }
+
   /** What callers have open. */
   get opens(): RemoteOpens {
     return this.#opens;
@@ -413,7 +417,8 @@ export class RemoteFileSystem implements FileSystem {
     for (const node of [id, parent, newParent]) if (node !== undefined) checkId(name, node);
     const message = messages[name] as unknown as Message<CallName>;
     if (this.#readOnly && message.row.changes === true) return Promise.reject(new FsError("EROFS", name));
-    const parts = { message, fields, open, payload, signal: ctx.signal, isImpatient: ctx.isImpatient };
+    const { signal, priority, followsWrites, isImpatient } = ctx;
+    const parts = { message, fields, open, payload, signal, priority, followsWrites, isImpatient };
     const told =
       parent === undefined || ctx.directoryChanged === undefined ? result : tellingDirectory(ctx, parent, result);
     return this.#recovering(ctx, parts, told);

@@ -44,6 +44,11 @@ export class SessionChannels {
     return bytes;
   }
 
+  /** Whether all sections leave by one channel, in the order they were begun. */
+  get isOneLine(): boolean {
+    return this.#io.length <= 1;
+  }
+
   /** Calls and awaits the result. @throws FsError, ConnectionError, ProtocolError. */
   call<T>(parts: CallParts, result: Result<T>): Promise<T> {
     return new Promise((resolve, reject) => this.begin(new PromisedCall(parts, result, resolve, reject)));

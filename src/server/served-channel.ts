@@ -9,7 +9,7 @@ import type { ByteReader } from "../base/byte-cursor.ts";
 import { errnoNumber } from "../base/errno.ts";
 import { CloseCode, FsError, ProtocolError, toErrno } from "../base/errors.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
-import { type Caller, OpenFlag } from "../vfs/file-system.ts";
+import { type Caller, type NodeId, OpenFlag } from "../vfs/file-system.ts";
 import { type BodyCodec, checkRequest, type Message, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { DISCARD } from "../wire/frame-decoder.ts";
@@ -179,7 +179,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     if (message.row.phase !== "ready") {
       throw new ProtocolError(CloseCode.STATE, `${message.name}: set-up is over`);
     }
-    if (this.#table.number !== 0 && message.row.sections !== true) {
+    if (this.#table.number !== 0 && message.row.sections !== true && message.row.followsWrites !== true) {
       throw new ProtocolError(CloseCode.STATE, `${message.name}: not on an io channel`);
     }
     const slot = this.#table.slotOf(header.tag);
@@ -272,10 +272,20 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       request.throwIfCanceled();
       if (request.handle !== 0 && request.open === undefined) throw new FsError("EBADF", request.message.name);
       checkWritable(request);
+      if (request.message.row.followsWrites === true) {
+        const writes = this.#table.writesTo(request.open?.node ?? (request.asked["id"] as NodeId));
+        if (writes.length > 0) return this.#startBehind(request, writes);
+      }
       return this.#handlers[request.message.name](request, request.asked);
     } catch (error) {
       return Promise.reject(error);
     }
+  }
+
+  async #startBehind(request: ServedRequest, writes: readonly ServedRequest[]): Promise<Record<string, unknown>> {
+    await Promise.all(writes.map((write) => write.ended()));
+    request.throwIfCanceled();
+    return this.#handlers[request.message.name](request, request.asked);
   }
 
   answered(request: ServedRequest, answer: Record<string, unknown>): void {
@@ -415,6 +425,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   /** Gives back what a request has, whether or not it ran. */
   #release(request: ServedRequest): void {
     this.#table.leave(request);
+    request.end();
     if (request.open !== undefined && request.message.name !== "release") request.open.endRequest();
     if (request.payloadBuffer !== undefined) this.#session.buffers.give(request.payloadBuffer);
   }

@@ -43,6 +43,8 @@ export class ServedRequest implements RequestContext {
   #source: CancelSource | undefined;
   #isCanceled = false;
   #onCancel: (() => void) | undefined;
+  #onEnd: (() => void)[] = [];
+  #hasEnded = false;
 
   constructor(parts: {
     message: Message<CallName>;
@@ -95,6 +97,18 @@ export class ServedRequest implements RequestContext {
 
   throwIfCanceled(): void {
     if (this.#isCanceled) throw new FsError("EINTR", this.message.name);
+  }
+
+  /** Settles when the request has ended, however. */
+  ended(): Promise<void> {
+    if (this.#hasEnded) return Promise.resolve();
+    return new Promise((resolve) => this.#onEnd.push(resolve));
+  }
+
+  /** What it was for is done, or has failed. */
+  end(): void {
+    this.#hasEnded = true;
+    for (const tell of this.#onEnd) tell();
   }
 
   /** The open of a file. @throws FsError EISDIR, EBADF. */

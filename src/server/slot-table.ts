@@ -8,6 +8,7 @@
  * INVARIANT: a slot holds at most one request; a kept reply is of the slot's latest turn and of a request with replay "once".
  */
 import { CloseCode, ProtocolError } from "../base/errors.ts";
+import type { NodeId } from "../vfs/file-system.ts";
 import type { FrameHeader } from "../wire/frame.ts";
 import type { ServedRequest } from "./served-request.ts";
 
@@ -52,6 +53,8 @@ export class SlotTable {
   carrier: Carrier | undefined;
   /** Requests that run, also those no slot knows any more. */
   running = 0;
+  /** INVARIANT: slots with a write in them. */
+  #writeCount = 0;
 
   constructor(number: number, credits: number) {
     this.number = number;
@@ -89,9 +92,20 @@ export class SlotTable {
     return slot.turn === tag >>> TURN_SHIFT;
   }
 
+  /** Writes to `node` that came and have not ended. */
+  writesTo(node: NodeId): ServedRequest[] {
+    const writes: ServedRequest[] = [];
+    if (this.#writeCount === 0) return writes;
+    for (const { request } of this.#slots) {
+      if (request !== undefined && isWrite(request) && request.open?.node === node) writes.push(request);
+    }
+    return writes;
+  }
+
   /** A request is being received into its slot. */
   enter(slot: Slot, request: ServedRequest): void {
     slot.request = request;
+    if (isWrite(request)) this.#writeCount += 1;
   }
 
   /** The request is here whole, and runs: what was kept in its slot is not needed any more. */
@@ -112,14 +126,23 @@ export class SlotTable {
   orphan(slot: Slot): void {
     if (slot.request === undefined) return;
     slot.request.isOrphan = true;
-    slot.request = undefined;
+    this.#empty(slot, slot.request);
   }
 
   /** The request has left its slot. */
   leave(request: ServedRequest): void {
     const slot = this.#slots[request.tag & SLOT_MASK];
-    if (slot?.request === request) slot.request = undefined;
+    if (slot?.request === request) this.#empty(slot, request);
   }
+
+  #empty(slot: Slot, request: ServedRequest): void {
+    slot.request = undefined;
+    if (isWrite(request)) this.#writeCount -= 1;
+  }
+}
+
+function isWrite(request: ServedRequest): boolean {
+  return request.message.name === "write";
 }
 
 /** Whether a request sent again is the one the reply was kept for. */

@@ -53,6 +53,11 @@ export interface RequestContext {
   readonly priority?: RequestPriority | undefined;
   /** Fails with ConnectionError when the server is away, instead of waiting for it. An implementation need not know it. */
   readonly isImpatient?: boolean;
+  /**
+   * Of `fsync` and `getattr`, where the FileSystem can: the request takes effect after all writes of the node that were begun before it, with the same
+   * priority and each no longer than a section, although they have not been answered. It says nothing of a write that fails or comes short.
+   */
+  readonly followsWrites?: boolean;
 }
 
 /** How a file is opened: bits of our own, because the O_* numbers differ between architectures. They cross the wire: append only. */
@@ -148,6 +153,9 @@ export interface FileSystem {
 
   /** There where files can be opened again after the process that serves them has died. */
   readonly recovery?: Recovery | undefined;
+
+  /** Whether requests may follow writes, see RequestContext. */
+  readonly canFollowWrites?: boolean;
 
   /** The directory everything is below. */
   root(ctx: RequestContext): Promise<Entry>;

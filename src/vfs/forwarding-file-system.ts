@@ -45,6 +45,11 @@ export class ForwardingFileSystem implements FileSystem {
     return this.inner.recovery;
   }
 
+  /** A decorator that holds writes back must override this. */
+  get canFollowWrites(): boolean {
+    return this.inner.canFollowWrites === true;
+  }
+
   root(ctx: RequestContext): Promise<Entry> {
     return this.inner.root(ctx);
   }

@@ -24,6 +24,8 @@ export interface MessageRow {
   readonly handle?: "given" | "optional" | "made";
   /** The message may be one section of a larger request: the header's section number counts; it is 0 elsewhere. */
   readonly sections?: true;
+  /** It takes effect after the writes to its node that came before it on its channel; so it may also be sent on an io channel, behind them. */
+  readonly followsWrites?: true;
   /** Which of the two carries a payload. */
   readonly payload?: "request" | "reply";
   /** It changes the file system whatever its fields say: refused on a read-only share. */
@@ -170,6 +172,7 @@ export const MESSAGES = {
     sender: "client",
     phase: "ready",
     handle: "optional",
+    followsWrites: true,
     replay: "idempotent",
     request: BY_ID,
     reply: { attr: "attr" },
@@ -367,10 +370,11 @@ export const MESSAGES = {
     sender: "client",
     phase: "ready",
     handle: "given",
+    followsWrites: true,
     replay: "idempotent",
     request: { caller: "caller", dataOnly: "bool" },
     reply: EMPTY,
-    says: "Everything acknowledged on this node is on the disk when it is answered.",
+    says: "Everything acknowledged on this node, and every write it follows, is on the disk when it is answered.",
   },
   release: {
     code: 39,

@@ -25,8 +25,8 @@ export interface Held {
   readonly op: "read" | "write";
   readonly offsetBytes: number;
   readonly lengthBytes: number;
-  /** Does it, or fails it. */
-  go(error?: ErrnoName): void;
+  /** Does it, or fails it, or does only so many bytes of it. */
+  go(error?: ErrnoName | number): void;
 }
 
 export function attrOf(sizeBytes: number): Attr {
@@ -51,6 +51,10 @@ export class HeldFile extends ForwardingFileSystem {
   readonly held: Held[] = [];
   readonly log: string[] = [];
   readonly id = "file" as NodeId;
+  /** Whether requests may follow writes; those that do are noted as such. */
+  follows = false;
+  /** What the next fsync fails with. */
+  syncError: ErrnoName | undefined;
   #nextHandle = 1;
 
   constructor() {
@@ -72,8 +76,12 @@ export class HeldFile extends ForwardingFileSystem {
     this.log.push("rename");
   }
 
-  override async getattr(): Promise<Attr> {
-    this.log.push("getattr");
+  override get canFollowWrites(): boolean {
+    return this.follows;
+  }
+
+  override async getattr(ctx: RequestContext): Promise<Attr> {
+    await this.#follow(ctx, "getattr");
     return attrOf(this.content.length);
   }
 
@@ -87,8 +95,11 @@ export class HeldFile extends ForwardingFileSystem {
     this.log.push("flush");
   }
 
-  override async fsync(): Promise<void> {
-    this.log.push("fsync");
+  override async fsync(ctx: RequestContext): Promise<void> {
+    await this.#follow(ctx, "fsync");
+    const error = this.syncError;
+    this.syncError = undefined;
+    if (error !== undefined) throw new FsError(error, "fsync");
   }
 
   override async release(): Promise<void> {
@@ -126,6 +137,14 @@ export class HeldFile extends ForwardingFileSystem {
     }
   }
 
+  /** A request that follows writes ends after those that are held now. */
+  async #follow(ctx: RequestContext, op: string): Promise<void> {
+    this.log.push(ctx.followsWrites === true ? `${op} behind ${this.held.length}` : op);
+    if (ctx.followsWrites !== true) return;
+    const before = [...this.held];
+    while (before.some((held) => this.held.includes(held))) await new Promise((resolve) => setImmediate(resolve));
+  }
+
   #hold(op: "read" | "write", offsetBytes: number, lengthBytes: number, act: () => number): Promise<number> {
     this.log.push(op);
     return new Promise((resolve, reject) => {
@@ -138,6 +157,7 @@ export class HeldFile extends ForwardingFileSystem {
           if (index < 0) return;
           this.held.splice(index, 1);
           if (error === undefined) resolve(act());
+          else if (typeof error === "number") resolve(error);
           else reject(new FsError(error, op));
         },
       };

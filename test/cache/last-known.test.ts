@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { LastKnownFileSystem } from "../../src/cache/last-known.ts";
+import { OpenFlag, RequestPriority } from "../../src/vfs/file-system.ts";
 import { settle } from "../support/fake-clock.ts";
 import { ctx, named } from "../support/link-drive.ts";
 import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
@@ -92,5 +93,24 @@ test("an error of the server is no absence", async () => {
   const { fs } = await known();
   const root = await fs.root(ctx);
   await assert.rejects(fs.lookup(ctx, root.id, named("none")), (error) => error instanceof FsError);
+  await fs.close();
+});
+
+test("attributes that follow writes are the server's, behind the writes, also when others are known", async () => {
+  const { drive, fs } = await known();
+  const root = await fs.root(ctx);
+  const node = { mode: 0o644, umask: 0 };
+  const { entry, opened } = await fs.create(ctx, root.id, named("f"), OpenFlag.READ | OpenFlag.WRITE, node);
+  const behind = { ...ctx, priority: RequestPriority.WRITE_BEHIND };
+  const writing = fs.write(behind, opened.handle, 0, Buffer.alloc(1000));
+  const asking = fs.getattr({ ...behind, followsWrites: true }, entry.id);
+  assert.equal((await asking).sizeBytes, 1000);
+  await writing;
+  await leave(drive);
+  const away = fs.getattr({ ...behind, followsWrites: true }, entry.id);
+  assert.equal(await isWaiting(away), true);
+  drive.isDown = false;
+  await drive.pass(2000, () => drive.remote.state === "connected");
+  assert.equal((await away).sizeBytes, 1000);
   await fs.close();
 });

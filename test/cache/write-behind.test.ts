@@ -225,6 +225,82 @@ describe("write-behind", () => {
     assert.deepEqual(file.log, ["open", "write", "release"]);
   });
 
+  describe("over a line that keeps the order of writes", () => {
+    async function written(sections = 2) {
+      const made = setUp();
+      made.file.follows = true;
+      const { handle } = await made.cached.open(CTX, made.file.id, WRITE);
+      await made.cached.write(CTX, handle, 0, Buffer.alloc(sections * SECTION - 1, 1));
+      made.file.log.length = 0;
+      return { ...made, handle };
+    }
+
+    it("sends fsync and getattr behind the writes, without waiting for their answers", async () => {
+      const { file, cached, handle } = await written();
+      const synced = cached.fsync(CTX, handle, true);
+      const attr = cached.getattr(CTX, file.id, handle);
+      assert.deepEqual(file.log, ["write", "fsync behind 2", "getattr behind 2"]);
+      assert.equal(await isSettled(synced), false);
+      await file.releaseAll();
+      await synced;
+      assert.equal((await attr).sizeBytes, 2 * SECTION - 1);
+      await cached.fsync(CTX, handle, true);
+      assert.deepEqual(file.log.slice(3), ["fsync"], "nothing is unsent: as ever");
+    });
+
+    it("is not content with an fsync whose writes failed or came short", async () => {
+      for (const outcome of ["ENOSPC", 100] as const) {
+        const { file, cached, handle } = await written();
+        const synced = cached.fsync(CTX, handle, true);
+        const told = outcome === 100 ? synced : assert.rejects(synced, failsWith("ENOSPC"));
+        file.held[1]?.go(outcome);
+        assert.equal(await isSettled(synced), false);
+        await file.releaseAll();
+        await told;
+        const rest = outcome === 100 ? ["write", "fsync"] : [];
+        assert.deepEqual(file.log, ["write", "fsync behind 2", ...rest]);
+        await cached.fsync(CTX, handle, true);
+      }
+    });
+
+    it("tells what fsync itself fails with, and an error known before instead of asking", async () => {
+      const { file, cached, handle } = await written();
+      file.syncError = "EIO";
+      const told = assert.rejects(cached.fsync(CTX, handle, true), failsWith("EIO"));
+      await file.releaseAll();
+      await told;
+      const other = await cached.open(CTX, file.id, WRITE);
+      await cached.write(CTX, handle, 0, Buffer.alloc(SECTION));
+      file.held[0]?.go("EDQUOT");
+      await assert.rejects(cached.flush(CTX, other.handle), failsWith("EDQUOT"));
+      await cached.write(CTX, other.handle, 8 * SECTION, Buffer.alloc(SECTION));
+      file.log.length = 0;
+      await assert.rejects(cached.fsync(CTX, handle, true), failsWith("EDQUOT"));
+      assert.deepEqual(file.log, []);
+      await file.releaseAll();
+    });
+
+    it("waits where a write has to wait for one before it", async () => {
+      const { file, cached, handle } = await written();
+      await cached.write(CTX, handle, 10, Buffer.alloc(SECTION));
+      const synced = cached.fsync(CTX, handle, true);
+      assert.ok(!file.log.some((op) => op.startsWith("fsync")), `${file.log}`);
+      await file.releaseAll();
+      await synced;
+      assert.equal(file.log.at(-1), "fsync");
+    });
+
+    it("lets a waiter be interrupted", async () => {
+      const { file, cached, handle } = await written();
+      const interrupt = new AbortController();
+      const synced = cached.fsync({ ...CTX, signal: interrupt.signal }, handle, true);
+      const told = assert.rejects(synced, { name: "AbortError" });
+      interrupt.abort();
+      await told;
+      await file.releaseAll();
+    });
+  });
+
   it("is off with a window of 0 bytes", async () => {
     const { file, cached } = setUp(0);
     const { handle } = await cached.open(CTX, file.id, WRITE);

@@ -4,8 +4,10 @@ import { describe, it } from "node:test";
 import { nameFromText } from "../../src/base/name.ts";
 import { connectLink } from "../../src/client/remote.ts";
 import { type FaultyLink, memoryLinkPair } from "../../src/transport/memory-link.ts";
-import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { OpenFlag, RequestPriority } from "../../src/vfs/file-system.ts";
+import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
+import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, linkDrive, TOKEN } from "../support/link-drive.ts";
 
 const SECTION = 64 * 1024;
@@ -75,6 +77,40 @@ describe("a session of several channels", () => {
     io.kick();
     assert.equal(await writing, 8 * SECTION);
     await remote.close();
+  });
+
+  it("sends what follows writes behind them, on their channel, where there is one", async () => {
+    for (const ioChannels of [0, 1, 2]) {
+      const gate = new GatedFs(new MemoryFs());
+      const { remote } = await connect(ioChannels, linkDrive({ fileSystem: gate.fileSystem }));
+      const { fileSystem } = remote;
+      assert.equal(fileSystem.canFollowWrites, ioChannels < 2);
+      if (ioChannels === 2) continue;
+      const root = await fileSystem.root(ctx);
+      const flags = OpenFlag.READ | OpenFlag.WRITE;
+      const { entry, opened } = await fileSystem.create(ctx, root.id, nameFromText("f"), flags, NEW_FILE);
+      gate.calls.length = 0;
+      gate.gates.add("write");
+      const behind = { ...ctx, priority: RequestPriority.WRITE_BEHIND };
+      const following = { ...behind, followsWrites: true };
+      // More than the window lets through at once.
+      const writes = Array.from({ length: 8 }, (_, at) =>
+        fileSystem.write(behind, opened.handle, at * 2 * SECTION, Buffer.alloc(SECTION, 1)),
+      );
+      const synced = fileSystem.fsync(following, opened.handle, true);
+      const attr = fileSystem.getattr(following, entry.id, opened.handle);
+      while (gate.calls.filter((name) => name === "write").length < 8) {
+        await gate.holding(1);
+        gate.held[0]?.pass();
+        await settle();
+      }
+      await settle();
+      for (const held of [...gate.held]) held.pass();
+      await Promise.all([...writes, synced]);
+      assert.equal((await attr).sizeBytes, 15 * SECTION);
+      assert.deepEqual(gate.calls.slice(-2).sort(), ["fsync", "getattr"], `${gate.calls}`);
+      await remote.close();
+    }
   });
 
   it("says so when an io channel cannot be had, and leaves no session behind", async () => {

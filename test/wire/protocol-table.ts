@@ -13,6 +13,7 @@ function headerText(row: MessageRow): string {
   if (row.handle !== undefined) parts.push(`handle ${row.handle}`);
   if (row.sections === true) parts.push("section");
   if (row.payload !== undefined) parts.push(`payload in ${row.payload}`);
+  if (row.followsWrites === true) parts.push("follows writes");
   if (row.changes === true) parts.push("changes");
   return parts.length === 0 ? "-" : parts.join("; ");
 }
