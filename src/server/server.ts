@@ -21,6 +21,7 @@ import type { ServedChannel } from "./served-channel.ts";
 import type { Share } from "./session.ts";
 import { ServerSetUp } from "./set-up.ts";
 import { ShareModes } from "./share-modes.ts";
+import { Silence } from "./silence.ts";
 import type { Squash } from "./squash.ts";
 import { Keeper } from "./state/keeper.ts";
 import type { LifeStamp } from "./state/life-stamp.ts";
@@ -29,6 +30,9 @@ import type { StateKey, StateStore } from "./state/state-store.ts";
 import { type ServerCounters, ServerState } from "./state.ts";
 import type { UserDirectory } from "./users.ts";
 
+/** A client that is there says so every 10 s at least. */
+const SILENCE_MS = 30_000;
+const SILENCE_LOOK_MS = 5000;
 /** Unsent bytes of a channel beyond which its next data waits. */
 const SEND_BYTES_MAX = 4 * 1024 * 1024;
 
@@ -84,6 +88,7 @@ export class LinkServer {
   /** Every channel that is not gone, with its ready part once there is one. */
   readonly #channels = new Map<Channel, ServedChannel | undefined>();
   readonly #memory: ServerMemory | undefined;
+  readonly #silence = new Silence(SILENCE_MS);
   #isClosing = false;
 
   constructor(options: ServerOptions) {
@@ -140,6 +145,15 @@ export class LinkServer {
       state.counters.receivedBytes += channel.receivedBytes;
       state.counters.sentBytes += channel.sentBytes;
     });
+  }
+
+  /** Cuts the connections of clients that are not heard from any more; to be called every SILENCE_LOOK_MS. */
+  dropSilent(): void {
+    const { clock, log } = this.#state;
+    for (const channel of this.#silence.look(this.#channels.keys(), clock.monotonicMs())) {
+      log.info(`${channel.peer} is not heard from any more`);
+      channel.destroy();
+    }
   }
 
   counters(): ServerFigures {
@@ -211,11 +225,13 @@ export async function startServer(
     unproven: links.unproven,
     onLink: (link) => links.accept(link),
   });
+  const look = options.clock.every(SILENCE_LOOK_MS, () => links.dropSilent());
   let closing: Promise<unknown> | undefined;
   return {
     address: listener.address,
     counters: () => links.counters(),
     async close() {
+      look.stop();
       closing ??= Promise.all([listener.close(), links.close()]);
       await closing;
     },
