@@ -15,6 +15,8 @@ export interface Faults {
   delayMs: number;
   /** The link breaks after this many bytes were delivered in this direction. */
   cutAtByte: number;
+  /** Nothing beyond this many bytes is delivered in this direction until it is raised, and `kick()`. */
+  stallAtByte: number;
   /** Bytes vanish and `sent` is called as if nothing were wrong: a half-open link. */
   isDropping: boolean;
   /** Nothing is delivered nor reported as sent until `false` and `kick()`. */
@@ -31,6 +33,7 @@ class MemoryLink implements ByteLink {
     splitBytes: 0,
     delayMs: 0,
     cutAtByte: Number.POSITIVE_INFINITY,
+    stallAtByte: Number.POSITIVE_INFINITY,
     isDropping: false,
     isStalled: false,
   };
@@ -135,11 +138,13 @@ class MemoryLink implements ByteLink {
   #takeChunk(): Buffer | undefined {
     const first = this.#queue[0];
     if (first === undefined) return undefined;
-    const { splitBytes, cutAtByte } = this.faults;
+    const { splitBytes, cutAtByte, stallAtByte } = this.faults;
+    if (this.#deliveredBytes >= stallAtByte) return undefined;
     const bytes = Math.min(
       first.length,
       splitBytes === 0 ? first.length : splitBytes,
       Math.max(0, cutAtByte - this.#deliveredBytes),
+      stallAtByte - this.#deliveredBytes,
     );
     if (bytes === first.length) this.#queue.shift();
     else this.#queue[0] = first.subarray(bytes);

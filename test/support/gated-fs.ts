@@ -21,6 +21,8 @@ export class GatedFs {
   readonly calls: string[] = [];
   /** Methods that are held up. */
   readonly gates = new Set<string>();
+  /** Which calls of these methods are held up; default: all. */
+  isHeld: (ctx: RequestContext) => boolean = () => true;
   /** Whether a held call ends with EINTR when its signal aborts. */
   heedsSignal = false;
   readonly fileSystem: FileSystem;
@@ -33,7 +35,7 @@ export class GatedFs {
         if (typeof method !== "function") return method;
         return (...args: unknown[]) => {
           this.calls.push(name);
-          if (!this.gates.has(name)) return method.apply(target, args);
+          if (!this.gates.has(name) || !this.isHeld(args[0] as RequestContext)) return method.apply(target, args);
           return this.#hold(name, args, () => method.apply(target, args));
         };
       },
