@@ -25,6 +25,7 @@ export interface NewOpen {
   readonly flags: OpenFlags;
   readonly caller: Caller;
   readonly keys?: OpenKeys;
+  readonly attachedBy?: Buffer;
 }
 
 export class RemoteOpens implements OpenTable {
@@ -92,7 +93,8 @@ export class RemoteOpens implements OpenTable {
   }
 
   resumed(open: RemoteOpen, result: ResumeResult): void {
-    open.handle = result.handle;
+    // The server names the session's first handle of the open, which need not be this one.
+    if (open.attachedBy === undefined) open.handle = result.handle;
     if (open.keys !== undefined) open.keys = { ...open.keys, challenge: result.challenge };
     if (result.verdict === "changed") this.events?.changed(open.node, result);
   }

@@ -25,6 +25,8 @@ export class RemoteOpen {
   handle: number;
   /** Of a file; directories have none. */
   keys: OpenKeys | undefined;
+  /** The open's own key, where it was handed to this client: it has attached to the open, and the session's key does not make it. */
+  readonly attachedBy: Buffer | undefined;
   /** The server has given it up: whoever still uses it gets ESTALE. */
   isGone = false;
   /** Something was written since the last flush. */
@@ -40,6 +42,7 @@ export class RemoteOpen {
     flags: OpenFlags;
     caller: Caller;
     keys?: OpenKeys;
+    attachedBy?: Buffer;
   }) {
     this.id = parts.id;
     this.kind = parts.kind;
@@ -48,6 +51,7 @@ export class RemoteOpen {
     this.flags = parts.flags;
     this.caller = parts.caller;
     this.keys = parts.keys;
+    this.attachedBy = parts.attachedBy;
   }
 
   /** A call on the open begins; `endCall` follows when its reply is here. */

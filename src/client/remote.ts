@@ -8,11 +8,13 @@ import type { Clock } from "../base/clock.ts";
 import type { Log } from "../base/log.ts";
 import type { Name } from "../base/name.ts";
 import { tokenKey } from "../resume/proof.ts";
+import { openKey, ticketKey } from "../resume/resume-proof.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { dial, type Trust } from "../transport/dial.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { FileSystem, HandleId, NodeId, RequestContext } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
+import { type Attached, attachOpen, type OpenTicket } from "./attach.ts";
 import type { CallChannelFigures } from "./call-channel.ts";
 import type { OpenEvents } from "./open-table.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
@@ -36,6 +38,8 @@ export interface RemoteOptions {
   url: DriveUrl;
   /** Of the URL's user, if it has one. */
   password?: string;
+  /** Instead of token or password: comes in for one open and nothing else. */
+  ticket?: OpenTicket;
   /** Refuses whatever changes the share here already. The server decides for itself as well. */
   readOnly?: boolean;
   log: Log;
@@ -123,6 +127,14 @@ export interface Remote {
   lineBytes(): number;
   /** Asks for the resume key of an open file once more. @throws FsError EBADF, EISDIR. */
   queryKey(ctx: RequestContext, handle: HandleId): Promise<OpenKeys>;
+  /**
+   * What another client needs to attach to an open file; what was given before is void.
+   *
+   * @throws FsError EBADF, EISDIR.
+   */
+  ticketFor(ctx: RequestContext, handle: HandleId): Promise<OpenTicket>;
+  /** A handle to an open that somebody else has. @throws FsError ESTALE the ticket is not good, or not any more. */
+  attach(ctx: RequestContext, ticket: OpenTicket): Promise<Attached>;
   /** Releases all opens and says goodbye; bounded in time. */
   close(): Promise<void>;
 }
@@ -194,15 +206,20 @@ export async function connectLink(link: ByteLink, options: LinkOptions, dialMore
     status: () => statusOf(link.peer, session, fileSystem.opens.size),
     lineBytes: () => channels.lineBytes,
     queryKey: (ctx, handle) => fileSystem.queryKey(ctx, handle),
+    async ticketFor(ctx, handle) {
+      const { openId, resumeKey, challenge } = await fileSystem.queryKey(ctx, handle);
+      const { attachedBy } = fileSystem.opens.find("queryKey", handle);
+      return { resumeKey, challenge, key: attachedBy ?? openKey(channels.agreement.sessionKey, openId) };
+    },
+    attach: (ctx, ticket) => attachOpen(channels, fileSystem.opens, ctx, ticket),
     close,
   };
 }
 
 function sessionOptions(options: LinkOptions, log: Log, dial: DialMore | undefined): SessionOptions {
-  const { url, password = "", clock, timeoutMs = 0 } = options;
+  const { url, clock, timeoutMs = 0 } = options;
   return {
-    login:
-      url.user === undefined ? { t: "token", key: tokenKey(url.token) } : { t: "password", user: url.user, password },
+    login: loginOf(options),
     share: url.share,
     security: options.security ?? { control: "plain", io: "plain" },
     sectionBytes: options.sectionBytes ?? SECTION_BYTES,
@@ -219,6 +236,16 @@ function sessionOptions(options: LinkOptions, log: Log, dial: DialMore | undefin
     signal: options.signal,
     random: options.random ?? Math.random,
   };
+}
+
+function loginOf({ url, password = "", ticket }: LinkOptions): SessionOptions["login"] {
+  if (ticket !== undefined) {
+    const { resumeKey, key, challenge } = ticket;
+    return { t: "ticket", key: ticketKey(key, challenge), resumeKey };
+  }
+  return url.user === undefined
+    ? { t: "token", key: tokenKey(url.token) }
+    : { t: "password", user: url.user, password };
 }
 
 function shareOf(agreement: Agreement, readOnly: boolean): RemoteShare {

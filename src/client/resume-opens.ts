@@ -43,12 +43,14 @@ export async function resumeOpens(
   const files = all.filter(({ kind }) => kind === "file");
   const directories = all.filter(({ kind }) => kind === "directory");
   if (isNewSession || isRestarted) opens.handlesLost("directory");
-  if (isNewSession) {
-    opens.handlesLost("file");
-    for (const open of files) opens.gone(open);
-  } else {
+  if (isNewSession) opens.handlesLost("file");
+  // What was attached to ends with the server's process.
+  const isLost = ({ attachedBy }: RemoteOpen) => isNewSession || (isRestarted && attachedBy !== undefined);
+  for (const open of files) if (isLost(open)) opens.gone(open);
+  if (!isNewSession) {
+    const kept = files.filter((open) => !isLost(open));
     const batches: RemoteOpen[][] = [];
-    for (let at = 0; at < files.length; at += RESUME_ITEMS_MAX) batches.push(files.slice(at, at + RESUME_ITEMS_MAX));
+    for (let at = 0; at < kept.length; at += RESUME_ITEMS_MAX) batches.push(kept.slice(at, at + RESUME_ITEMS_MAX));
     await Promise.all(batches.map((batch) => resumeBatch(control, opens, batch, agreement)));
   }
   if (isNewSession || isRestarted) await Promise.all(directories.map((open) => openAgain(control, opens, open)));
@@ -64,9 +66,9 @@ async function resumeBatch(
 ): Promise<void> {
   const shown = batch.filter(({ keys }) => keys !== undefined);
   if (shown.length === 0) return;
-  const items = shown.map(({ keys }) => {
+  const items = shown.map(({ keys, attachedBy }) => {
     const { openId, resumeKey } = keys as NonNullable<typeof keys>;
-    return { resumeKey, proof: resumeProof(openKey(sessionKey, openId), transcript, resumeKey) };
+    return { resumeKey, proof: resumeProof(attachedBy ?? openKey(sessionKey, openId), transcript, resumeKey) };
   });
   const { results } = await call(control, "resume", { items }, (reply) => reply as unknown as Reply<"resume">);
   for (const [index, open] of shown.entries()) {

@@ -53,7 +53,7 @@ type State =
 export type SessionState = "connected" | "away" | "resuming" | "over";
 
 export interface SessionOptions {
-  readonly login: Extract<SetUpWish["proof"], { t: "token" | "password" }>;
+  readonly login: Extract<SetUpWish["proof"], { t: "token" | "password" | "ticket" }>;
   readonly share: string;
   readonly security: Readonly<Record<"control" | "io", Security>>;
   readonly sectionBytes: number;

@@ -26,10 +26,11 @@ import {
 
 /** What a client asks for. */
 export interface SetUpWish {
-  /** `token`: opens a session with the key made of it; `password`: the same for a user; `join`: a further channel of a session. */
+  /** `token`: opens a session with the key made of it; `password`: the same for a user; `ticket`: for one open; `join`: a further channel of a session. */
   readonly proof:
     | { readonly t: "token"; readonly key: Buffer }
     | { readonly t: "password"; readonly user: string; readonly password: string }
+    | { readonly t: "ticket"; readonly key: Buffer; readonly resumeKey: Buffer }
     | { readonly t: "join"; readonly key: Buffer; readonly sessionId: Buffer };
   readonly kind: keyof typeof ChannelKind;
   /** How the channel is protected, as the server is told: `tls` exactly if its link is encrypted. */
@@ -167,6 +168,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
       keepMs: wish.keepMs,
       share: wish.share,
       user: wish.proof.t === "password" ? wish.proof.user : "",
+      resumeKey: wish.proof.t === "ticket" ? wish.proof.resumeKey : Buffer.alloc(0),
     };
   }
 
@@ -274,7 +276,8 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
     const welcome = codec.read(body);
     const proof = at.prover.serverProof(at.transcript, bodyBytes(codec, welcome).subarray(0, -PROOF_BYTES));
     if (!proofsEqual(proof, welcome.proof)) {
-      const secret = this.#wish.proof.t === "password" ? "password" : "token";
+      const { t } = this.#wish.proof;
+      const secret = t === "join" ? "session" : t;
       throw new ProtocolError(
         CloseCode.AUTHENTICATION,
         `the server does not know the ${secret}: it is not the one you mean`,

@@ -15,6 +15,7 @@ import {
   XATTR_VALUE_BYTES_MAX,
 } from "../wire/limits.ts";
 import type { CallName, Handlers } from "../wire/messages.ts";
+import { attachOpen } from "./attach.ts";
 import { noteAttributes, noteData, notingName } from "./change-notes.ts";
 import { resumeOpens } from "./resume.ts";
 import type { ServedRequest } from "./served-request.ts";
@@ -280,6 +281,7 @@ function openHandlers(state: ServerState) {
       return { handle, id: open.node, attr: result, ...state.keysOf(open) };
     },
     queryKey: async (ctx) => state.keysOf(ctx.file()),
+    attach: (ctx, claim) => attachOpen(state, ctx, claim),
     resume: async (ctx, { items }) => ({ results: await resumeOpens(state, ctx, items) }),
     async release(ctx) {
       await ctx.session.releaseHandle(ctx, ctx.handle);

@@ -49,7 +49,7 @@ async function resumeOpen(state: ServerState, ctx: ServedRequest, item: ResumeIt
   return {
     verdict: changes === undefined ? "unchanged" : "changed",
     handle,
-    challenge: state.challenge(),
+    challenge: state.challengeFor(open),
     changedBy: changes?.by ?? "",
     ranges: changes?.ranges ?? [],
   };

@@ -15,6 +15,7 @@ import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { DISCARD } from "../wire/frame-decoder.ts";
 import { WRITTEN_TAGS_MAX } from "../wire/limits.ts";
 import { type CallName, FLAG_REPLY, type Handlers } from "../wire/messages.ts";
+import { checkGuest } from "./attach.ts";
 import { checkCall, checkWritable } from "./dispatch.ts";
 import { type Answering, ServedRequest } from "./served-request.ts";
 import type { Session, SessionChannel } from "./session.ts";
@@ -166,7 +167,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       this.channel.send({ ...emptyHeader(), opcode: messages.ping.row.code }, messages.ping.request, { echo });
     } else if (message.name === "forget") {
       const { ids } = messages.forget.request.read(body);
-      this.#session.share.fileSystem.forget(ids);
+      if (this.#session.guestOf === undefined) this.#session.share.fileSystem.forget(ids);
     } else {
       const { code } = messages.goodbye.request.read(body);
       this.#isFinal = code === 0 && this.#table.number === 0;
@@ -272,6 +273,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       request.throwIfCanceled();
       if (request.handle !== 0 && request.open === undefined) throw new FsError("EBADF", request.message.name);
       checkWritable(request);
+      checkGuest(request);
       if (request.message.row.followsWrites === true) {
         const writes = this.#table.writesTo(request.open?.node ?? (request.asked["id"] as NodeId));
         if (writes.length > 0) return this.#startBehind(request, writes);

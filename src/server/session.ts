@@ -63,6 +63,8 @@ export class Open {
   hasStoredLocks = false;
   /** Made with the first write. What it holds are requests under way, so that it is empty when the open is idle. */
   joiner: WriteJoiner | undefined;
+  /** The challenge given out last, as latin1: good for one `attach`. Empty: none. */
+  challenge = "";
   #requests = 0;
   #onIdle: (() => void) | undefined;
 
@@ -128,6 +130,8 @@ export interface SessionParts {
   readonly share: Share;
   /** Who logged in with a password; empty: who knows the token. */
   readonly user: string;
+  /** It was let in by a ticket, for this open and nothing else. */
+  readonly guestOf: number | undefined;
   /** By the share's or the user's rules. */
   readonly readOnly: boolean;
   /** Who it is, for people: a user or an address. */
@@ -152,6 +156,7 @@ export class Session {
   readonly clientId: Buffer;
   readonly share: Share;
   readonly user: string;
+  readonly guestOf: number | undefined;
   readonly readOnly: boolean;
   readonly label: string;
   readonly sectionBytes: number;
@@ -179,6 +184,7 @@ export class Session {
     this.clientId = parts.clientId;
     this.share = parts.share;
     this.user = parts.user;
+    this.guestOf = parts.guestOf;
     this.readOnly = parts.readOnly;
     this.label = parts.label;
     this.sectionBytes = parts.sectionBytes;
@@ -390,6 +396,13 @@ export class Session {
     }
     if (further.size === 0) this.#furtherHandles.delete(open.id);
     return false;
+  }
+
+  /** A handle to an open of whatever session. @throws FsError EMFILE. */
+  attach(open: Open): number {
+    this.reserveOpen();
+    this.#opening -= 1;
+    return this.addHandle(open);
   }
 
   /** The open of this session with this id, and a handle of it. */

@@ -9,6 +9,7 @@ import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Timer } from "../base/clock.ts";
 import { CloseCode, ProtocolError } from "../base/errors.ts";
 import { keySecret, PROOF_BYTES, transcriptOf, type Verifier } from "../resume/proof.ts";
+import { ticketKey } from "../resume/resume-proof.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { bodyBytes, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
@@ -32,7 +33,7 @@ import {
 } from "../wire/messages.ts";
 import { ServedChannel } from "./served-channel.ts";
 import type { ServedRequest } from "./served-request.ts";
-import type { Session } from "./session.ts";
+import type { Open, Session } from "./session.ts";
 import { ID_BYTES, type ServerState } from "./state.ts";
 import { accessOf, challengeUser, type User } from "./users.ts";
 
@@ -50,13 +51,15 @@ type State =
       readonly joined: Session | undefined;
       /** Checks the proof; by a random key where there is no such session or user. */
       readonly verifier: Verifier;
-      /** Who it is if the proof is right; undefined: who knows the token. */
+      /** Who it is if the proof is right; undefined: who knows the token, or has a ticket. */
       readonly user: User | undefined;
+      /** The open it has a ticket for. */
+      readonly guestOf: Open | undefined;
     }
   | { readonly t: "done" };
 
 /** What a hello is answered with, and how the proof that follows is checked. */
-interface Claim extends Pick<State & { t: "auth" }, "verifier" | "user"> {
+interface Claim extends Pick<State & { t: "auth" }, "verifier" | "user" | "guestOf"> {
   readonly salt: Buffer;
   readonly iterations: number;
 }
@@ -172,12 +175,19 @@ export class ServerSetUp implements ChannelReceiver {
 
   /** Who the client says it is, and how that is checked. */
   #claimOf(hello: Request<"hello">, joined: Session | undefined): Claim {
-    const byKey = { user: undefined, salt: Buffer.alloc(0), iterations: 0 };
+    const byKey = { user: undefined, guestOf: undefined, salt: Buffer.alloc(0), iterations: 0 };
     if (hello.sessionId.length > 0) {
       return { ...byKey, verifier: keySecret(joined?.key ?? randomBytes(PROOF_BYTES), "join") };
     }
     const { users, tokenKey } = this.#state;
-    return hello.user === "" ? { ...byKey, verifier: keySecret(tokenKey, "open") } : challengeUser(users, hello.user);
+    if (hello.resumeKey.length > 0) {
+      const guestOf = this.#state.findOpen(hello.resumeKey);
+      const isGood = guestOf !== undefined && guestOf.challenge !== "";
+      const key = isGood ? ticketKey(guestOf.key, Buffer.from(guestOf.challenge, "latin1")) : randomBytes(PROOF_BYTES);
+      return { ...byKey, guestOf, verifier: keySecret(key, "open") };
+    }
+    if (hello.user === "") return { ...byKey, verifier: keySecret(tokenKey, "open") };
+    return { guestOf: undefined, ...challengeUser(users, hello.user) };
   }
 
   #auth(header: FrameHeader, at: State & { t: "auth" }, { proof }: Request<"auth">): void {
@@ -213,7 +223,8 @@ export class ServerSetUp implements ChannelReceiver {
       payloadBytesMax: payloadBytesMax(session.sectionBytes),
     });
     const table = session.slotTable(at.hello.slotTable, at.challenge.credits);
-    this.#state.keeper?.session(session);
+    // A ticket ends with the server's process, as what it is for would be the whole share in a record.
+    if (session.guestOf === undefined) this.#state.keeper?.session(session);
     const served = new ServedChannel({
       channel,
       session,
@@ -232,7 +243,8 @@ export class ServerSetUp implements ChannelReceiver {
     const state = this.#state;
     const share = state.shares.get(at.hello.share);
     const access = at.user === undefined ? "rw" : accessOf(at.user, at.hello.share);
-    if (share === undefined || access === undefined) {
+    const isElsewhere = at.guestOf !== undefined && at.guestOf.owner.share !== share;
+    if (share === undefined || access === undefined || isElsewhere) {
       this.#refuse(CloseCode.UNKNOWN_SHARE, `no share '${at.hello.share}' here`);
       return undefined;
     }
@@ -248,14 +260,16 @@ export class ServerSetUp implements ChannelReceiver {
       clientId: at.hello.clientId,
       share,
       user: at.user?.name ?? "",
-      readOnly: share.readOnly || access === "ro",
+      guestOf: at.guestOf?.id,
+      readOnly: share.readOnly || access === "ro" || at.guestOf?.owner.readOnly === true,
       label: at.user?.name ?? this.#channel.peer,
       sectionBytes: at.challenge.sectionBytes,
       buffers,
       keepMs: Math.min(at.hello.keepMs, state.limits.keepMsMax),
     });
     const who = at.user === undefined ? this.#channel.peer : `${at.user.name} at ${this.#channel.peer}`;
-    state.log.info(`${who} opened share '${share.name}'`);
+    const what = at.guestOf === undefined ? "" : `, for a file that ${at.guestOf.owner.label} has open`;
+    state.log.info(`${who} opened share '${share.name}'${what}`);
     return session;
   }
 
@@ -275,22 +289,24 @@ export class ServerSetUp implements ChannelReceiver {
 }
 
 /** Why a proof is refused; the same whether what it is a proof of exists or not. */
-function wrongProof({ user }: Request<"hello">): string {
+function wrongProof({ user, resumeKey }: Request<"hello">): string {
+  if (resumeKey.length > 0) return "a ticket that was used, or whose file is closed";
   return user === "" ? "wrong token, or no such session" : "wrong user or password";
 }
 
 /** @throws ProtocolError. */
 function checkHello(hello: Request<"hello">): void {
-  const { versionMin, versionMax, channelKind, sectionBytes, credits, sessionId, slotTable, user } = hello;
+  const { versionMin, versionMax, channelKind, sectionBytes, credits, sessionId, slotTable, user, resumeKey } = hello;
   if (versionMin > PROTOCOL_VERSION || versionMax < PROTOCOL_VERSION) {
     throw new ProtocolError(CloseCode.VERSION, `this server speaks version ${PROTOCOL_VERSION}`);
   }
   if (sessionId.length !== 0 && sessionId.length !== ID_BYTES) {
     throw new ProtocolError(CloseCode.MALFORMED, `session id of ${sessionId.length} bytes`);
   }
-  if (user !== "" && sessionId.length > 0) {
+  if ((user !== "" || resumeKey.length > 0) && sessionId.length > 0) {
     throw new ProtocolError(CloseCode.MALFORMED, "a channel joins a session by the session's key");
   }
+  if (user !== "" && resumeKey.length > 0) throw new ProtocolError(CloseCode.MALFORMED, "a user with a ticket");
   if (Buffer.byteLength(user) > USER_NAME_BYTES_MAX) throw new ProtocolError(CloseCode.LIMIT, "user's name too long");
   const isControl = channelKind === ChannelKind.CONTROL;
   if (!isControl && (channelKind !== ChannelKind.IO || sessionId.length === 0)) {

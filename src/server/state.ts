@@ -122,10 +122,15 @@ export class ServerState {
   }
 
   /** A session that the server knows until it ends. */
-  makeSession(parts: Omit<SessionParts, "opensMax" | "courtesyMs" | "clock" | "log" | "keeper" | "onEnd">): Session {
+  makeSession(
+    parts: Omit<SessionParts, "guestOf" | "opensMax" | "courtesyMs" | "clock" | "log" | "keeper" | "onEnd"> & {
+      guestOf?: number | undefined;
+    },
+  ): Session {
     const { limits, clock, log, keeper } = this;
     const session = new Session({
       ...parts,
+      guestOf: parts.guestOf,
       ...{ opensMax: limits.opensPerSessionMax, courtesyMs: limits.courtesyMs, clock, log, keeper },
       onEnd: (ended) => {
         this.#sessions.delete(ended.id.toString("hex"));
@@ -165,7 +170,25 @@ export class ServerState {
   keysOf(open: Open): { openId: number; resumeKey: Buffer; serviceBlob: Buffer; challenge: Buffer } {
     const { id: openId, openedAtMs, pid } = open;
     const resumeKey = this.#seal.seal({ openId, openedAtMs, pid, epoch: this.#epoch, serverId: this.serverId });
-    return { openId, resumeKey, serviceBlob: this.serviceBlob, challenge: this.challenge() };
+    return { openId, resumeKey, serviceBlob: this.serviceBlob, challenge: this.challengeFor(open) };
+  }
+
+  /** A new challenge for attaching to an open; the one before is void. */
+  challengeFor(open: Open): Buffer {
+    const challenge = this.#challenge();
+    open.challenge = challenge.toString("latin1");
+    return challenge;
+  }
+
+  /** The open that a resume key of this server is of, whoever has it. */
+  findOpen(resumeKey: Buffer): Open | undefined {
+    const content = this.unseal(resumeKey);
+    if (content === undefined) return undefined;
+    for (const session of this.#sessions.values()) {
+      const found = session.findOpen(content.openId);
+      if (found !== undefined) return found.open;
+    }
+    return undefined;
   }
 
   /** What a resume key of this server says; undefined for anything else. */
@@ -183,7 +206,7 @@ export class ServerState {
   }
 
   /** Random bytes are made many at a time: one call costs more than the bytes. */
-  challenge(): Buffer {
+  #challenge(): Buffer {
     if (this.#challengesUsed === CHALLENGES_AT_ONCE) {
       randomFillSync(this.#challenges);
       this.#challengesUsed = 0;

@@ -75,6 +75,7 @@ export const MESSAGES = {
       keepMs: "u32",
       share: "text",
       user: "text",
+      resumeKey: "opaque",
     },
     reply: {
       version: "u8",
@@ -570,6 +571,17 @@ export const MESSAGES = {
     request: { items: "resumeItems" },
     reply: { results: "resumeResults" },
     says: "Comes back to opens of this session after its channels were lost: shows their resume keys, and learns what became of each.",
+  },
+  attach: {
+    code: 73,
+    since: 1,
+    sender: "client",
+    phase: "ready",
+    handle: "made",
+    replay: "once",
+    request: { resumeKey: "opaque", clientNonce: "bytes32", proof: "bytes32" },
+    reply: { id: "nodeId", attr: "attr", flags: "u32", openId: "u53", challenge: "opaque", proof: "bytes32" },
+    says: "Another handle to an open, of this session or another one, for who knows its resume key, its key and its challenge.",
   },
 } as const satisfies Record<string, MessageRow>;
 

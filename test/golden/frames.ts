@@ -78,11 +78,12 @@ export const GOLDEN: readonly Golden[] = [
       keepMs: 120_000,
       share: "h\u00e9",
       user: "u",
+      resumeKey: Buffer.alloc(0),
     },
     hex: `
-      56000000 01 01 0000          # 86 bytes follow, version 1, hello, request
+      58000000 01 01 0000          # 88 bytes follow, version 1, hello, request
       00000000 00000000 00000000   # tag, section, handle
-      0000 5600                    # status, body of 86 bytes
+      0000 5800                    # status, body of 88 bytes
       6e65746472697665             # "netdrive"
       01 01 00000000 01 02         # versions 1 to 1, no features, control, over TLS
       c1c1c1c1c1c1c1c1 c1c1c1c1c1c1c1c1                                     # client id
@@ -90,7 +91,7 @@ export const GOLDEN: readonly Golden[] = [
       00001000 8000                # sections of 1 MiB, 128 credits
       0000                         # no session
       0000 c0d40100                # slot table 0, keep what is open for 120 s
-      0300 68c3a9 0100 75          # share, user`,
+      0300 68c3a9 0100 75 0000     # share, user, no ticket`,
   },
   {
     name: "goodbye with a reason",

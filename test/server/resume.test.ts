@@ -110,6 +110,22 @@ test("what another client has changed is told, with the ranges and who it was", 
   await remote.close();
 });
 
+test("what was written by another client's handle of the same open is told like any other change", async () => {
+  const { drive, peer, keys, back } = await opened();
+  const { openId, resumeKey, challenge } = keys;
+  const ticket = { resumeKey, challenge, key: openKey(peer.sessionKey, openId) };
+  const { remote } = await drive.connect({ ticket });
+  const { handle } = await remote.attach(ctx, ticket);
+  peer.link.destroy();
+  await settle();
+  await remote.fileSystem.write(ctx, handle, 10, Buffer.from("new"));
+  const { result } = await back();
+  assert.equal(result.verdict, "changed");
+  assert.deepEqual(result.ranges, [{ offsetBytes: 10, lengthBytes: 3 }]);
+  assert.equal(result.changedBy, "memory client");
+  await remote.close();
+});
+
 test("many changes become one range that holds them all", async () => {
   const { drive, memory, peer, back } = await opened();
   const { remote } = await drive.connect();

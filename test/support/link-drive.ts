@@ -4,6 +4,7 @@
 import { randomBytes } from "node:crypto";
 import { createLog, type Log } from "../../src/base/log.ts";
 import type { Name } from "../../src/base/name.ts";
+import type { OpenTicket } from "../../src/client/attach.ts";
 import { connectLink, type Remote } from "../../src/client/remote.ts";
 import { keySecret, type Prover, tokenKey, transcriptOf } from "../../src/resume/proof.ts";
 import type { ServerLimits } from "../../src/server/limits.ts";
@@ -32,6 +33,7 @@ export interface LinkDrive {
     token?: Buffer;
     user?: string;
     password?: string;
+    ticket?: OpenTicket;
     share?: string;
     sectionBytes?: number;
     credits?: number;
@@ -175,6 +177,7 @@ export class Peer implements ChannelReceiver {
       keepMs: 60_000,
       share: "share",
       user: "",
+      resumeKey: Buffer.alloc(0),
       ...change,
     };
   }

@@ -1,0 +1,210 @@
+/** Attaching to opens of other sessions: what is given, and everything that must not be. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { OpenTicket } from "../../src/client/attach.ts";
+import type { Remote } from "../../src/client/remote.ts";
+import { attachProof, ticketKey } from "../../src/resume/resume-proof.ts";
+import { type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { MemoryFs } from "../fuse/memory-fs.ts";
+import { settle } from "../support/fake-clock.ts";
+import { ctx, type LinkDrive, linkDrive, named, TOKEN } from "../support/link-drive.ts";
+
+const { READ, WRITE, APPEND } = OpenFlag;
+const STALE = { errno: "ESTALE" };
+
+interface Held {
+  readonly drive: LinkDrive;
+  readonly memory: MemoryFs;
+  readonly first: Remote;
+  readonly links: Awaited<ReturnType<LinkDrive["connect"]>>["links"];
+  readonly id: NodeId;
+  readonly parent: NodeId;
+  readonly handle: HandleId;
+  readonly ticket: OpenTicket;
+}
+
+/** A client that holds a file, with "first" in it, and a ticket for it. */
+async function held(flags: number = READ | WRITE): Promise<Held> {
+  const memory = new MemoryFs();
+  const drive = linkDrive({ fileSystem: memory, limits: { keepMsMax: 60_000, courtesyMs: 60_000 } });
+  const { remote: first, links } = await drive.connect();
+  const { fileSystem } = first;
+  const { id: parent } = await fileSystem.root(ctx);
+  const { entry, opened } = await fileSystem.create(ctx, parent, named("f"), flags, { mode: 0o100600, umask: 0 });
+  await fileSystem.write(ctx, opened.handle, 0, Buffer.from("first"));
+  const ticket = await first.ticketFor(ctx, opened.handle);
+  return { drive, memory, first, links, id: entry.id, parent, handle: opened.handle, ticket };
+}
+
+async function contentBy(remote: Remote, handle: HandleId): Promise<string> {
+  const target = Buffer.alloc(100);
+  return target.toString("utf8", 0, await remote.fileSystem.read(ctx, handle, 0, target));
+}
+
+function flipped(bytes: Buffer): Buffer {
+  const copy = Buffer.from(bytes);
+  copy[20 % copy.length] = (copy[20 % copy.length] ?? 0) ^ 1;
+  return copy;
+}
+
+test("who has a ticket, and nothing else, reads and writes the one open it is for", async () => {
+  const { drive, first, id, handle, ticket } = await held();
+  const { remote: second } = await drive.connect({ token: Buffer.from("not the token"), ticket });
+  const attached = await second.attach(ctx, ticket);
+  assert.equal(attached.id, id);
+  assert.equal(attached.flags, READ | WRITE);
+  assert.equal(await contentBy(second, attached.handle), "first");
+  await second.fileSystem.write(ctx, attached.handle, 5, Buffer.from(" second"));
+  await second.fileSystem.fsync(ctx, attached.handle, false);
+  assert.equal(await contentBy(first, handle), "first second");
+  assert.equal((await second.fileSystem.getattr(ctx, id, attached.handle)).sizeBytes, 12);
+  await Promise.all([first.close(), second.close()]);
+});
+
+test("a guest gets nothing beyond its open", async () => {
+  const { drive, first, id, parent, ticket } = await held();
+  const { remote: second } = await drive.connect({ ticket });
+  const { handle } = await second.attach(ctx, ticket);
+  const { fileSystem } = second;
+  const other = await first.fileSystem.create(ctx, parent, named("g"), READ, { mode: 0o100666, umask: 0 });
+  const refused = { errno: "EACCES" };
+  await assert.rejects(fileSystem.root(ctx), refused);
+  await assert.rejects(fileSystem.lookup(ctx, parent, named("f")), refused);
+  await assert.rejects(fileSystem.open(ctx, id, READ), refused);
+  await assert.rejects(fileSystem.getattr(ctx, id), refused);
+  await assert.rejects(fileSystem.getattr(ctx, other.entry.id, handle), refused);
+  await assert.rejects(fileSystem.setattr(ctx, id, { mode: 0o777 }, handle), refused);
+  await assert.rejects(fileSystem.unlink(ctx, parent, named("f")), refused);
+  await assert.rejects(fileSystem.opendir(ctx, parent), refused);
+  const another = await first.ticketFor(ctx, other.opened.handle);
+  await assert.rejects(second.attach(ctx, another), STALE, "an open it was not let in for");
+  await Promise.all([first.close(), second.close()]);
+});
+
+test("an open is there as long as anybody has a handle of it, whoever made it", async () => {
+  const { drive, memory, first, parent, handle, ticket } = await held(WRITE | APPEND | READ);
+  const { remote: second } = await drive.connect({ ticket });
+  const attached = await second.attach(ctx, ticket);
+  await first.fileSystem.unlink(ctx, parent, named("f"));
+  await first.fileSystem.release(ctx, handle);
+  await first.close();
+  await settle();
+  assert.equal(drive.server.counters().sessions, 1);
+  await second.fileSystem.write(ctx, attached.handle, 0, Buffer.from(" more"));
+  assert.equal(await contentBy(second, attached.handle), "first more", "it appends, as it was opened to");
+  await second.fileSystem.release(ctx, attached.handle);
+  await second.close();
+  await settle();
+  assert.deepEqual([drive.server.counters().handles, memory.openCount], [0, 0]);
+});
+
+test("the end of a guest takes nothing from who made the open", async () => {
+  const { drive, first, handle, ticket } = await held();
+  const { remote: second } = await drive.connect({ ticket });
+  await second.attach(ctx, ticket);
+  await second.close();
+  await settle();
+  assert.equal(await contentBy(first, handle), "first");
+  assert.equal(drive.server.counters().handles, 1);
+  await first.close();
+});
+
+test("a ticket is good once, for attaching and for coming in", async () => {
+  const { drive, first, ticket } = await held();
+  const { remote: second } = await drive.connect({ ticket });
+  const { remote: third } = await drive.connect({ ticket });
+  const before = drive.server.counters().refused;
+  await second.attach(ctx, ticket);
+  await assert.rejects(third.attach(ctx, ticket), STALE);
+  await assert.rejects(second.attach(ctx, ticket), STALE);
+  await assert.rejects(drive.connect({ ticket }), /a ticket that was used, or whose file is closed/);
+  assert.equal(drive.server.counters().refused, before + 3);
+  await Promise.all([first.close(), second.close(), third.close()]);
+});
+
+test("what is altered, old, of a closed open or of another server lets nobody in, all in the same words", async () => {
+  const { drive, first, handle, ticket } = await held();
+  const { ticket: foreign } = await held();
+  const wrong: OpenTicket[] = [
+    foreign,
+    { ...ticket, resumeKey: flipped(ticket.resumeKey) },
+    { ...ticket, resumeKey: ticket.resumeKey.subarray(0, -1) },
+    { ...ticket, key: flipped(ticket.key) },
+    { ...ticket, challenge: flipped(ticket.challenge) },
+  ];
+  const { remote: inside } = await drive.connect();
+  for (const given of wrong) {
+    await assert.rejects(drive.connect({ ticket: given }), /a ticket that was used, or whose file is closed/);
+    await assert.rejects(inside.attach(ctx, given), STALE);
+  }
+  const newer = await first.ticketFor(ctx, handle);
+  await assert.rejects(drive.connect({ ticket }), /a ticket that was used/, "a newer one makes it void");
+  await first.fileSystem.release(ctx, handle);
+  await settle();
+  await assert.rejects(drive.connect({ ticket: newer }), /a ticket that was used/);
+  await assert.rejects(inside.attach(ctx, newer), STALE);
+  await Promise.all([first.close(), inside.close()]);
+});
+
+test("a proof made for another channel, and one that was seen before, attach nothing", async () => {
+  const { drive, first, ticket } = await held();
+  const [one, two] = [drive.peer(), drive.peer()];
+  for (const peer of [one, two]) await peer.setUp();
+  const { resumeKey, key, challenge } = ticket;
+  const clientNonce = Buffer.alloc(32, 7);
+  const proof = attachProof(key, { transcript: one.transcript, challenge, clientNonce, resumeKey });
+  const before = drive.server.counters().refused;
+  two.send("attach", { resumeKey, clientNonce, proof }, { tag: 1 });
+  await settle();
+  assert.equal(two.headers.at(-1)?.status, 116, "ESTALE");
+  one.send("attach", { resumeKey, clientNonce, proof }, { tag: 1 });
+  await settle();
+  assert.equal(one.headers.at(-1)?.status, 0);
+  one.send("attach", { resumeKey, clientNonce, proof }, { tag: 2 });
+  await settle();
+  assert.equal(one.headers.at(-1)?.status, 116);
+  assert.equal(drive.server.counters().refused, before + 2);
+  await first.close();
+});
+
+test("a ticket and the session it joins do not go together with a user or another session", async () => {
+  const { drive, ticket } = await held();
+  const { resumeKey } = ticket;
+  const key = ticketKey(ticket.key, ticket.challenge);
+  assert.match(await drive.peer(Buffer.alloc(32, 1)).setUp({ resumeKey, user: "u" }, key), /goodbye tag=0 code=1 /);
+  assert.match(await drive.peer().setUp({ resumeKey, sessionId: Buffer.alloc(16) }, key), /goodbye tag=0 code=1 /);
+  assert.match(await drive.peer().setUp({ resumeKey, share: "other" }, key), /goodbye tag=0 code=6 /);
+  assert.match(await drive.peer().setUp({ resumeKey }, key), /^auth reply/);
+});
+
+test("an open whose client is away is kept for it, and the other one goes on", async () => {
+  const { drive, first, links, handle, ticket } = await held();
+  const { remote: second } = await drive.connect();
+  const attached = await second.attach(ctx, ticket);
+  await second.fileSystem.write(ctx, attached.handle, 0, Buffer.from("F"));
+  assert.equal(await contentBy(first, handle), "First");
+  links.client.destroy();
+  await settle();
+  await second.fileSystem.write(ctx, attached.handle, 0, Buffer.from("f"));
+  assert.equal(await contentBy(second, attached.handle), "first");
+  assert.equal(drive.server.counters().handles, 2, "it is kept for both");
+  await second.close();
+});
+
+test("who may only read the share only reads the open", async () => {
+  const { memory, ticket, first, drive } = await held();
+  await first.close();
+  const readOnly = linkDrive({ fileSystem: memory, readOnly: true });
+  await assert.rejects(readOnly.connect({ ticket }), /a ticket that was used/);
+  assert.equal(drive.server.counters().sessions, 0);
+  const { remote: reader } = await readOnly.connect({ token: TOKEN });
+  const { id: parent } = await reader.fileSystem.root(ctx);
+  const { id } = await reader.fileSystem.lookup(ctx, parent, named("f"));
+  const { handle } = await reader.fileSystem.open(ctx, id, READ);
+  const mine = await reader.ticketFor(ctx, handle);
+  const { remote: guest } = await readOnly.connect({ ticket: mine });
+  const attached = await guest.attach(ctx, mine);
+  assert.equal(await contentBy(guest, attached.handle), "first");
+  await assert.rejects(guest.fileSystem.write(ctx, attached.handle, 0, Buffer.from("x")), { errno: "EROFS" });
+  await Promise.all([reader.close(), guest.close()]);
+});
