@@ -7,6 +7,7 @@
 // INVARIANT: a name is removed as it would be without all this, by the same system call of the same caller; whatever else fails is not told.
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -69,7 +70,8 @@ int Disk::CheckName(const Slot& slot, Operation operation) const {
   return 0;
 }
 
-// The folder's descriptor, or -1. One that anybody else may have made, or may look into, is not used.
+// The folder's descriptor, or -1. One that anybody else may have made, or may look into, is not used, nor one that another disk has: its links are
+// not ours to judge.
 int Disk::KeptFolder(bool make) {
   std::lock_guard lock(kept_mutex_);
   if (kept_fd_ >= 0) return kept_fd_;
@@ -81,7 +83,9 @@ int Disk::KeptFolder(bool make) {
   struct statx stat;
   if (folder.get() < 0 || statx(folder.get(), "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stat) < 0) return -1;
   if (!S_ISDIR(stat.stx_mode) || stat.stx_uid != geteuid() || (stat.stx_mode & 077) != 0) return -1;
-  kept_fd_ = folder.Release();
+  OwnedDescriptor own(Reopen(folder.get(), O_RDONLY | O_DIRECTORY));
+  if (own.get() < 0 || flock(own.get(), LOCK_EX | LOCK_NB) < 0) return -1;
+  kept_fd_ = own.Release();
   table_.SetKeptFolder(kept_fd_);
   return kept_fd_;
 }

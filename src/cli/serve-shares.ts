@@ -68,7 +68,8 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
   try {
     for (const [name, directory] of request.shares) {
       const applyCredentials = process.getuid?.() === 0;
-      disks.set(name, await createDisk({ directory, applyCredentials, log: log.room("disk") }));
+      const keepsUnlinked = memory !== undefined && !request.readOnly;
+      disks.set(name, await createDisk({ directory, applyCredentials, keepsUnlinked, log: log.room("disk") }));
     }
     const shares = new Map([...disks].map(([name, fileSystem]) => [name, { fileSystem, readOnly: request.readOnly }]));
     const token = request.token === undefined ? undefined : Buffer.from(request.token.text);

@@ -281,6 +281,35 @@ test("what a death left over and nobody comes back to is swept, and nothing else
   rmSync(scratch.at(FOLDER, "stranger"));
 });
 
+test("two servers of one directory leave each other's files alone", async () => {
+  await using scratch = await keeping();
+  const { disk, root } = scratch;
+  const first = await opened(scratch, "f", "first's");
+  const record = recovery(disk).describe(first.handle);
+  await disk.unlink(alice, root, n("f"));
+  {
+    await using other = await next(scratch);
+    await recovery(other).sweep(asRoot);
+    await refused("ESTALE", recovery(other).recall(asRoot, Buffer.concat([record.subarray(0, 17), Buffer.alloc(4)])));
+    const { entry, opened: second } = await other.create(
+      alice,
+      (await other.root(asRoot)).id,
+      n("g"),
+      READ_WRITE,
+      mode(0o600),
+    );
+    await other.unlink(alice, root, n("g"));
+    assert.equal((await other.getattr(alice, entry.id)).nlink, 0);
+    assert.equal(kept(scratch).length, 1);
+    await other.release(alice, second.handle);
+  }
+  await dies(scratch);
+  await using after = await next(scratch);
+  assert.equal((await recovery(after).recall(asRoot, record)).id, first.id);
+  await recovery(after).sweep(asRoot);
+  assert.deepEqual(kept(scratch), []);
+});
+
 test("whatever opens, closes and removals come together, nothing stays behind and no open loses its file", async (t) => {
   const step = fc.constantFrom("unlink", "rename", "open", "release", "link", "tmpfile", "write");
   await fc.assert(

@@ -114,3 +114,30 @@ test("unsent data of a file that was replaced meanwhile is kept beside, and stat
   assert.match(drive.mounted.service.errors(), /unsent data is kept in /);
   assert.equal(readFileSync(join(drive.directory, "f"), "utf8"), "other\n");
 });
+
+test("a file that was unlinked or replaced while it was open outlives the server's process, and goes when it is closed", async () => {
+  await using drive = await mortalDrive();
+  const writers = ["unlinked", "replaced"].map((name) =>
+    startService("python3", ["-c", WRITER, join(drive.path, name)], { hasInput: true }),
+  );
+  for (const writer of writers) {
+    assert.equal(await writer.firstLine, "open");
+    writer.tell("before\n");
+    await writer.line("wrote 7");
+  }
+  await shell("rm unlinked; echo new > other; mv other replaced", { cwd: drive.path });
+  await drive.kill();
+  assert.equal((await shell("ls -A | wc -l; ls -A .netdrive-kept | wc -l", { cwd: drive.directory })).stdout, "2\n2\n");
+  await drive.start();
+  for (const [index, writer] of writers.entries()) {
+    writer.tell("after\n");
+    await writer.line("wrote 13");
+    const links = await shell(`stat -Lc %h /proc/${writer.pid}/fd/3; cat /proc/${writer.pid}/fd/3`);
+    assert.equal(links.stdout, "0\nbefore\nafter\n", String(index));
+    assert.equal((await shell("ls -A; cat replaced", { cwd: drive.path })).stdout, "replaced\nnew\n");
+    writer.process.stdin?.end();
+    assert.equal(await writer.exited, 0);
+  }
+  // The last close travels by itself.
+  await shell('until [ -z "$(ls -A .netdrive-kept)" ]; do sleep 0.05; done', { cwd: drive.directory });
+});

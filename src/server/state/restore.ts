@@ -9,7 +9,7 @@ import { randomBytes } from "node:crypto";
 import { ByteReader, viewOf } from "../../base/byte-cursor.ts";
 import type { Log } from "../../base/log.ts";
 import type { Attr } from "../../vfs/attr.ts";
-import { OpenFlag, type RequestContext } from "../../vfs/file-system.ts";
+import { type FileSystem, OpenFlag, type RequestContext } from "../../vfs/file-system.ts";
 import { type BodyCodec, messageOf } from "../../wire/codec.ts";
 import { versionOf } from "../node-changes.ts";
 import { Open, type Session } from "../session.ts";
@@ -71,6 +71,14 @@ export async function restore(
     await Promise.all(opens.slice(at, at + OPENS_AT_ONCE).map(([key, value]) => restoring.open(key, value)));
   }
   restoring.end();
+  await Promise.all([...state.shares.values()].map(({ fileSystem }) => sweep(fileSystem, state.log)));
+}
+
+/** What was kept for opens that nobody comes back to goes. */
+async function sweep(fileSystem: FileSystem, log: Log): Promise<void> {
+  await fileSystem.recovery?.sweep(OWN_CONTEXT).catch((error: unknown) => {
+    log.warn(`files kept for an earlier start could not be removed: ${String(error)}`);
+  });
 }
 
 class Restoring {
