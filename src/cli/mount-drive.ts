@@ -17,13 +17,16 @@ import { busyWait } from "../sys/busy-wait.ts";
 import type { Trust } from "../transport/dial.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import { withoutToken } from "./drive-url.ts";
+import { exportOpen } from "./export-open.ts";
+import { serveExport } from "./export-socket.ts";
 import { Exit, failure } from "./failure.ts";
 import type { MountOptions } from "./mount-options.ts";
-import { makeRuntimeFolder, removeRecord, statusSocketOf, writeRecord } from "./mount-registry.ts";
+import { exportSocketOf, makeRuntimeFolder, removeRecord, statusSocketOf, writeRecord } from "./mount-registry.ts";
 import { identify } from "./process-table.ts";
 import { RecoveryFiles } from "./recovery-files.ts";
 import { serveStatus } from "./status-socket.ts";
 import { aborted } from "./stop-signals.ts";
+import { formatTicket } from "./ticket.ts";
 import { takeDown } from "./unmount.ts";
 
 const DETACHED_END_MS = 1000;
@@ -93,6 +96,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   });
   let kernelReadAheadBytes = 0;
   let status: Server | undefined;
+  let exporting: Server | undefined;
   const nameOf = (id: NodeId) => remote.nameOf(id);
   const recovered = new RecoveryFiles({ clock: keep.clock, log: keep.log.room("recovery"), nameOf });
   const drive = cachedDrive(remote, options, keep, recovered, () => kernelReadAheadBytes);
@@ -102,12 +106,14 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     const mount = await mountDrive(drive, remote.share, request, keep);
     kernelReadAheadBytes = mount.readAheadBytes;
     status = await tellStatus({ remote, drive, mount, request, recovered }, keep);
+    exporting = await giveOutTickets({ remote, drive, request }, keep);
     announce(remote, request, keep);
     await Promise.race([mount.ended, aborted(keep.stop)]);
     if (keep.stop.aborted) await takeDown(path, { ...keep, say: keep.log.warn });
     return await end(mount, keep);
   } finally {
     status?.close();
+    exporting?.close();
     removeRecord(path, process.pid);
     await drive.close();
   }
@@ -134,6 +140,31 @@ async function tellStatus(
     }));
   } catch (cause) {
     log.warn("'netdrive status' will not work for this drive", cause);
+    return undefined;
+  }
+}
+
+/** Answers `netdrive handle export`. A drive without works as well, so a failure is only logged. */
+async function giveOutTickets(
+  { remote, drive, request }: { remote: Remote; drive: CachedFileSystem; request: DriveRequest },
+  { log, clock }: KeepOptions,
+): Promise<Server | undefined> {
+  const { host, port, share } = parseDriveUrl(request.url);
+  const { trust, path } = request;
+  const fingerprint = trust !== undefined && "fingerprint" in trust ? { fingerprint: trust.fingerprint } : {};
+  const place = { host, port, share, ...fingerprint };
+  try {
+    makeRuntimeFolder();
+    return await serveExport(exportSocketOf(path), async (wanted) => {
+      try {
+        const open = await exportOpen({ remote, drive, clock }, wanted);
+        return { ticket: formatTicket({ place, security: request.options.security, open }) };
+      } catch (error) {
+        return { error: error instanceof Error ? error.message : String(error) };
+      }
+    });
+  } catch (cause) {
+    log.warn("'netdrive handle export' will not work for this drive", cause);
     return undefined;
   }
 }

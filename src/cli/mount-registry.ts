@@ -53,6 +53,11 @@ export function statusSocketOf(path: string): string {
   return join(runtimeFolder(), `${digest(path)}.sock`);
 }
 
+/** Where it gives out tickets for open files. */
+export function exportSocketOf(path: string): string {
+  return join(runtimeFolder(), `${digest(path)}.export.sock`);
+}
+
 export function writeRecord(record: MountRecord): void {
   makeRuntimeFolder();
   const file = recordFile(record.path);
@@ -61,13 +66,13 @@ export function writeRecord(record: MountRecord): void {
   renameSync(partial, file);
 }
 
-/** Removes the record of `path`, and the socket beside it, if it is of the process `pid`. */
+/** Removes the record of `path`, and the sockets beside it, if it is of the process `pid`. */
 export function removeRecord(path: string, pid: number): void {
   if (readRecord(recordFile(path))?.daemon.pid === pid) removeFiles(recordFile(path));
 }
 
 function removeFiles(record: string): void {
-  for (const file of [record, record.replace(/\.json$/, ".sock")]) rmSync(file, { force: true });
+  for (const end of [".json", ".sock", ".export.sock"]) rmSync(record.replace(/\.json$/, end), { force: true });
 }
 
 export function findRecord(path: string): MountRecord | undefined {

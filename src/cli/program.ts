@@ -6,6 +6,7 @@ import { inspect } from "node:util";
 import { Command, CommanderError, Option } from "commander";
 import { LOG_LEVELS } from "../base/log.ts";
 import { Exit, explain, failure } from "./failure.ts";
+import { addHandle } from "./handle.ts";
 import { addList } from "./list.ts";
 import { addMount } from "./mount.ts";
 import { addServe } from "./serve.ts";
@@ -41,7 +42,7 @@ function createProgram(): Command {
       throw failure(Exit.USAGE, word === undefined ? "no command given" : `unknown command '${word}'`);
     })
     .allowExcessArguments();
-  for (const add of [addServe, addMount, addUmount, addUp, addList, addStatus]) add(program);
+  for (const add of [addServe, addMount, addUmount, addUp, addList, addStatus, addHandle]) add(program);
   for (const command of program.commands) command.allowExcessArguments(false);
   return program;
 }
@@ -73,6 +74,6 @@ function explainUsage(thrown: unknown, args: readonly string[]): { exit: Exit; t
       .split("\n", 1)[0]
       ?.replace(/\.$/, "") ?? "";
   if (text.includes(";")) return { exit: Exit.USAGE, text };
-  const command = args.find((arg) => /^(serve|mount|umount|up|list|status)$/.test(arg));
+  const command = args.find((arg) => /^(serve|mount|umount|up|list|status|handle)$/.test(arg));
   return { exit: Exit.USAGE, text: `${text}; see 'netdrive ${command === undefined ? "" : `${command} `}--help'` };
 }

@@ -12,7 +12,7 @@ import { openKey, ticketKey } from "../resume/resume-proof.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { dial, type Trust } from "../transport/dial.ts";
 import type { Trace } from "../transport/trace.ts";
-import type { FileSystem, HandleId, NodeId, RequestContext } from "../vfs/file-system.ts";
+import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import { type Attached, attachOpen, type OpenTicket } from "./attach.ts";
 import type { CallChannelFigures } from "./call-channel.ts";
@@ -109,8 +109,17 @@ export interface RemoteStatus {
   readonly resumes: number;
 }
 
+/** A file that is open on the drive. */
+export interface OpenFile {
+  readonly handle: HandleId;
+  readonly node: NodeId;
+  readonly flags: OpenFlags;
+}
+
 export interface Remote {
   readonly fileSystem: FileSystem;
+  /** In the order of opening. */
+  readonly openFiles: Iterable<OpenFile>;
   readonly share: RemoteShare;
   /** Settles, never rejects, when the drive is over: with the reason, or undefined after `close`. */
   readonly closed: Promise<Error | undefined>;
@@ -210,6 +219,10 @@ export async function connectLink(link: ByteLink, options: LinkOptions, dialMore
       const { openId, resumeKey, challenge } = await fileSystem.queryKey(ctx, handle);
       const { attachedBy } = fileSystem.opens.find("queryKey", handle);
       return { resumeKey, challenge, key: attachedBy ?? openKey(channels.agreement.sessionKey, openId) };
+    },
+    get openFiles() {
+      const files = [...fileSystem.opens.all].filter(({ kind, isGone }) => kind === "file" && !isGone);
+      return files.map(({ id: handle, node, flags }) => ({ handle, node, flags }));
     },
     attach: (ctx, ticket) => attachOpen(channels, fileSystem.opens, ctx, ticket),
     close,

@@ -1,0 +1,136 @@
+/** One open file handed to another client: `netdrive handle` with a server, a mount, a program that holds the file, and whoever has the ticket. */
+import assert from "node:assert/strict";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import type { DriveStatus } from "../../src/cli/status-socket.ts";
+import { type CommandResult, command, type Service, startService } from "../support/child.ts";
+import { type Drive, netdrive, startDrive } from "../support/drive.ts";
+import { settle } from "../support/fake-clock.ts";
+import { makeTemp } from "../support/temp.ts";
+
+const temp = makeTemp("handles");
+process.env["NETDRIVE_RUNTIME"] = join(temp.path, "runtime");
+let drive: Drive;
+before(async () => {
+  drive = await startDrive();
+});
+after(async () => {
+  await drive.close();
+  await temp.remove();
+});
+
+const NOT_GOOD =
+  "netdrive: the ticket is not good, or not any more: it was used, a newer one was made, or the file is closed\n";
+
+/** Who has nothing but a ticket. */
+function handle(args: string[], codes = [0], input = ""): Promise<CommandResult> {
+  return command(process.execPath, netdrive("handle", ...args), { codes, input, timeoutMs: 60_000 });
+}
+
+async function ticketFor(path: string): Promise<string> {
+  const { stdout } = await handle(["export", path]);
+  assert.match(stdout, /^netdrive-ticket-1\.[\w-]+\n$/);
+  return stdout.trim();
+}
+
+/** A program that opens a file of the drive as fopen(3) has it, writes `text`, perhaps removes the name, and holds it until it is ended. */
+async function hold(
+  name: string,
+  flags: string,
+  text: string,
+  isUnlinked = false,
+): Promise<{ fd: string; program: Service }> {
+  const script = `const fs = require("fs"); const [, path, flags, text, unlinked] = process.argv;
+    const fd = fs.openSync(path, flags); if (text) fs.writeSync(fd, text); if (unlinked) fs.unlinkSync(path);
+    console.log("/proc/" + process.pid + "/fd/" + fd); process.stdin.resume();`;
+  const args = ["-e", script, join(drive.path, name), flags, text, isUnlinked ? "unlinked" : ""];
+  const program = startService(process.execPath, args, { cwd: "/", hasInput: true });
+  return { fd: await program.firstLine, program };
+}
+
+/** Files that are open on the drive. */
+async function openCount(): Promise<number> {
+  const { stdout } = await command(process.execPath, netdrive("status", drive.path, "--json"), { timeoutMs: 60_000 });
+  return (JSON.parse(stdout) as [DriveStatus])[0].remote.opens;
+}
+
+test("a file that is open to append and has no name is read and appended to by a ticket", async () => {
+  const { fd, program } = await hold("gone", "a+", "first ", true);
+  try {
+    assert.ok(!existsSync(join(drive.directory, "gone")));
+    await handle(["write", await ticketFor(fd)], [0], "second ");
+    assert.equal((await handle(["cat", await ticketFor(fd)])).stdout, "first second ");
+  } finally {
+    await program.end();
+  }
+});
+
+test("what is handed on stays open when the program that made it has closed it", async () => {
+  const { fd, program } = await hold("log", "a", "one ");
+  const writer = startService(process.execPath, netdrive("handle", "write", await ticketFor(fd)), { hasInput: true });
+  try {
+    writer.tell("two ");
+    while (readFileSync(join(drive.directory, "log"), "utf8") !== "one two ") await settle();
+    await program.end();
+    writer.process.stdin?.end("three");
+    assert.equal(await writer.exited, 0, writer.errors());
+    assert.equal(readFileSync(join(drive.directory, "log"), "utf8"), "one two three");
+  } finally {
+    await writer.end();
+    await program.end();
+  }
+});
+
+test("a ticket that was used, is old, altered, or of a closed file is one clear line", async () => {
+  const before = await openCount();
+  const { fd, program } = await hold("f", "w+", "content");
+  try {
+    const used = await ticketFor(fd);
+    assert.equal((await handle(["cat", used])).stdout, "content");
+    assert.equal((await handle(["cat", used], [4])).stderr, NOT_GOOD);
+    const old = await ticketFor(fd);
+    const closed = await ticketFor(fd);
+    assert.equal((await handle(["write", old], [4])).stderr, NOT_GOOD);
+    const inside = JSON.parse(Buffer.from(closed.split(".")[1] ?? "", "base64url").toString()) as Record<
+      string,
+      string
+    >;
+    const key = Buffer.from(inside["k"] ?? "", "base64url");
+    key[0] = (key[0] ?? 0) ^ 1;
+    const altered = Buffer.from(JSON.stringify({ ...inside, k: key.toString("base64url") })).toString("base64url");
+    assert.equal((await handle(["cat", `netdrive-ticket-1.${altered}`], [4])).stderr, NOT_GOOD);
+    assert.match(
+      (await handle(["cat", closed.slice(0, -30)], [2])).stderr,
+      /^netdrive: this is no whole ticket; [^\n]+\n$/,
+    );
+    await program.end();
+    // The close of a file travels behind the end of the program.
+    while ((await openCount()) > before) await settle();
+    assert.equal((await handle(["cat", closed], [4])).stderr, NOT_GOOD);
+  } finally {
+    await program.end();
+  }
+});
+
+test("a ticket gives the access of the open, and a file that nobody holds is opened for it", async () => {
+  writeFileSync(join(drive.directory, "read"), "to be read");
+  const { fd, program } = await hold("read", "r", "");
+  try {
+    const { stderr } = await handle(["write", await ticketFor(fd)], [4], "x");
+    assert.match(stderr, /^netdrive: whoever made the ticket has not opened the file for this\n$/);
+  } finally {
+    await program.end();
+  }
+  writeFileSync(join(drive.directory, "free"), "0123456789");
+  await handle(["write", await ticketFor(join(drive.path, "free")), "--offset", "4"], [0], "xy");
+  assert.equal(readFileSync(join(drive.directory, "free"), "utf8"), "0123xy6789");
+});
+
+test("what is on no drive, is no file, or no ticket at all is one clear line", async () => {
+  assert.match((await handle(["export", "/"], [5])).stderr, /^netdrive: '\/' is on no drive of yours; [^\n]+\n$/);
+  assert.match((await handle(["export", drive.path], [1])).stderr, /^netdrive: no ticket for [^\n]+\n$/);
+  assert.match((await handle(["cat"], [2])).stderr, /^netdrive: no ticket given; [^\n]+\n$/);
+  assert.match((await handle(["cat", "nonsense"], [2])).stderr, /^netdrive: this is no whole ticket; [^\n]+\n$/);
+  assert.match((await handle(["copy"], [2])).stderr, /^netdrive: [^\n]+\n$/);
+});
