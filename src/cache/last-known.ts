@@ -3,6 +3,8 @@
  *
  * While it is there nothing is answered from here. What was never asked before waits, like everything else that needs the server. It remembers a bounded
  * number of names and attributes, those used last, and what this mount changes itself.
+ *
+ * INVARIANT: attributes from before a change that this mount has made are not known any more: nobody sees what he did himself undone.
  */
 import { LRUCache } from "lru-cache";
 import { ConnectionError } from "../base/errors.ts";
@@ -17,11 +19,13 @@ import type {
   HandleId,
   NewNode,
   NodeId,
+  Opened,
   OpenFlags,
   RequestContext,
   RequestPriority,
   StatFs,
 } from "../vfs/file-system.ts";
+import { OpenFlag } from "../vfs/file-system.ts";
 import { ForwardingFileSystem } from "../vfs/forwarding-file-system.ts";
 
 const NAMES_MAX = 16_384;
@@ -54,6 +58,10 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   readonly #names = new LRUCache<string, NodeId>({ max: NAMES_MAX });
   readonly #attrs = new LRUCache<NodeId, Attr>({ max: ATTRS_MAX });
   readonly #granted = new LRUCache<string, true>({ max: ACCESS_MAX });
+  /** When this mount last changed a node, counted in changes. */
+  readonly #changed = new LRUCache<NodeId, number>({ max: ATTRS_MAX });
+  #changes = 0;
+  readonly #opens = new Map<HandleId, NodeId>();
   #root: Entry | undefined;
   #space: StatFs | undefined;
 
@@ -61,9 +69,9 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     return this.#ask(
       ctx,
       (asking) => this.inner.root(asking),
-      (root) => {
+      (root, since) => {
         this.#root = root;
-        this.#attrs.set(root.id, root.attr);
+        this.#learn(root.id, root.attr, since);
       },
       () => this.#root,
     );
@@ -73,7 +81,7 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     return this.#ask(
       ctx,
       (asking) => this.inner.lookup(asking, parent, name),
-      (entry) => this.#enter(parent, name, entry),
+      (entry, since) => this.#enter(parent, name, entry, since),
       () => this.#entryOf(parent, name),
     );
   }
@@ -81,14 +89,15 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   override async getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
     if (ctx.followsWrites === true) {
       // Of a file with writes on their way nothing is known.
+      const since = this.#changes;
       const attr = await this.inner.getattr(ctx, id, handle);
-      this.#attrs.set(id, attr);
+      this.#learn(id, attr, since);
       return attr;
     }
     return this.#ask(
       ctx,
       (asking) => this.inner.getattr(asking, id, handle),
-      (attr) => void this.#attrs.set(id, attr),
+      (attr, since) => this.#learn(id, attr, since),
       () => this.#attrs.get(id),
     );
   }
@@ -116,13 +125,14 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   }
 
   override async setattr(ctx: RequestContext, id: NodeId, change: AttrChange, handle?: HandleId): Promise<Attr> {
+    const since = this.#change(id);
     const attr = await this.inner.setattr(ctx, id, change, handle);
-    this.#attrs.set(id, attr);
+    this.#learn(id, attr, since);
     return attr;
   }
 
   override async symlink(ctx: RequestContext, parent: NodeId, name: Name, target: Buffer): Promise<Entry> {
-    return this.#entered(parent, name, await this.inner.symlink(ctx, parent, name, target));
+    return this.#entered(parent, name, () => this.inner.symlink(ctx, parent, name, target));
   }
 
   override async mknod(
@@ -131,31 +141,85 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     name: Name,
     node: NewNode & { rdevMajor: number; rdevMinor: number },
   ): Promise<Entry> {
-    return this.#entered(parent, name, await this.inner.mknod(ctx, parent, name, node));
+    return this.#entered(parent, name, () => this.inner.mknod(ctx, parent, name, node));
   }
 
   override async mkdir(ctx: RequestContext, parent: NodeId, name: Name, node: NewNode): Promise<Entry> {
-    return this.#entered(parent, name, await this.inner.mkdir(ctx, parent, name, node));
+    return this.#entered(parent, name, () => this.inner.mkdir(ctx, parent, name, node));
   }
 
   override async link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
-    return this.#entered(parent, name, await this.inner.link(ctx, id, parent, name));
+    return this.#entered(parent, name, () => this.inner.link(ctx, id, parent, name));
   }
 
   override async create(ctx: RequestContext, parent: NodeId, name: Name, flags: OpenFlags, node: NewNode) {
+    const since = this.#changes;
     const created = await this.inner.create(ctx, parent, name, flags, node);
-    this.#enter(parent, name, created.entry);
+    this.#change(parent);
+    this.#enter(parent, name, created.entry, since);
+    this.#opens.set(created.opened.handle, created.entry.id);
     return created;
+  }
+
+  override async tmpfile(ctx: RequestContext, parent: NodeId, flags: OpenFlags, node: NewNode) {
+    const created = await this.inner.tmpfile(ctx, parent, flags, node);
+    this.#opens.set(created.opened.handle, created.entry.id);
+    return created;
+  }
+
+  override async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
+    const open = () => this.inner.open(ctx, id, flags);
+    const opened = await ((flags & OpenFlag.TRUNC) === 0 ? open() : this.#changing(id, open));
+    this.#opens.set(opened.handle, id);
+    return opened;
+  }
+
+  override release(ctx: RequestContext, handle: HandleId): Promise<void> {
+    this.#opens.delete(handle);
+    return this.inner.release(ctx, handle);
+  }
+
+  override write(
+    ctx: RequestContext,
+    handle: HandleId,
+    offsetBytes: number,
+    data: Buffer,
+    options?: { killSuidgid?: boolean },
+  ): Promise<number> {
+    return this.#changing(this.#opens.get(handle), () => this.inner.write(ctx, handle, offsetBytes, data, options));
+  }
+
+  override fallocate(ctx: RequestContext, handle: HandleId, mode: number, offsetBytes: number, lengthBytes: number) {
+    const act = () => this.inner.fallocate(ctx, handle, mode, offsetBytes, lengthBytes);
+    return this.#changing(this.#opens.get(handle), act);
+  }
+
+  override copyFileRange(
+    ctx: RequestContext,
+    source: { handle: HandleId; offsetBytes: number },
+    target: { handle: HandleId; offsetBytes: number },
+    lengthBytes: number,
+  ): Promise<number> {
+    const act = () => this.inner.copyFileRange(ctx, source, target, lengthBytes);
+    return this.#changing(this.#opens.get(target.handle), act);
+  }
+
+  override setxattr(ctx: RequestContext, id: NodeId, name: Name, value: Buffer, flags: number): Promise<void> {
+    return this.#changing(id, () => this.inner.setxattr(ctx, id, name, value, flags));
+  }
+
+  override removexattr(ctx: RequestContext, id: NodeId, name: Name): Promise<void> {
+    return this.#changing(id, () => this.inner.removexattr(ctx, id, name));
   }
 
   override async unlink(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
     await this.inner.unlink(ctx, parent, name);
-    this.#names.delete(keyOf(parent, name));
+    this.#removed(parent, name);
   }
 
   override async rmdir(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
     await this.inner.rmdir(ctx, parent, name);
-    this.#names.delete(keyOf(parent, name));
+    this.#removed(parent, name);
   }
 
   override async rename(
@@ -168,9 +232,9 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   ): Promise<void> {
     const id = this.#names.get(keyOf(parent, name));
     await this.inner.rename(ctx, parent, name, newParent, newName, flags);
-    this.#names.delete(keyOf(parent, name));
-    if (id === undefined || flags !== 0) this.#names.delete(keyOf(newParent, newName));
-    else this.#names.set(keyOf(newParent, newName), id);
+    this.#removed(parent, name);
+    this.#removed(newParent, newName);
+    if (id !== undefined && flags === 0) this.#names.set(keyOf(newParent, newName), id);
   }
 
   override async readdir(
@@ -180,9 +244,10 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     maxBytes: number,
     withEntries: boolean,
   ): Promise<Buffer> {
+    const since = this.#changes;
     const page = await this.inner.readdir(ctx, handle, cookie, maxBytes, withEntries);
     if (withEntries) {
-      for (const { entry } of decodeDirents(page)) if (entry !== undefined) this.#attrs.set(entry.id, entry.attr);
+      for (const { entry } of decodeDirents(page)) if (entry !== undefined) this.#learn(entry.id, entry.attr, since);
     }
     return page;
   }
@@ -191,30 +256,67 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   async #ask<T>(
     ctx: RequestContext,
     ask: (ctx: RequestContext) => Promise<T>,
-    remember: (answer: T) => void,
+    remember: (answer: T, since: number) => void,
     known: () => T | undefined,
   ): Promise<T> {
     let answer: T;
+    let since = this.#changes;
     try {
       answer = await ask(new Impatient(ctx));
     } catch (error) {
       if (!(error instanceof ConnectionError)) throw error;
       const last = known();
       if (last !== undefined) return last;
+      since = this.#changes;
       answer = await ask(ctx);
     }
-    remember(answer);
+    remember(answer, since);
     return answer;
   }
 
-  #entered(parent: NodeId, name: Name, entry: Entry): Entry {
-    this.#enter(parent, name, entry);
+  /** A node is changed, or has been: what is known of it is of before. @returns for `#learn`: now. */
+  #change(id: NodeId): number {
+    this.#changes += 1;
+    this.#changed.set(id, this.#changes);
+    this.#attrs.delete(id);
+    return this.#changes;
+  }
+
+  async #changing<T>(id: NodeId | undefined, act: () => Promise<T>): Promise<T> {
+    if (id === undefined) return act();
+    this.#change(id);
+    try {
+      return await act();
+    } finally {
+      this.#change(id);
+    }
+  }
+
+  /** Attributes that were asked for at `since` are known, if the node was not changed in the meantime. */
+  #learn(id: NodeId, attr: Attr, since: number): void {
+    if ((this.#changed.get(id) ?? 0) <= since) this.#attrs.set(id, attr);
+  }
+
+  /** A name was taken away; whatever had it, and the directory, are not what they were. */
+  #removed(parent: NodeId, name: Name): void {
+    const key = keyOf(parent, name);
+    const id = this.#names.get(key);
+    this.#names.delete(key);
+    this.#change(parent);
+    if (id !== undefined) this.#change(id);
+  }
+
+  async #entered(parent: NodeId, name: Name, make: () => Promise<Entry>): Promise<Entry> {
+    const since = this.#changes;
+    const entry = await make();
+    this.#change(parent);
+    this.#enter(parent, name, entry, since);
     return entry;
   }
 
-  #enter(parent: NodeId, name: Name, { id, attr }: Entry): void {
+  #enter(parent: NodeId, name: Name, { id, attr }: Entry, since: number): void {
     this.#names.set(keyOf(parent, name), id);
-    this.#attrs.set(id, attr);
+    this.#learn(id, attr, since);
   }
 
   #entryOf(parent: NodeId, name: Name): Entry | undefined {

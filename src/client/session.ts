@@ -325,6 +325,13 @@ export class ClientSession {
     lane.isConnecting = false;
   }
 
+  /** Waits while the control channel was lost, too: data that is sent before what is open is resumed would look like another's changes. */
+  async #whenReady(lane: Lane): Promise<void> {
+    while (lane.isUp && this.#state.t !== "ready" && !this.#isOver) {
+      await new Promise<void>((resolve) => this.#wakers.push(resolve));
+    }
+  }
+
   get #isOver(): boolean {
     return this.#state.t === "over";
   }
@@ -345,6 +352,7 @@ export class ClientSession {
       isNewSession = true;
     }
     if (lane.slotTable === 0) await this.#resume(lane, agreement, isNewSession);
+    else await this.#whenReady(lane);
     lane.calls?.release();
     if (lane.slotTable !== 0) return;
     this.#resumes += 1;

@@ -89,6 +89,29 @@ test("what this mount has changed is known so", async () => {
   await fs.close();
 });
 
+test("attributes of before a write, and of a directory before a name was made in it, are not known any more", async () => {
+  const { drive, fs } = await known();
+  const root = await fs.root(ctx);
+  const { id: folder } = await fs.mkdir(ctx, root.id, named("d"), FOLDER);
+  const file = { mode: 0o644, umask: 0 };
+  const { entry, opened } = await fs.create(ctx, folder, named("f"), OpenFlag.READ | OpenFlag.WRITE, file);
+  await fs.getattr(ctx, entry.id);
+  const asking = fs.getattr(ctx, entry.id);
+  const writing = fs.write(ctx, opened.handle, 0, Buffer.from("abc"));
+  assert.equal((await asking).sizeBytes, 0);
+  await writing;
+  await leave(drive);
+  const waiting = [fs.getattr(ctx, entry.id), fs.lookup(ctx, folder, named("f")), fs.getattr(ctx, folder)];
+  for (const each of waiting) assert.equal(await isWaiting(each), true);
+  drive.isDown = false;
+  await drive.pass(2000, () => drive.remote.state === "connected");
+  assert.equal(((await waiting[0]) as { sizeBytes: number }).sizeBytes, 3);
+  await Promise.all(waiting);
+  await leave(drive);
+  assert.equal((await fs.getattr(ctx, entry.id)).sizeBytes, 3);
+  await fs.close();
+});
+
 test("an error of the server is no absence", async () => {
   const { fs } = await known();
   const root = await fs.root(ctx);

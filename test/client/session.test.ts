@@ -260,6 +260,26 @@ test("a write whose program was killed while the session came back does not take
   await drive.remote.close();
 });
 
+test("data that is sent again is not taken for another's changes", async () => {
+  const drive = await returningDrive();
+  const { handle } = await fileOn(drive);
+  const told: unknown[] = [];
+  drive.remote.events = { changed: () => told.push("changed"), gone: () => told.push("gone") };
+  const [control, io] = drive.connections;
+  assert.ok(control !== undefined && io !== undefined);
+  io.client.faults.isDropping = true;
+  const written = outcome(drive.remote.fileSystem.write(ctx, handle, 0, Buffer.from("abc")));
+  await settle();
+  // The io connection is back before the session knows that control is lost as well.
+  io.client.destroy();
+  control.server.faults.isDropping = true;
+  control.client.destroy();
+  await drive.pass(5000, () => written.value !== undefined);
+  assert.equal(written.value, 3);
+  assert.deepEqual(told, []);
+  await drive.remote.close();
+});
+
 test("a connection that is dead without a word is noticed within 5 s, and replaced", async () => {
   const drive = await returningDrive();
   const { root } = await fileOn(drive);
