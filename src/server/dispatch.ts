@@ -87,7 +87,7 @@ async function counted(ctx: Context, bytesMax: number, make: () => Promise<Buffe
 }
 
 /** Runs `make` with room for an open, and gives the open a handle. An open that comes too late for its session is closed again. */
-async function makeOpen<T>(
+async function makeOpen<T extends Attr | undefined>(
   state: ServerState,
   ctx: Context,
   kind: Open["kind"],
@@ -113,7 +113,7 @@ async function makeOpen<T>(
     openedAtMs: state.clock.realtimeMs(),
     pid: ctx.caller.pid,
   });
-  const handle = session.opened(open);
+  const handle = session.opened(open, made.result);
   try {
     if (kind === "file") session.share.modes.enter(open, session.label);
   } catch (error) {

@@ -45,7 +45,8 @@ function isSameData(a: DataVersion, b: DataVersion): boolean {
   return a.sizeBytes === b.sizeBytes && a.mtimeSec === b.mtimeSec && a.mtimeNsec === b.mtimeNsec;
 }
 
-function isSame(a: DataVersion, b: DataVersion): boolean {
+/** Whether nothing has happened to the file between the two. */
+export function isSame(a: DataVersion, b: DataVersion): boolean {
   return isSameData(a, b) && a.ctimeSec === b.ctimeSec && a.ctimeNsec === b.ctimeNsec;
 }
 

@@ -11,6 +11,7 @@ import type { Clock, Timer } from "../base/clock.ts";
 import { FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { openKey } from "../resume/resume-proof.ts";
+import type { Attr } from "../vfs/attr.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
 import { Absence, type AbsentOpens, type DataVersion, versionOf } from "./node-changes.ts";
 import type { ShareModes } from "./share-modes.ts";
@@ -330,11 +331,11 @@ export class Session {
     this.#opening -= 1;
   }
 
-  /** Gives an open its first handle. */
-  opened(open: Open): number {
+  /** Gives an open its first handle. `attr`: of the file as it was opened. */
+  opened(open: Open, attr: Attr | undefined): number {
     this.#opening -= 1;
     const handle = this.addHandle(open);
-    this.#parts.keeper?.opened(this, open, handle);
+    this.#parts.keeper?.opened(this, open, handle, attr);
     return handle;
   }
 

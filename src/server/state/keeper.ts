@@ -4,8 +4,10 @@
  * It is told as things happen and writes records; the store takes those of one turn of the event loop down together. A reply that is kept is sent
  * when its record is down (`whenKept`). What a start of the server finds is restore.ts's.
  */
+import type { Attr } from "../../vfs/attr.ts";
 import type { BodyCodec } from "../../wire/codec.ts";
 import { bodyBytes, messageOf } from "../../wire/codec.ts";
+import { versionOf } from "../node-changes.ts";
 import type { Open, Session } from "../session.ts";
 import type { KeptReply } from "../slot-table.ts";
 import type { LifeStamp } from "./life-stamp.ts";
@@ -53,13 +55,14 @@ export class Keeper {
   }
 
   /** A file was opened, and has this handle. What the file system cannot find again is not kept. */
-  opened(session: Session, open: Open, handle: number): void {
+  opened(session: Session, open: Open, handle: number, attr: Attr | undefined): void {
     const { recovery } = session.share.fileSystem;
     if (recovery === undefined || open.kind !== "file") return;
     const { id, kind, node, flags, openedAtMs, pid } = open;
     const nodeRecord = recovery.describe(open.inner);
     const record = { id, session: session.id, handles: [handle], kind, node, nodeRecord, flags, openedAtMs, pid };
-    this.store.add(openKeyOf(id), openRecord.encode({ ...record, version: undefined }));
+    const version = attr === undefined ? undefined : versionOf(attr);
+    this.store.add(openKeyOf(id), openRecord.encode({ ...record, version }));
   }
 
   closed(open: Open): void {

@@ -86,7 +86,7 @@ const openFields = {
   openedAtMs: u53,
   /** Process that opened, at the client. */
   pid: u32,
-  /** The data as the client knew it last; absent where nobody looked. */
+  /** The data as it was opened; absent where nobody looked. */
   version: optional(group({ sizeBytes: u53, mtimeSec: i53, mtimeNsec: u32, ctimeSec: i53, ctimeNsec: u32 })),
 };
 export type OpenRecord = RecordOf<typeof openFields>;

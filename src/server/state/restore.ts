@@ -11,7 +11,7 @@ import type { Log } from "../../base/log.ts";
 import type { Attr } from "../../vfs/attr.ts";
 import { type FileSystem, OpenFlag, type RequestContext } from "../../vfs/file-system.ts";
 import { type BodyCodec, messageOf } from "../../wire/codec.ts";
-import { versionOf } from "../node-changes.ts";
+import { isSame, versionOf } from "../node-changes.ts";
 import { Open, type Session } from "../session.ts";
 import { withoutModes } from "../share-modes.ts";
 import { ID_BYTES, type ServerState } from "../state.ts";
@@ -173,11 +173,12 @@ class Restoring {
     const { handle: inner, attr } = await recovery.reopen(OWN_CONTEXT, node, withoutModes(flags));
     const { id, kind, openedAtMs, pid } = record;
     const open = new Open({ id, owner: session, kind, node, inner, flags, openedAtMs, pid });
-    session.restored(open, handle, this.#isLeftAlone(attr) ? versionOf(attr) : "unknown");
+    session.restored(open, handle, this.#isLeftAlone(attr, record) ? versionOf(attr) : "unknown");
   }
 
-  /** Whether nobody can have changed the file after the server before did. */
-  #isLeftAlone(attr: Attr): boolean {
+  /** Whether nobody can have changed the file after the server before did, or since it was opened. */
+  #isLeftAlone(attr: Attr, { version }: OpenRecord): boolean {
+    if (version !== undefined && isSame(version, versionOf(attr))) return true;
     const latestMs = Math.max(
       attr.mtimeSec * 1000 + Math.trunc(attr.mtimeNsec / 1e6),
       attr.ctimeSec * 1000 + Math.trunc(attr.ctimeNsec / 1e6),

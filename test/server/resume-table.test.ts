@@ -1,0 +1,245 @@
+/**
+ * The resume procedure as a table: who gets the file, and what the client is told that comes back to it.
+ *
+ * Each row is one open of a client that loses its connection, or whose server dies and is started again with what it had written down; then, in this order: the
+ * client's time passes or does not, somebody else asks for the file before the client is back or does not, the client comes back, and somebody else asks
+ * after that or does not. The disk is real, the clock is not.
+ */
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { systemClock } from "../../src/base/clock.ts";
+import { silentLog } from "../../src/base/log.ts";
+import { connectLink, type Remote } from "../../src/client/remote.ts";
+import { createDisk, type Disk } from "../../src/disk/disk.ts";
+import { openKey, resumeProof } from "../../src/resume/resume-proof.ts";
+import { LinkServer } from "../../src/server/server.ts";
+import { LifeStamp } from "../../src/server/state/life-stamp.ts";
+import { memoryLinkPair } from "../../src/transport/memory-link.ts";
+import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { type BodyCodec, messageOf } from "../../src/wire/codec.ts";
+import type { Reply, Request } from "../../src/wire/messages.ts";
+import type { ResumeResult, ResumeVerdict } from "../../src/wire/resume-fields.ts";
+import { FakeClock, settle } from "../support/fake-clock.ts";
+import { ctx, named, Peer, TOKEN } from "../support/link-drive.ts";
+import { MemoryStore } from "../support/memory-store.ts";
+import { makeTemp } from "../support/temp.ts";
+
+const { READ, WRITE, APPEND, DENY_READ, DENY_WRITE } = OpenFlag;
+const KEEP_MS = 5000;
+const caller = { uid: 0, gid: 0, groups: [], pid: 1 };
+
+/** Its real time is the one that files get. */
+class TestClock extends FakeClock {
+  override realtimeMs(): number {
+    return systemClock.realtimeMs();
+  }
+}
+
+/** The client that holds the file: it reads the replies to what it asks. */
+class Holder extends Peer {
+  #reply: ((reply: Record<string, unknown> | number) => void) | undefined;
+  #tag = 0;
+
+  override frame(header: Parameters<Peer["frame"]>[0], body: Parameters<Peer["frame"]>[1]): void {
+    const at = body.offset;
+    if (header.flags === 1 && header.tag !== 0) {
+      const codec = messageOf(header.opcode).reply as BodyCodec;
+      this.#reply?.(header.status === 0 ? (codec.read(body) as Record<string, unknown>) : header.status);
+      body.offset = at;
+    }
+    super.frame(header, body);
+  }
+
+  override payloadBegin(header: Parameters<Peer["frame"]>[0], body: Parameters<Peer["frame"]>[1]): Buffer {
+    this.#reply?.(header.status);
+    return super.payloadBegin(header, body);
+  }
+
+  /** The fields of the reply, or its status. */
+  async ask<N extends "open" | "write" | "read" | "resume">(
+    name: N,
+    fields: Request<N>,
+    handle = 0,
+    payload?: Buffer,
+  ): Promise<Record<string, unknown> | number> {
+    this.#tag += 65_536;
+    const replied = new Promise<Record<string, unknown> | number>((resolve) => {
+      this.#reply = resolve;
+    });
+    this.send(name, fields, { tag: this.#tag, handle }, payload);
+    return replied;
+  }
+}
+
+/** A server, of which there may be one after the other, and its clients. */
+class Stage implements AsyncDisposable {
+  readonly clock = new TestClock();
+  readonly #temp = makeTemp("resume-table");
+  readonly #served = join(this.#temp.path, "served");
+  readonly #state = join(this.#temp.path, "state");
+  #store = new MemoryStore();
+  #life: LifeStamp | undefined;
+  #disk: Disk | undefined;
+  #server: LinkServer | undefined;
+
+  async start(): Promise<void> {
+    const records = this.#store.records;
+    this.#store = new MemoryStore(records);
+    if (this.#disk === undefined) {
+      for (const folder of [this.#served, this.#state]) mkdirSync(folder);
+      writeFileSync(join(this.#served, "f"), "0123456789");
+    }
+    const applyCredentials = process.getuid?.() === 0;
+    this.#disk = await createDisk({ directory: this.#served, applyCredentials, log: silentLog });
+    this.#life = new LifeStamp(this.#state, this.clock);
+    this.#server = new LinkServer({
+      shares: new Map([["share", { fileSystem: this.#disk, readOnly: false }]]),
+      token: TOKEN,
+      squash: "none",
+      log: silentLog,
+      clock: this.clock,
+      limits: { keepMsMax: KEEP_MS, courtesyMs: 3_600_000 },
+      memory: { store: this.#store, records, life: this.#life, hostBootId: "one" },
+    });
+    await this.#server.restore();
+  }
+
+  /** What kill -9 does, and a start after it. */
+  async crash(): Promise<void> {
+    this.#store.die();
+    this.#life?.close();
+    await this.#disk?.close();
+    await this.start();
+  }
+
+  holder(): Holder {
+    const links = memoryLinkPair(this.clock);
+    this.#server?.accept(links.server);
+    return new Holder(links.client, this.clock);
+  }
+
+  contender(): Promise<Remote> {
+    const links = memoryLinkPair(this.clock);
+    this.#server?.accept(links.server);
+    const url = { token: TOKEN, share: "share" };
+    return connectLink(links.client, { url, log: silentLog, clock: this.clock });
+  }
+
+  get content(): string {
+    return readFileSync(join(this.#served, "f"), "utf8");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#store.die();
+    this.#life?.close();
+    await this.#disk?.close();
+    await this.#temp.remove();
+  }
+}
+
+/** Somebody else opens the file and writes to it. @returns whether he got it. */
+async function contend(stage: Stage): Promise<boolean> {
+  const remote = await stage.contender();
+  const { fileSystem } = remote;
+  const { id: parent } = await fileSystem.root(ctx);
+  const { id } = await fileSystem.lookup(ctx, parent, named("f"));
+  const opened = await fileSystem.open(ctx, id, WRITE).catch((error: { errno: string }) => {
+    assert.equal(error.errno, "EBUSY");
+    return undefined;
+  });
+  if (opened !== undefined) {
+    await fileSystem.write(ctx, opened.handle, 2, Buffer.from("XY"));
+    await fileSystem.release(ctx, opened.handle);
+  }
+  await remote.close();
+  return opened !== undefined;
+}
+
+const KINDS = {
+  read: READ,
+  write: READ | WRITE,
+  append: READ | WRITE | APPEND,
+  "share-denied": READ | WRITE | DENY_READ | DENY_WRITE,
+} as const;
+type Kind = keyof typeof KINDS;
+
+interface Row {
+  readonly when: "in time" | "late";
+  readonly asks: "nobody" | "before" | "after";
+  /** Whether somebody else gets the file, and what the client is told. */
+  readonly shared: readonly [isHad: boolean, verdict: ResumeVerdict];
+  readonly denied: readonly [isHad: boolean, verdict: ResumeVerdict];
+}
+
+const ROWS: readonly Row[] = [
+  { when: "in time", asks: "nobody", shared: [false, "unchanged"], denied: [false, "unchanged"] },
+  { when: "in time", asks: "before", shared: [true, "changed"], denied: [false, "unchanged"] },
+  { when: "in time", asks: "after", shared: [true, "unchanged"], denied: [false, "unchanged"] },
+  { when: "late", asks: "nobody", shared: [false, "unchanged"], denied: [false, "unchanged"] },
+  { when: "late", asks: "before", shared: [true, "changed"], denied: [true, "gone"] },
+  { when: "late", asks: "after", shared: [true, "unchanged"], denied: [false, "unchanged"] },
+];
+
+for (const loss of ["the link is lost", "the server dies"] as const) {
+  for (const row of ROWS) {
+    for (const kind of Object.keys(KINDS) as Kind[]) {
+      const [isHad, verdict] = kind === "share-denied" ? row.denied : row.shared;
+      const asks = row.asks === "nobody" ? "nobody asks" : `somebody asks ${row.asks} it is back`;
+      test(`${loss}, ${kind}, key ${row.when}, ${asks}: ${verdict}, and he ${isHad ? "gets" : "does not get"} it`, () =>
+        play(loss === "the server dies", row, kind, isHad, verdict));
+    }
+  }
+}
+
+async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verdict: ResumeVerdict): Promise<void> {
+  await using stage = new Stage();
+  await stage.start();
+  const holder = stage.holder();
+  await holder.setUp({ keepMs: KEEP_MS });
+  const finder = await stage.contender();
+  const { id } = await finder.fileSystem.lookup(ctx, (await finder.fileSystem.root(ctx)).id, named("f"));
+  await finder.close();
+  const opened = await holder.ask("open", { caller, id, flags: KINDS[kind], contentBytesMax: 0 });
+  const { handle } = holder.headers.at(-1) as { handle: number };
+  const { openId, resumeKey } = opened as unknown as Reply<"open">;
+
+  holder.link.destroy();
+  await settle();
+  if (isCrash) await stage.crash();
+  if (row.when === "late") stage.clock.advance(KEEP_MS + 1);
+  await settle();
+  let isTaken = row.asks === "before" && (await contend(stage));
+
+  const back = stage.holder();
+  const { sessionId, sessionKey } = holder;
+  assert.match(await back.setUp({ sessionId, keepMs: KEEP_MS }, sessionKey), /^auth reply/);
+  const proof = resumeProof(openKey(sessionKey, openId), back.transcript, resumeKey);
+  const { results } = (await back.ask("resume", { items: [{ resumeKey, proof }] })) as unknown as Reply<"resume">;
+  const result = results[0] as ResumeResult;
+  assert.equal(result.verdict, verdict);
+  if (verdict === "changed") {
+    assert.deepEqual(result.ranges, [{ offsetBytes: 2, lengthBytes: 2 }]);
+    assert.equal(result.changedBy, "memory client");
+  }
+  if (row.asks === "after") isTaken = await contend(stage);
+  assert.equal(isTaken, isHad);
+  if (verdict === "gone") {
+    assert.equal(await back.ask("read", { caller, offsetBytes: 0, lengthBytes: 4 }, handle), 9, "EBADF");
+    assert.equal(stage.content, "01XY456789");
+    return;
+  }
+  assert.equal(result.handle, handle);
+  await useIt(stage, back, kind, handle, isTaken);
+}
+
+/** The open does what it did before. */
+async function useIt(stage: Stage, back: Holder, kind: Kind, handle: number, isTaken: boolean): Promise<void> {
+  assert.equal(await back.ask("read", { caller, offsetBytes: 0, lengthBytes: 4 }, handle), 0);
+  const written = await back.ask("write", { caller, offsetBytes: 0, killSuidgid: false }, handle, Buffer.from("!"));
+  const rest = isTaken ? "1XY456789" : "123456789";
+  if (kind === "read") assert.equal(written, 9, "EBADF");
+  else assert.deepEqual(written, { writtenBytes: 1 });
+  assert.equal(stage.content, kind === "read" ? `0${rest}` : kind === "append" ? `0${rest}!` : `!${rest}`);
+}
