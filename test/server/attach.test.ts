@@ -1,13 +1,16 @@
 /** Attaching to opens of other sessions: what is given, and everything that must not be. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { ConnectionError } from "../../src/base/errors.ts";
 import type { OpenTicket } from "../../src/client/attach.ts";
-import type { Remote } from "../../src/client/remote.ts";
+import { connectLink, type Remote } from "../../src/client/remote.ts";
 import { attachProof, ticketKey } from "../../src/resume/resume-proof.ts";
+import { memoryLinkPair } from "../../src/transport/memory-link.ts";
 import { type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { ctx, type LinkDrive, linkDrive, named, TOKEN } from "../support/link-drive.ts";
+import { MemoryStore } from "../support/memory-store.ts";
 
 const { READ, WRITE, APPEND } = OpenFlag;
 const STALE = { errno: "ESTALE" };
@@ -207,4 +210,82 @@ test("who may only read the share only reads the open", async () => {
   assert.equal(await contentBy(guest, attached.handle), "first");
   await assert.rejects(guest.fileSystem.write(ctx, attached.handle, 0, Buffer.from("x")), { errno: "EROFS" });
   await Promise.all([reader.close(), guest.close()]);
+});
+
+test("several handles of an open in one session are each good until it is released", async () => {
+  const { drive, first, handle, ticket } = await held();
+  const again = await first.attach(ctx, ticket);
+  const third = await first.attach(ctx, await first.ticketFor(ctx, again.handle));
+  assert.equal(drive.server.counters().handles, 3);
+  await first.fileSystem.release(ctx, handle);
+  await settle();
+  assert.equal(await contentBy(first, again.handle), "first");
+  const { remote: guest } = await drive.connect({ ticket: await first.ticketFor(ctx, third.handle) });
+  await first.fileSystem.release(ctx, again.handle);
+  await settle();
+  assert.equal(await contentBy(first, third.handle), "first");
+  await first.fileSystem.release(ctx, third.handle);
+  await settle();
+  assert.equal(drive.server.counters().handles, 0);
+  await Promise.all([first.close(), guest.close()]);
+});
+
+test("a session that has all the opens it may have attaches to none", async () => {
+  const drive = linkDrive({ limits: { opensPerSessionMax: 1 } });
+  const { remote } = await drive.connect();
+  const { fileSystem } = remote;
+  const { id: parent } = await fileSystem.root(ctx);
+  const { opened } = await fileSystem.create(ctx, parent, named("f"), READ, { mode: 0o100600, umask: 0 });
+  const ticket = await remote.ticketFor(ctx, opened.handle);
+  await assert.rejects(remote.attach(ctx, ticket), { errno: "EMFILE" });
+  const { remote: guest } = await drive.connect({ ticket });
+  await guest.attach(ctx, ticket);
+  await Promise.all([remote.close(), guest.close()]);
+});
+
+test("a guest comes back to its open when its link was lost, and learns what others did to it", async () => {
+  const { drive, first, handle, ticket, id } = await held();
+  const changed: [NodeId, string][] = [];
+  const links: ReturnType<typeof memoryLinkPair>[] = [];
+  let isDown = false;
+  const dial = async () => {
+    if (isDown) throw new ConnectionError("refused", { retryable: true });
+    const pair = memoryLinkPair(drive.clock);
+    links.push(pair);
+    drive.server.accept(pair.server);
+    return pair.client;
+  };
+  const { clock, log } = drive;
+  const wish = { url: { token: Buffer.from("-"), share: "share" }, ticket, clock, log, ioChannels: 0, random: () => 0 };
+  const guest = await connectLink(await dial(), wish, dial);
+  guest.events = { changed: (node, { changedBy }) => changed.push([node, changedBy]), gone: () => assert.fail() };
+  const attached = await guest.attach(ctx, ticket);
+  isDown = true;
+  links[0]?.client.destroy();
+  await settle();
+  await first.fileSystem.write(ctx, handle, 0, Buffer.from("F"));
+  isDown = false;
+  clock.advance(1000);
+  await settle();
+  assert.equal(guest.state, "connected");
+  assert.deepEqual(changed, [[id, "memory client"]]);
+  assert.equal(await contentBy(guest, attached.handle), "First");
+  await Promise.all([first.close(), guest.close()]);
+});
+
+test("nothing is written down that would let a guest in to more than its open after a crash", async () => {
+  const store = new MemoryStore();
+  const memory = { store, records: new Map(), life: undefined, hostBootId: "" };
+  const drive = linkDrive({ memory });
+  const { remote: first } = await drive.connect();
+  const { id: parent } = await first.fileSystem.root(ctx);
+  const { opened } = await first.fileSystem.create(ctx, parent, named("f"), READ, { mode: 0o100600, umask: 0 });
+  const sessions = () => [...store.records.keys()].filter((key) => key.startsWith("s")).length;
+  assert.equal(sessions(), 1);
+  const ticket = await first.ticketFor(ctx, opened.handle);
+  const { remote: guest } = await drive.connect({ ticket });
+  await guest.attach(ctx, ticket);
+  assert.equal(sessions(), 1);
+  await Promise.all([first.close(), guest.close()]);
+  assert.equal(sessions(), 0);
 });

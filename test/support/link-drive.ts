@@ -52,17 +52,18 @@ export interface LinkDrive {
 export function linkDrive(
   options: { fileSystem?: FileSystem; readOnly?: boolean; squash?: Squash; limits?: Partial<ServerLimits> } & Pick<
     Partial<ServerOptions>,
-    "users" | "security"
+    "users" | "security" | "memory"
   > & { isTokenless?: boolean } = {},
 ): LinkDrive {
   const clock = new FakeClock();
   const lines: string[] = [];
   const log = createLog({ level: "debug", clock, sink: (line) => lines.push(line) });
   const share = { fileSystem: options.fileSystem ?? new MemoryFs(), readOnly: options.readOnly === true };
-  const { users, security } = options;
+  const { users, security, memory } = options;
   const server = new LinkServer({
     ...(users === undefined ? {} : { users }),
     ...(security === undefined ? {} : { security }),
+    ...(memory === undefined ? {} : { memory }),
     shares: new Map([["share", share]]),
     token: options.isTokenless === true ? undefined : TOKEN,
     squash: options.squash ?? "none",
