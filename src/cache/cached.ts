@@ -41,6 +41,8 @@ export interface CacheOptions {
   readonly lineBytes: () => number;
   /** What the kernel reads ahead by itself, bytes. */
   readonly kernelReadAheadBytes: () => number;
+  /** How long the kernel believes attributes. */
+  readonly attrTimeoutMs: number;
   readonly clock: Clock;
   readonly log: Log;
   /** As WriteBehindOptions.keepLost. */
@@ -106,6 +108,10 @@ export class CachedFileSystem extends ForwardingFileSystem {
   }
 
   override async getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
+    if (handle !== undefined && !this.#writes.isDirty(id)) {
+      const attr = await this.#opens.get(handle)?.reader?.takeAttr(ctx.signal);
+      if (attr !== undefined && !this.#writes.isDirty(id)) return attr;
+    }
     return this.#afterWrites(ctx, id, (after) => this.inner.getattr(after, id, handle));
   }
 

@@ -1,9 +1,13 @@
 /**
  * The reads of one open: from pieces that were read ahead where there are some, from the FileSystem behind for the rest.
  *
+ * A program that has read a file to its end is told so by the kernel only after it has asked for the attributes, if it has none that are fresh. So they
+ * are asked for together with the last pieces.
+ *
  * INVARIANT: pieces do not overlap, and none crosses a section boundary of the file.
  */
-import { CancelSource, raceSignal } from "../base/signals.ts";
+import { type CancelSignal, CancelSource, raceSignal } from "../base/signals.ts";
+import type { Attr } from "../vfs/attr.ts";
 import {
   type Caller,
   type FileSystem,
@@ -18,6 +22,8 @@ import { type ReadAheadBudget, ReadAheadPolicy, type ReadAheadSink } from "./rea
 
 /** How old a piece may be when it is used, milliseconds. */
 export const FRESH_MS = 1000;
+/** How old attributes may be that were asked for with the end of the file, when they are wanted. */
+const END_FRESH_MS = 250;
 /** A line that holds less than this is filled by the reads themselves. */
 const LINE_BYTES_MIN = 256 * 1024;
 
@@ -48,6 +54,13 @@ interface Piece {
   takenBytes: number;
 }
 
+/** The attributes that were asked for with the end of the file. Never rejects. */
+interface EndAttr {
+  readonly answer: Promise<Attr | undefined>;
+  /** Infinity until it is here. */
+  arrivedMs: number;
+}
+
 const NEW_PIECE = {
   lengthBytes: -1,
   arrivedMs: 0,
@@ -74,6 +87,9 @@ export class OpenReader implements ReadAheadSink {
   #caller: Caller | undefined;
   /** Size of the file as far as is known. */
   #fileBytes: number;
+  /** When the kernel was last given attributes by way of this open. */
+  #attrMs: number;
+  #end: EndAttr | undefined;
 
   constructor(parts: {
     inner: FileSystem;
@@ -90,6 +106,7 @@ export class OpenReader implements ReadAheadSink {
     this.#id = parts.id;
     this.#handle = parts.opened.handle;
     this.#fileBytes = parts.opened.attr.sizeBytes;
+    this.#attrMs = parts.options.clock.monotonicMs();
     this.#closed = parts.closed;
     const { content } = parts.opened;
     if (content !== undefined) this.#keepContent(content);
@@ -122,8 +139,21 @@ export class OpenReader implements ReadAheadSink {
     return parts.length === 1 ? (parts[0] as Promise<number>) : joinParts(parts, ends);
   }
 
+  /** Attributes that were asked for with the end of the file, once; undefined if there are none, or they are too old. */
+  async takeAttr(signal: CancelSignal | undefined): Promise<Attr | undefined> {
+    const end = this.#end;
+    if (end === undefined) return undefined;
+    const attr = await raceSignal(end.answer, signal);
+    const nowMs = this.#options.clock.monotonicMs();
+    if (this.#end !== end || nowMs - end.arrivedMs > END_FRESH_MS) return undefined;
+    this.#end = undefined;
+    this.#attrMs = nowMs;
+    return attr;
+  }
+
   /** The file is being changed and reaches at least to `endBytes` afterwards: nothing that was fetched may be used. */
   invalidate(endBytes: number): void {
+    this.#end = undefined;
     for (const piece of this.#pieces) piece.spoilt = true;
     this.#policy.invalidate();
     this.#dropAll();
@@ -139,6 +169,7 @@ export class OpenReader implements ReadAheadSink {
   prefetch(offsetBytes: number, lengthBytes: number): void {
     const { sectionBytes } = this.#options;
     const endBytes = offsetBytes + lengthBytes;
+    if (endBytes >= this.#fileBytes) this.#askAttr();
     for (let at = offsetBytes; at < endBytes; ) {
       const end = Math.min(endBytes, (Math.floor(at / sectionBytes) + 1) * sectionBytes);
       this.#fetch(at, end - at);
@@ -182,6 +213,25 @@ export class OpenReader implements ReadAheadSink {
       // The foreground read that wants these bytes will ask for them itself, and meet the error.
       () => this.#arrived(piece, 0),
     );
+  }
+
+  /** Asks for the attributes, if those the kernel has will be old when the end of the file has been read. */
+  #askAttr(): void {
+    const { clock, attrTimeoutMs } = this.#options;
+    const isOld = clock.monotonicMs() - this.#attrMs >= attrTimeoutMs / 2;
+    if (this.#caller === undefined || this.#end !== undefined || attrTimeoutMs === 0 || !isOld) return;
+    const end: EndAttr = {
+      arrivedMs: Number.POSITIVE_INFINITY,
+      answer: this.#inner.getattr({ caller: this.#caller }, this.#id, this.#handle).then(
+        (attr) => {
+          end.arrivedMs = clock.monotonicMs();
+          return attr;
+        },
+        // Whoever wants them will ask, and meet the error.
+        () => undefined,
+      ),
+    };
+    this.#end = end;
   }
 
   /** The bytes that came with the open are a piece like those read ahead. */

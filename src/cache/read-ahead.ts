@@ -17,6 +17,8 @@ export interface ReadAheadOptions {
   readonly sectionBytes: number;
   /** Bytes of all pieces of the mount, on their way or held. */
   readonly bytesMax: number;
+  /** How long the kernel believes attributes. */
+  readonly attrTimeoutMs: number;
   readonly clock: Clock;
   /** What fills the line (bandwidth times round trip), bytes, as measured now. */
   readonly lineBytes: () => number;

@@ -12,7 +12,7 @@ import { CachedFileSystem } from "../cache/cached.ts";
 import { LastKnownFileSystem } from "../cache/last-known.ts";
 import { connectRemote, type Remote, type RemoteShare } from "../client/remote.ts";
 import { parseDriveUrl } from "../client/url.ts";
-import { type FuseMount, mountFuse } from "../fuse/mount.ts";
+import { DEFAULT_MOUNT_OPTIONS, type FuseMount, mountFuse } from "../fuse/mount.ts";
 import { busyWait } from "../sys/busy-wait.ts";
 import type { Trust } from "../transport/dial.ts";
 import type { NodeId } from "../vfs/file-system.ts";
@@ -230,6 +230,7 @@ function cachedDrive(
     writeBehindBytesMax: pipeline && !sync ? (options.writeBehindBytes ?? WRITE_BEHIND_BYTES) : 0,
     readAheadBytesMax: pipeline ? (options.readAheadBytes ?? READ_AHEAD_BYTES) : 0,
     kernelReadAheadBytes,
+    attrTimeoutMs: options.attrTimeoutMs ?? DEFAULT_MOUNT_OPTIONS.attrTimeoutMs,
     lineBytes: remote.lineBytes,
     keepLost: (id, offsetBytes, data) => recovered.save(id, offsetBytes, data),
     clock,

@@ -11,7 +11,14 @@ import { CTX, HeldFile } from "./held-file.ts";
 const SECTION = 1024;
 const WHOLE = 64 * SECTION;
 
-async function setUp(options: { lineBytes?: number; kernelReadAheadBytes?: number; readAheadBytesMax?: number } = {}) {
+async function setUp(
+  options: {
+    lineBytes?: number;
+    kernelReadAheadBytes?: number;
+    readAheadBytesMax?: number;
+    attrTimeoutMs?: number;
+  } = {},
+) {
   const file = new HeldFile();
   file.content = Buffer.alloc(WHOLE);
   for (let at = 0; at < WHOLE; at += 4) file.content.writeUInt32LE(at, at);
@@ -22,6 +29,7 @@ async function setUp(options: { lineBytes?: number; kernelReadAheadBytes?: numbe
     readAheadBytesMax: options.readAheadBytesMax ?? 32 * SECTION,
     kernelReadAheadBytes: () => options.kernelReadAheadBytes ?? 0,
     lineBytes: () => options.lineBytes ?? 256 * SECTION,
+    attrTimeoutMs: options.attrTimeoutMs ?? 1000,
     clock,
     log: silentLog,
   });
@@ -196,6 +204,48 @@ describe("read-ahead", () => {
     made.file.held.find(({ offsetBytes }) => offsetBytes === SECTION)?.go("EIO");
     await assert.rejects(next, { errno: "EIO" });
     await made.file.releaseAll();
+  });
+
+  describe("asks for the attributes with the end of the file", () => {
+    /** Reads to the end in a time, and says what the kernel's question for attributes costs then. */
+    async function readToEnd(options: { tookMs: number; thenMs?: number; attrTimeoutMs?: number; changes?: boolean }) {
+      const made = await setUp(options);
+      const { file, clock, cached, handle } = made;
+      for (let at = 0; at < WHOLE; at += SECTION) {
+        if (at === WHOLE / 4) clock.advance(options.tookMs);
+        await readNow(made, at, SECTION);
+      }
+      if (options.changes === true) await cached.setattr(CTX, file.id, { sizeBytes: 10 });
+      clock.advance(options.thenMs ?? 0);
+      const asked = () => file.log.filter((op) => op === "getattr").length;
+      const before = asked();
+      const attr = await cached.getattr(CTX, file.id, handle);
+      const first = asked() - before;
+      await cached.getattr(CTX, file.id, handle);
+      return { ahead: before, first, second: asked() - before - first, sizeBytes: attr.sizeBytes };
+    }
+
+    it("if the kernel's will be old by then, and gives them once", async () => {
+      const costs = await readToEnd({ tookMs: 900 });
+      assert.deepEqual(costs, { ahead: 1, first: 0, second: 1, sizeBytes: WHOLE });
+    });
+
+    it("but not if they are fresh, or never believed", async () => {
+      for (const options of [{ tookMs: 100 }, { tookMs: 900, attrTimeoutMs: 0 }]) {
+        assert.deepEqual(await readToEnd(options), { ahead: 0, first: 1, second: 1, sizeBytes: WHOLE });
+      }
+    });
+
+    it("and does not give them when they are old, or the file was changed", async () => {
+      assert.deepEqual(await readToEnd({ tookMs: 900, thenMs: 251 }), {
+        ahead: 1,
+        first: 1,
+        second: 1,
+        sizeBytes: WHOLE,
+      });
+      const changed = await readToEnd({ tookMs: 900, changes: true });
+      assert.deepEqual(changed, { ahead: 1, first: 1, second: 1, sizeBytes: 10 });
+    });
   });
 
   it("reads nothing ahead that the kernel does, or that a short line needs not", async () => {

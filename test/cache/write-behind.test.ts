@@ -18,7 +18,7 @@ function setUp(writeBehindBytesMax = 8 * SECTION) {
   const lines: string[] = [];
   const log = { ...silentLog, error: (text: string) => void lines.push(text) };
   const limits = { sectionBytes: SECTION, writeBehindBytesMax, readAheadBytesMax: 0, kernelReadAheadBytes: () => 0 };
-  const options = { ...limits, clock, log, lineBytes: () => 0 };
+  const options = { ...limits, attrTimeoutMs: 1000, clock, log, lineBytes: () => 0 };
   return { file, clock, lines, cached: new CachedFileSystem(file, options) };
 }
 

@@ -54,6 +54,7 @@ async function end(disk: Disk, { remote, server }: Link, cached: CachedFileSyste
 /** A window and sections so small that full windows, parts and order all count; reading ahead as if the line were long. */
 function cachedDrive(remote: Remote): CachedFileSystem {
   return new CachedFileSystem(remote.fileSystem, {
+    attrTimeoutMs: 1000,
     sectionBytes: 4096,
     writeBehindBytesMax: 64 * 1024,
     readAheadBytesMax: 1024 * 1024,
