@@ -7,13 +7,13 @@ export const USER = 65_534;
 
 /** Arguments for unshare(1): runs `node ARGS` as that user, in a mount namespace of its own. */
 export function asUser(...args: string[]): string[] {
-  return ["--mount", "--propagation", "private", "bash", "-euc", MACHINE, "-", process.execPath, ...args];
+  return ["--mount", "--propagation", "private", "bash", "--norc", "-euc", MACHINE, "-", process.execPath, ...args];
 }
 
 /** Arguments for unshare(1): runs a shell script as that user, where `netdrive` is `node MAIN`. */
 export function scriptAsUser(main: string, script: string): string[] {
   const whole = `netdrive() { "${process.execPath}" "${main}" "$@"; }\n${script}`;
-  return ["--mount", "--propagation", "private", "bash", "-euc", MACHINE, "-", "bash", "-euc", whole];
+  return ["--mount", "--propagation", "private", "bash", "--norc", "-euc", MACHINE, "-", "bash", "--norc", "-euc", whole];
 }
 
 const MACHINE = `

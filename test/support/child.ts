@@ -64,7 +64,7 @@ export async function command(
 
 /** Runs a shell script that stops at the first failure. */
 export async function shell(script: string, options: CommandOptions = {}): Promise<CommandResult> {
-  return command("bash", ["-euo", "pipefail", "-c", script], options);
+  return command("bash", ["--norc", "-euo", "pipefail", "-c", script], options);
 }
 
 /** A program that runs until it is ended. */
