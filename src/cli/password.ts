@@ -19,6 +19,16 @@ export async function readPassword(user: string, file: string | undefined): Prom
   return checked(await askSecret(`Password of ${user}:`));
 }
 
+/** A new password: as above, but asked for twice. */
+export async function readNewPassword(user: string, file: string | undefined): Promise<string> {
+  const password = await readPassword(user, file);
+  const isAsked = file === undefined && process.env["NETDRIVE_PASSWORD"] === undefined;
+  if (isAsked && (await askSecret("The same once more:")) !== password) {
+    throw failure(Exit.USAGE, "the two passwords differ; try again");
+  }
+  return password;
+}
+
 function firstLine(file: string): string {
   try {
     return readFileSync(file === "-" ? STDIN_DESCRIPTOR : file, "utf8").split(/\r?\n/, 1)[0] ?? "";

@@ -13,12 +13,14 @@ import { addServe } from "./serve.ts";
 import { addStatus } from "./status.ts";
 import { addUmount } from "./umount.ts";
 import { addUp } from "./up.ts";
+import { addUser } from "./user.ts";
 
 const EXAMPLES = `
 Examples:
   netdrive up ~/photos ./drive           serve a directory and mount it here, until Ctrl-C
   netdrive serve ~/photos                serve it; prints the URL to mount
   netdrive mount netdrive://TOKEN@HOST:7378/photos ./drive
+  netdrive user add anna --state DIR     let somebody log in with a password
   netdrive status                        what the drives are doing
   netdrive umount ./drive
 
@@ -42,7 +44,7 @@ function createProgram(): Command {
       throw failure(Exit.USAGE, word === undefined ? "no command given" : `unknown command '${word}'`);
     })
     .allowExcessArguments();
-  for (const add of [addServe, addMount, addUmount, addUp, addList, addStatus, addHandle]) add(program);
+  for (const add of [addServe, addMount, addUmount, addUp, addList, addStatus, addHandle, addUser]) add(program);
   for (const command of program.commands) command.allowExcessArguments(false);
   return program;
 }
@@ -74,6 +76,6 @@ function explainUsage(thrown: unknown, args: readonly string[]): { exit: Exit; t
       .split("\n", 1)[0]
       ?.replace(/\.$/, "") ?? "";
   if (text.includes(";")) return { exit: Exit.USAGE, text };
-  const command = args.find((arg) => /^(serve|mount|umount|up|list|status|handle)$/.test(arg));
+  const command = args.find((arg) => /^(serve|mount|umount|up|list|status|handle|user)$/.test(arg));
   return { exit: Exit.USAGE, text: `${text}; see 'netdrive ${command === undefined ? "" : `${command} `}--help'` };
 }

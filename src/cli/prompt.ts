@@ -51,8 +51,15 @@ export function askSecret(question: string): Promise<string> {
       settle();
     };
     const onData = (chunk: Buffer) => {
-      for (const char of decoder.write(chunk)) {
-        if (char === "\r" || char === "\n") return end(() => resolve(text));
+      const chars = [...decoder.write(chunk)];
+      for (const [index, char] of chars.entries()) {
+        if (char === "\r" || char === "\n") {
+          end(() => resolve(text));
+          // Typed ahead: for the next question.
+          const rest = chars.slice(index + 1).join("");
+          if (rest !== "") stdin.unshift(Buffer.from(rest));
+          return;
+        }
         if (char === CTRL_C || char === CTRL_D) return end(() => reject(interrupted()));
         if (char === CTRL_U) text = "";
         else if (BACKSPACES.has(char)) text = [...text].slice(0, -1).join("");

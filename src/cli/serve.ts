@@ -9,13 +9,14 @@ import { DURABILITIES, type Durability } from "../server/state/state-store.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import { parseSecurity, SECURITY_LEVELS } from "./channel-security.ts";
 import { checkExposure, chooseSquash } from "./exposure.ts";
-import { Exit } from "./failure.ts";
+import { Exit, failure } from "./failure.ts";
 import { chooseIdentity } from "./identity.ts";
 import { DEFAULT_LISTEN, parseListenAddress } from "./listen-address.ts";
 import type { ServedShare } from "./serve-shares.ts";
 import { listShares } from "./share-list.ts";
 import { aborted, catchStopSignals } from "./stop-signals.ts";
-import { chooseToken } from "./token.ts";
+import { chooseToken, type Token } from "./token.ts";
+import { WatchedUsers } from "./users-file.ts";
 
 const EXAMPLES = `
 Prints the URL of each share when it is ready. Whoever has a URL has the files: without the token in it nobody gets in. What follows
@@ -29,7 +30,8 @@ Examples:
 interface ServeOptions {
   name?: string[];
   listen: string;
-  token?: string;
+  /** False: no token. */
+  token?: string | false;
   state?: string;
   durability?: Durability;
   security?: string;
@@ -51,6 +53,7 @@ export function addServe(program: Command): void {
     .option("--name <name>", "name of a share, in the order of the DIRs (default: the directory's)", collect)
     .option("--listen <host:port>", "where to listen; port 0: the system picks one", DEFAULT_LISTEN)
     .option("--token <token>", "the secret that lets clients in (or NETDRIVE_TOKEN; default: a new one each start)")
+    .option("--no-token", "only users get in, who are added with 'netdrive user add'")
     .option(
       "--state <dir>",
       "directory of the server's own: keeps token, key, and what clients have open, from one start to the next",
@@ -87,17 +90,20 @@ async function serve(directories: string[], options: ServeOptions): Promise<void
   // The argument list, token included, is for everybody here to read; the title replaces it.
   process.title = `netdrive serve ${directories.join(" ")}`;
   const listen = parseListenAddress(options.listen);
-  const token = chooseToken({ option: options.token, stateFolder: options.state });
+  const users = options.state === undefined ? undefined : new WatchedUsers(options.state, { clock, log });
+  const hasUsers = users !== undefined && users.count > 0;
+  const token = chooseAdmission(options, hasUsers);
   const squash = chooseSquash(options.squash);
   const shares = await listShares(directories, options.name ?? []);
   const security = chooseSecurity(options);
-  const warning = checkExposure(listen, { token, hasUsers: false, security });
+  const warning = checkExposure(listen, { token, hasUsers, security });
   const identity = chooseIdentity({ ...options, stateFolder: options.state, host: listen.host });
   const signals = catchStopSignals(clock);
   const readOnly = options.readOnly === true;
   // Loaded late, here and elsewhere: a command starts in half the time if it needs neither server nor client.
   const { serveShares } = await import("./serve-shares.ts");
   const service = await serveShares({
+    ...(users === undefined ? {} : { users }),
     ...{ shares, listen, token, identity, security, readOnly, squash, log, clock },
     stateFolder: options.state,
     durability: options.durability ?? "process",
@@ -107,7 +113,18 @@ async function serve(directories: string[], options: ServeOptions): Promise<void
   signals.stopNow.addEventListener("abort", () => process.exit(Exit.FAILED));
   await aborted(signals.stop);
   await service.close();
+  users?.close();
   signals.release();
+}
+
+/** The token; undefined if only users get in. @throws CommanderError USAGE. */
+function chooseAdmission({ token, state }: ServeOptions, hasUsers: boolean): Token | undefined {
+  if (token !== false) return chooseToken({ option: token, stateFolder: state });
+  if (hasUsers) return undefined;
+  throw failure(
+    Exit.USAGE,
+    "with --no-token and no users nobody gets in; add one with 'netdrive user add NAME --state DIR'",
+  );
 }
 
 /** The least that each kind of channel must have. @throws CommanderError USAGE. */

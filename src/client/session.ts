@@ -5,6 +5,7 @@
  *     ready --(the control connection is lost)--> away --(a connection has joined again)--> resuming --(all opens are resumed)--> ready
  *     resuming --(that connection is lost)--> away
  *     away --(the server does not know the session any more, and lets the client in again)--> resuming, with a new session
+ *     away --(the server does not know the session, nor lets the client in again)--> over
  *     any --(close)--> over
  *
  * An io connection that is lost alone is brought back alone, without leaving `ready`. Attempts follow each other with growing pauses, which end when
@@ -346,9 +347,9 @@ export class ClientSession {
     try {
       agreement = await this.#setUp(lane, await dialOne(), this.#joinProof());
     } catch (error) {
-      if (!isUnknownSession(error) || lane.slotTable !== 0) throw error;
+      if (!isProofRefused(error) || lane.slotTable !== 0) throw error;
       log.error("the server does not know this session any more: what was open there is gone");
-      agreement = await this.#setUp(lane, await dialOne(), this.#options.login);
+      agreement = await this.#logInAgain(lane, await dialOne());
       isNewSession = true;
     }
     if (lane.slotTable === 0) await this.#resume(lane, agreement, isNewSession);
@@ -358,6 +359,16 @@ export class ClientSession {
     this.#resumes += 1;
     this.#enter({ t: "ready" });
     this.#wake();
+  }
+
+  /** A new session in the place of one that is gone. The server's no is the end: asking again would be guessing. */
+  async #logInAgain(lane: Lane, link: ByteLink): Promise<Agreement> {
+    try {
+      return await this.#setUp(lane, link, this.#options.login);
+    } catch (error) {
+      if (isProofRefused(error)) this.#finish(error as Error);
+      throw error;
+    }
   }
 
   /** Brings back what is open, before anything else is asked. */
@@ -429,8 +440,8 @@ export class ClientSession {
   }
 }
 
-/** Whether the server refused to let a channel join because it has no such session. */
-function isUnknownSession(error: unknown): boolean {
+/** Whether the server refused a proof: it has no such session, or does not know this token, or user and password. */
+function isProofRefused(error: unknown): boolean {
   const cause = error instanceof ConnectionError ? error.cause : error;
   return cause instanceof ProtocolError && cause.closeCode === CloseCode.AUTHENTICATION;
 }

@@ -133,6 +133,8 @@ export interface SessionParts {
   readonly user: string;
   /** It was let in by a ticket, for this open and nothing else. */
   readonly guestOf: number | undefined;
+  /** See ServerState.loginMark. */
+  readonly loginMark: Buffer;
   /** By the share's or the user's rules. */
   readonly readOnly: boolean;
   /** Who it is, for people: a user or an address. */
@@ -158,6 +160,7 @@ export class Session {
   readonly share: Share;
   readonly user: string;
   readonly guestOf: number | undefined;
+  readonly loginMark: Buffer;
   readonly readOnly: boolean;
   readonly label: string;
   readonly sectionBytes: number;
@@ -186,6 +189,7 @@ export class Session {
     this.share = parts.share;
     this.user = parts.user;
     this.guestOf = parts.guestOf;
+    this.loginMark = parts.loginMark;
     this.readOnly = parts.readOnly;
     this.label = parts.label;
     this.sectionBytes = parts.sectionBytes;

@@ -1,8 +1,9 @@
 /**
  * Set-up of a channel on the server: hello, challenge, proof, welcome.
  *
- * States: `hello` -> (hello) -> `auth` -> (proof is right) -> `done`: the channel is handed to a ServedChannel. Anything else, or too slow, is refused
- * with a goodbye. What a peer learns before its proof is right is the same whether a share or a session exists or not.
+ * States: `hello` -> (hello) -> `auth` -> (proof is right) -> `done`: the channel is handed to a ServedChannel. Between `auth` and `done` a login may be
+ * `waiting`, because others from there have failed (login-guard.ts). Anything else, or too slow, is refused with a goodbye. What a peer learns before
+ * its proof is right is the same whether a share or a session exists or not.
  */
 import { randomBytes } from "node:crypto";
 import type { ByteReader } from "../base/byte-cursor.ts";
@@ -35,7 +36,7 @@ import { ServedChannel } from "./served-channel.ts";
 import type { ServedRequest } from "./served-request.ts";
 import type { Open, Session } from "./session.ts";
 import { ID_BYTES, type ServerState } from "./state.ts";
-import { accessOf, challengeUser, type User } from "./users.ts";
+import { accessOf, challengeUser, loginMark, type User } from "./users.ts";
 
 /** What the server can do beyond version 1; bits of the feature words. */
 const FEATURES = 0;
@@ -56,6 +57,7 @@ type State =
       /** The open it has a ticket for. */
       readonly guestOf: Open | undefined;
     }
+  | { readonly t: "waiting" }
   | { readonly t: "done" };
 
 /** What a hello is answered with, and how the proof that follows is checked. */
@@ -77,7 +79,8 @@ export class ServerSetUp implements ChannelReceiver {
   readonly #state: ServerState;
   readonly #handlers: Handlers<ServedRequest>;
   readonly #end: SetUpEnd;
-  readonly #timer: Timer;
+  /** Of the whole set-up, then of the wait. */
+  #timer: Timer;
   #at: State = { t: "hello" };
 
   constructor(channel: Channel, state: ServerState, handlers: Handlers<ServedRequest>, end: SetUpEnd) {
@@ -100,7 +103,7 @@ export class ServerSetUp implements ChannelReceiver {
     } else if (message.name === "hello" && this.#at.t === "hello") {
       this.#hello(header, messages.hello.request.read(body));
     } else if (message.name === "auth" && this.#at.t === "auth") {
-      this.#auth(header, this.#at, messages.auth.request.read(body));
+      this.#auth(this.#at, messages.auth.request.read(body));
     } else {
       throw new ProtocolError(CloseCode.STATE, `${message.name}: not now`);
     }
@@ -190,14 +193,39 @@ export class ServerSetUp implements ChannelReceiver {
     return { guestOf: undefined, ...challengeUser(users, hello.user) };
   }
 
-  #auth(header: FrameHeader, at: State & { t: "auth" }, { proof }: Request<"auth">): void {
+  #auth(at: State & { t: "auth" }, { proof }: Request<"auth">): void {
+    if (!isGuessable(at.hello)) {
+      this.#judge(at, proof);
+      return;
+    }
+    const { guard, clock, counters } = this.#state;
+    const waitMs = guard.admit(this.#channel.address, clock.monotonicMs());
+    if (waitMs === undefined) {
+      counters.deferredLogins += 1;
+      this.#refuse(CloseCode.BUSY, "too many failed logins; try again later");
+    } else if (waitMs === 0) {
+      this.#judge(at, proof);
+    } else {
+      this.#at = { t: "waiting" };
+      this.#timer.stop();
+      this.#timer = clock.after(waitMs, () => this.#judge(at, proof));
+    }
+  }
+
+  #judge(at: State & { t: "auth" }, proof: Buffer): void {
     const key = at.verifier.check(at.transcript, proof);
+    const isLogin = isGuessable(at.hello);
     if (key === undefined) {
+      if (isLogin) this.#state.counters.failedLogins += 1;
       this.#refuse(CloseCode.AUTHENTICATION, wrongProof(at.hello));
       return;
     }
+    if (isLogin) this.#state.guard.succeeded(this.#channel.address, this.#state.clock.monotonicMs());
     const session = at.hello.sessionId.length === 0 ? this.#open(at, key) : this.#join(at);
-    if (session === undefined) return;
+    if (session !== undefined) this.#welcome(at, session);
+  }
+
+  #welcome(at: State & { t: "auth" }, session: Session): void {
     const { serverId, bootId, limits, squash } = this.#state;
     const welcome: Reply<"auth"> = {
       sessionId: session.id,
@@ -216,8 +244,7 @@ export class ServerSetUp implements ChannelReceiver {
     this.#at = { t: "done" };
     this.#timer.stop();
     const channel = this.#channel;
-    const replyHeader = { ...emptyHeader(), opcode: header.opcode, flags: FLAG_REPLY, tag: header.tag };
-    channel.send(replyHeader, reply, welcome);
+    channel.send({ ...emptyHeader(), opcode: messages.auth.row.code, flags: FLAG_REPLY }, reply, welcome);
     channel.accept({
       bodyBytesMax: BODY_BYTES_MAX,
       payloadBytesMax: payloadBytesMax(session.sectionBytes),
@@ -259,7 +286,8 @@ export class ServerSetUp implements ChannelReceiver {
       key,
       clientId: at.hello.clientId,
       share,
-      user: at.user?.name ?? "",
+      user: at.guestOf?.owner.user ?? at.user?.name ?? "",
+      loginMark: at.guestOf?.owner.loginMark ?? loginMark(at.user?.storedKey ?? state.tokenKey, access),
       guestOf: at.guestOf?.id,
       readOnly: share.readOnly || access === "ro" || at.guestOf?.owner.readOnly === true,
       label: at.user?.name ?? this.#channel.peer,
@@ -276,7 +304,8 @@ export class ServerSetUp implements ChannelReceiver {
   /** The session of a client that has proven its key. */
   #join(at: State & { t: "auth" }): Session | undefined {
     const { joined } = at;
-    if (joined === undefined || joined.isEnded || joined.share.name !== at.hello.share) {
+    const isOpen = joined !== undefined && !joined.isEnded && this.#state.isCurrent(joined);
+    if (!isOpen || joined.share.name !== at.hello.share) {
       this.#refuse(CloseCode.AUTHENTICATION, wrongProof(at.hello));
       return undefined;
     }
@@ -286,6 +315,11 @@ export class ServerSetUp implements ChannelReceiver {
     }
     return joined;
   }
+}
+
+/** Whether it is a token or a password that is proven; the keys of sessions and of opens cannot be guessed. */
+function isGuessable({ sessionId, resumeKey }: Request<"hello">): boolean {
+  return sessionId.length === 0 && resumeKey.length === 0;
 }
 
 /** Why a proof is refused; the same whether what it is a proof of exists or not. */

@@ -13,11 +13,12 @@ import { type KeyContent, KeySeal } from "../resume/key-seal.ts";
 import { PROOF_BYTES, tokenKey } from "../resume/proof.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import type { ServerLimits } from "./limits.ts";
+import { LoginGuard } from "./login-guard.ts";
 import { type Open, Session, type SessionParts, type Share } from "./session.ts";
 import type { Squash } from "./squash.ts";
 import type { Keeper } from "./state/keeper.ts";
 import type { Identity } from "./state/restore.ts";
-import { noUsers, type UserDirectory } from "./users.ts";
+import { accessOf, loginMark, noUsers, type UserDirectory } from "./users.ts";
 import type { WriteCounters } from "./write-joiner.ts";
 
 /** Bytes of ids of sessions, servers and boots. */
@@ -42,6 +43,10 @@ export interface ServerCounters extends WriteCounters {
   sentBytes: number;
   /** Connections refused or closed because of what the peer did. */
   refused: number;
+  /** Of them, for a wrong token or password. */
+  failedLogins: number;
+  /** Attempts to log in that were not looked at, because of those before. */
+  deferredLogins: number;
 }
 
 export class ServerState {
@@ -53,6 +58,7 @@ export class ServerState {
   /** Random if there is no token: then nobody knows it. */
   readonly tokenKey: Buffer;
   readonly users: UserDirectory;
+  readonly guard = new LoginGuard();
   readonly security: ChannelSecurity;
   readonly pool: BufferPool;
   readonly counters: ServerCounters = {
@@ -60,6 +66,8 @@ export class ServerState {
     receivedBytes: 0,
     sentBytes: 0,
     refused: 0,
+    failedLogins: 0,
+    deferredLogins: 0,
     writes: 0,
     writtenSections: 0,
   };
@@ -104,6 +112,7 @@ export class ServerState {
     this.log = parts.log;
     this.tokenKey = parts.token === undefined ? randomBytes(PROOF_BYTES) : tokenKey(parts.token);
     this.users = parts.users ?? noUsers();
+    this.users.onChange = () => this.#endRevoked();
     this.security = parts.security ?? { control: "plain", io: "plain" };
     this.pool = new BufferPool({
       bytesMax: parts.limits.bytesMax,
@@ -143,6 +152,29 @@ export class ServerState {
 
   findSession(id: Buffer): Session | undefined {
     return this.#sessions.get(id.toString("hex"));
+  }
+
+  /** What a login to a share is made with now (user empty: the token); undefined: it is refused. A session whose login had another mark is over. */
+  loginMark(user: string, share: string): Buffer | undefined {
+    if (user === "") return loginMark(this.tokenKey, "rw");
+    const known = this.users.find(user);
+    const access = known === undefined ? undefined : accessOf(known, share);
+    return known === undefined || access === undefined ? undefined : loginMark(known.storedKey, access);
+  }
+
+  /** Whether who opened the session could open it now. */
+  isCurrent({ user, share, loginMark }: Session): boolean {
+    return this.loginMark(user, share.name)?.equals(loginMark) === true;
+  }
+
+  #endRevoked(): void {
+    for (const session of [...this.#sessions.values()]) {
+      if (this.isCurrent(session)) continue;
+      this.log.warn(`the session of ${session.label} ends: the user was changed or removed`);
+      session
+        .end(CloseCode.AUTHENTICATION, "the user was changed or removed")
+        .catch((error: unknown) => this.log.error("ending a session failed", error));
+    }
   }
 
   /** Ends the session that has been nobody's for longest, if there is one. */

@@ -3,7 +3,7 @@
  *
  * A server that has no users, or not the one it is asked for, says so to nobody: it shows a salt as for any other and refuses the proof.
  */
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { PROOF_BYTES, type Verifier } from "../resume/proof.ts";
 import { decoySalt, ITERATIONS, scramVerifier } from "../resume/scram.ts";
 
@@ -28,6 +28,16 @@ export interface UserDirectory {
   find(name: string): User | undefined;
   /** What salts are made with for users there are not; it stays the same as long as real salts do. */
   readonly decoySecret: Buffer;
+  /** To be called when users were changed; set by the server. */
+  onChange?: (() => void) | undefined;
+}
+
+/** Bytes of a login's mark. */
+export const MARK_BYTES = 16;
+
+/** What a login was made with, as a digest: the secret it was checked with, and what it gave access to. */
+export function loginMark(secret: Buffer, access: Access): Buffer {
+  return createHash("sha256").update(secret).update(access).digest().subarray(0, MARK_BYTES);
 }
 
 /** What a user may do to a share; undefined: nothing. */

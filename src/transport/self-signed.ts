@@ -7,6 +7,7 @@
  */
 import { generateKeyPairSync, type KeyObject, randomBytes, sign } from "node:crypto";
 import { isIP } from "node:net";
+import { addressBytes } from "../base/ip-address.ts";
 
 /** A certificate and its private key, PEM. */
 export interface Identity {
@@ -71,21 +72,6 @@ function certificateBody(publicKey: KeyObject, hosts: readonly string[]): Buffer
 function generalName(host: string): Buffer {
   if (isIP(host) === 0) return der(DNS_NAME, Buffer.from(host, "latin1"));
   return der(IP_ADDRESS, addressBytes(host));
-}
-
-/** The 4 or 16 bytes of an address, which `isIP` knows as one; a zone is left out. */
-function addressBytes(address: string): Buffer {
-  if (isIP(address) === 4) return Buffer.from(address.split(".").map(Number));
-  const [head = "", tail] = address.replace(/%.*/, "").split("::");
-  const groups = (text: string) =>
-    text.split(":").flatMap((group) => {
-      if (group === "") return [];
-      if (group.includes(".")) return [...addressBytes(group)];
-      const value = Number.parseInt(group, 16);
-      return [value >> 8, value & 0xff];
-    });
-  const [first, last] = [groups(head), groups(tail ?? "")];
-  return Buffer.from([...first, ...new Array<number>(16 - first.length - last.length).fill(0), ...last]);
 }
 
 /** One DER value: its type, length and content. */

@@ -280,6 +280,25 @@ test("data that is sent again is not taken for another's changes", async () => {
   await drive.remote.close();
 });
 
+test("a server that has forgotten the session and lets the client in no more is the end: it is not asked again", async () => {
+  const drive = await returningDrive();
+  const seen = states(drive);
+  const { root } = await fileOn(drive);
+  const { server: other } = linkDrive({ isTokenless: true });
+  drive.target = other;
+  const made = outcome(drive.remote.fileSystem.mkdir(ctx, root, named("d"), { mode: 0o755, umask: 0 }));
+  await drive.cut();
+  await drive.pass(5000, () => drive.remote.state === "over");
+  assert.deepEqual(seen, ["away", "over"]);
+  assert.match((await drive.remote.closed)?.message ?? "", /wrong token/);
+  assert.ok(made.value instanceof Error);
+  const { length } = drive.connections;
+  await drive.pass(60_000);
+  assert.equal(drive.connections.length, length);
+  assert.equal(other.counters().failedLogins, 1);
+  await drive.remote.close();
+});
+
 test("a connection that is dead without a word is noticed within 5 s, and replaced", async () => {
   const drive = await returningDrive();
   const { root } = await fileOn(drive);

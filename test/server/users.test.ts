@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { CloseCode, ProtocolError } from "../../src/base/errors.ts";
 import { keySecret, tokenKey } from "../../src/resume/proof.ts";
 import { ITERATIONS_MIN, scramKeys, scramProver } from "../../src/resume/scram.ts";
-import { accessOf, challengeUser, noUsers } from "../../src/server/users.ts";
+import { accessOf, challengeUser, noUsers, type User } from "../../src/server/users.ts";
 import { settle } from "../support/fake-clock.ts";
 import { fakeDrive } from "../support/fake-server.ts";
 import { KnownUsers, knownUser } from "../support/known-users.ts";
@@ -180,4 +180,46 @@ test("a server that asks for too little or too much work is not worked for", asy
     const drive = fakeDrive({ faults: { challenge }, login: { user: "anna", password: "secret" } });
     await assert.rejects(drive.connecting, /the server chose a salt of \d+ bytes and \d+ iterations for the password/);
   }
+});
+
+test("a user who is removed, or whose password or access is changed, loses the sessions and no other does", async () => {
+  const changes: [what: string, change: (known: Map<string, User>) => void][] = [
+    ["removed", (known) => known.delete("bert")],
+    ["another password", (known) => known.set("bert", { ...bert, storedKey: anna.storedKey })],
+    ["another access", (known) => known.set("bert", { ...bert, shares: new Map([["share", "rw"]]) })],
+    ["no access", (known) => known.set("bert", { ...bert, shares: new Map() })],
+  ];
+  for (const [what, change] of changes) {
+    const directory = new KnownUsers(anna, bert);
+    const drive = linkDrive({ users: directory });
+    const [first, second, byToken] = [drive.peer(binding), drive.peer(binding), drive.peer(binding)];
+    await logIn(first, "anna", "secret");
+    await logIn(second, "bert", "other");
+    await byToken.setUp();
+    change(directory.users);
+    // Before the server has noticed, no channel joins any more.
+    const joining = drive.peer(binding);
+    const joined = await joining.setUp(
+      { channelKind: 2, sessionId: second.sessionId, slotTable: 1 },
+      second.sessionKey,
+    );
+    assert.match(joined, /code=5/, what);
+    directory.onChange?.();
+    await settle();
+    assert.match(second.frames.at(-1) ?? "", /code=5 reason="the user was changed or removed"/, what);
+    assert.ok(first.channel.isOpen && byToken.channel.isOpen, what);
+    assert.equal(drive.server.counters().sessions, 2, what);
+  }
+});
+
+test("a change that does not concern a session leaves it alone", async () => {
+  const directory = new KnownUsers(anna, bert);
+  const drive = linkDrive({ users: directory });
+  const peer = drive.peer(binding);
+  await logIn(peer, "bert", "other");
+  directory.users.delete("anna");
+  directory.users.set("bert", { ...bert, shares: new Map([...bert.shares, ["music", "rw"]]) });
+  directory.onChange?.();
+  await settle();
+  assert.ok(peer.channel.isOpen);
 });

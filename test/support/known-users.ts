@@ -17,6 +17,7 @@ export async function knownUser(
 /** A directory of users that a test may change. */
 export class KnownUsers implements UserDirectory {
   readonly decoySecret = Buffer.alloc(32, 3);
+  onChange: (() => void) | undefined;
   readonly users: Map<string, User>;
 
   constructor(...users: User[]) {

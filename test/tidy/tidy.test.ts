@@ -51,7 +51,7 @@ const BANNED: { word: RegExp; where: RegExp; except?: RegExp; instead: string }[
 /** Files of src that no test is named after or imports, and what runs them instead. */
 const RUN_BY: [files: RegExp, by: string][] = [
   [
-    /^src\/cli\/(main|program|serve|serve-shares|server-memory|list|status|up|umount|unmount|mount|mount-target)\.ts$/,
+    /^src\/cli\/(main|program|serve|serve-shares|server-memory|user|list|status|up|umount|unmount|mount|mount-target)\.ts$/,
     "test/cli, as processes",
   ],
   [/^src\/cli\/(channel-security|password|prompt|server-trust)\.ts$/, "test/cli/trust and usage, as processes"],

@@ -29,13 +29,14 @@ export class Keeper {
 
   /** A session was made, or has another channel. */
   session(session: Session): void {
-    const { id, key, clientId, user, label, share, readOnly, sectionBytes, keepMs } = session;
+    const { id, key, clientId, user, loginMark, label, share, readOnly, sectionBytes, keepMs } = session;
     const slotTables = [...session.slotTables.values()].map(({ number, credits }) => ({ number, credits }));
     const record = {
       id,
       key,
       clientId,
       user,
+      loginMark,
       label,
       share: share.name,
       isReadOnly: readOnly,

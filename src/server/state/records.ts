@@ -11,6 +11,7 @@
  */
 import { NODE_ID_BYTES_MAX, type NodeId } from "../../vfs/file-system.ts";
 import { BODY_BYTES_MAX, SHARE_NAME_BYTES_MAX } from "../../wire/limits.ts";
+import { MARK_BYTES } from "../users.ts";
 import {
   binaryText,
   blob,
@@ -62,6 +63,8 @@ const sessionFields = {
   clientId: fixedBytes(ID_BYTES),
   /** Empty: who knows the token. */
   user: utf8Text(TEXT_BYTES_MAX),
+  /** What the login was made with; see ServerState.loginMark. */
+  loginMark: fixedBytes(MARK_BYTES),
   /** For people. */
   label: utf8Text(TEXT_BYTES_MAX),
   share: utf8Text(SHARE_NAME_BYTES_MAX),

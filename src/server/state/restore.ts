@@ -107,12 +107,13 @@ class Restoring {
   #sessionOf(record: SessionRecord): Session | undefined {
     const state = this.#state;
     const share = state.shares.get(record.share);
-    const isAllowed = record.user === "" || state.users.find(record.user) !== undefined;
+    const { loginMark } = record;
+    const isAllowed = state.loginMark(record.user, record.share)?.equals(loginMark) === true;
     const buffers = share === undefined || !isAllowed ? undefined : state.pool.addUser();
     if (share === undefined || buffers === undefined) return undefined;
     const session = state.makeSession({
       ...{ id: record.id, key: record.key, clientId: record.clientId, user: record.user, label: record.label },
-      ...{ share, readOnly: record.isReadOnly || share.readOnly, sectionBytes: record.sectionBytes },
+      ...{ loginMark, share, readOnly: record.isReadOnly || share.readOnly, sectionBytes: record.sectionBytes },
       ...{ keepMs: Math.min(record.keepMs, state.limits.keepMsMax), buffers },
     });
     for (const { number, credits } of record.slotTables) session.slotTable(number, credits);

@@ -49,6 +49,7 @@ const session: fc.Arbitrary<SessionRecord> = record({
   key: bytes(32),
   clientId: bytes(16),
   user: text,
+  loginMark: bytes(16),
   label: text,
   share: text,
   isReadOnly: fc.boolean(),
