@@ -21,6 +21,7 @@ import { resumeOpens } from "./resume.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { Open } from "./session.ts";
 import { withoutModes } from "./share-modes.ts";
+import { findAppended } from "./state/intents.ts";
 import type { ServerState } from "./state.ts";
 import { WriteJoiner } from "./write-joiner.ts";
 
@@ -309,7 +310,10 @@ function dataHandlers(state: ServerState) {
       const open = ctx.file();
       const { inner: handle, flags } = open;
       open.joiner ??= new WriteJoiner({ fileSystem: ctx.fs, handle, flags, counters: state.counters });
-      const writtenBytes = await open.joiner.write(ctx, offsetBytes, payload, killSuidgid);
+      const doneBytes = ctx.appended === undefined ? 0 : await findAppended(ctx.fs, open.node, payload, ctx.appended);
+      if (doneBytes > 0 && doneBytes === payload.length) return { writtenBytes: doneBytes };
+      const rest = doneBytes === 0 ? payload : payload.subarray(doneBytes);
+      const writtenBytes = doneBytes + (await open.joiner.write(ctx, offsetBytes, rest, killSuidgid));
       // Where an append went is not known here.
       if ((flags & OpenFlag.APPEND) === 0) noteData(ctx, open.node, offsetBytes, writtenBytes);
       else noteData(ctx, open.node);

@@ -21,6 +21,8 @@ import { type Answering, ServedRequest } from "./served-request.ts";
 import type { Session, SessionChannel } from "./session.ts";
 import { type Carrier, isReplyTo, type KeptReply, type SlotTable } from "./slot-table.ts";
 import { squashCaller } from "./squash.ts";
+import { isIntended } from "./state/intents.ts";
+import type { Keeper } from "./state/keeper.ts";
 import type { ServerState } from "./state.ts";
 
 const NOTHING = Buffer.alloc(0);
@@ -274,18 +276,28 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       if (request.handle !== 0 && request.open === undefined) throw new FsError("EBADF", request.message.name);
       checkWritable(request);
       checkGuest(request);
-      if (request.message.row.followsWrites === true) {
-        const writes = this.#table.writesTo(request.open?.node ?? (request.asked["id"] as NodeId));
-        if (writes.length > 0) return this.#startBehind(request, writes);
-      }
-      return this.#handlers[request.message.name](request, request.asked);
+      const { message, asked, open } = request;
+      const writes =
+        message.row.followsWrites === true ? this.#table.writesTo(open?.node ?? (asked["id"] as NodeId)) : [];
+      const { keeper } = this.#state;
+      const isOnce = keeper !== undefined && isIntended(message.name, asked, open);
+      if (writes.length > 0 || isOnce) return this.#startLater(request, writes, isOnce ? keeper : undefined);
+      return this.#handlers[message.name](request, asked);
     } catch (error) {
       return Promise.reject(error);
     }
   }
 
-  async #startBehind(request: ServedRequest, writes: readonly ServedRequest[]): Promise<Record<string, unknown>> {
+  /** Runs a request after the writes it follows, and, with `keeper`, when it is written down what it is about to do. */
+  async #startLater(
+    request: ServedRequest,
+    writes: readonly ServedRequest[],
+    keeper: Keeper | undefined,
+  ): Promise<Record<string, unknown>> {
     await Promise.all(writes.map((write) => write.ended()));
+    request.throwIfCanceled();
+    const isStored = keeper !== undefined && (await keeper.intends(this.#table.number, request));
+    if (isStored) this.#table.slotOf(request.tag).isStored = true;
     request.throwIfCanceled();
     return this.#handlers[request.message.name](request, request.asked);
   }
@@ -399,7 +411,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       return;
     }
     this.#table.slotOf(request.tag).isStored = true;
-    keeper.replied(this.#session, this.#table.number, request.tag, reply);
+    keeper.replied(this.#session, this.#table.number, request.tag, reply, request.intent);
     keeper.whenKept(() => send(request.connection as ServedChannel));
   }
 

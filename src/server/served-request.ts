@@ -10,6 +10,9 @@ import type { Caller, FileSystem, RequestContext } from "../vfs/file-system.ts";
 import type { Message } from "../wire/codec.ts";
 import type { CallName } from "../wire/messages.ts";
 import type { Open, Session } from "./session.ts";
+import type { Appended } from "./state/intents.ts";
+
+const NOTHING = Buffer.alloc(0);
 
 /** What answers a request: the connection its channel has at the moment. */
 export interface Answering {
@@ -38,6 +41,10 @@ export class ServedRequest implements RequestContext {
   payloadBuffer: Buffer | undefined;
   /** Called when the reply's payload has left, whether or not it arrived. */
   releaseReply: (() => void) | undefined;
+  /** What it is about to do, as it was stored before; empty if it may run twice. */
+  intent: Buffer = NOTHING;
+  /** Where its data may be already; of an append whose server died. */
+  appended: Appended | undefined;
   /** Its client has given it up: nobody is answered. */
   isOrphan = false;
   #source: CancelSource | undefined;

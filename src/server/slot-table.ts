@@ -11,6 +11,7 @@ import { CloseCode, ProtocolError } from "../base/errors.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import type { FrameHeader } from "../wire/frame.ts";
 import type { ServedRequest } from "./served-request.ts";
+import type { Appended } from "./state/intents.ts";
 
 const SLOT_MASK = 0xffff;
 const TURN_SHIFT = 16;
@@ -38,6 +39,8 @@ export interface Slot {
   kept: KeptReply | undefined;
   /** The state store has a record of it. */
   isStored: boolean;
+  /** Where the data may be already that the request of this turn was appending when the server before died. */
+  appended: Appended | undefined;
 }
 
 /** The connection that carries the channel at the moment. */
@@ -63,6 +66,7 @@ export class SlotTable {
       request: undefined,
       kept: undefined,
       isStored: false,
+      appended: undefined,
     }));
   }
 
@@ -111,8 +115,10 @@ export class SlotTable {
   /** The request is here whole, and runs: what was kept in its slot is not needed any more. */
   begin(request: ServedRequest): void {
     const slot = this.slotOf(request.tag);
+    if (this.isLast(slot, request.tag)) request.appended = slot.appended;
     slot.turn = request.tag >>> TURN_SHIFT;
     slot.kept = undefined;
+    slot.appended = undefined;
     this.running += 1;
   }
 

@@ -11,6 +11,7 @@ import { FsError } from "../../base/errors.ts";
 import { NAME_BYTES_MAX, type Name } from "../../base/name.ts";
 import { type Attr, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "../../vfs/attr.ts";
 import {
+  type Caller,
   type Entry,
   type FileSystem,
   type HandleId,
@@ -35,7 +36,8 @@ const UNTELLING_FLAGS = RenameFlag.WHITEOUT;
 
 /** A name in a directory, and who has it. */
 const placeFields = {
-  /** The directory's, of its file system. */
+  parent: binaryText<NodeId>(NODE_ID_BYTES_MAX),
+  /** The parent's record of its file system. */
   directory: blob(NODE_RECORD_BYTES_MAX),
   name: binaryText<Name>(NAME_BYTES_MAX),
   found: optional(binaryText<NodeId>(NODE_ID_BYTES_MAX)),
@@ -57,11 +59,14 @@ const intentFields = {
   node: optional(binaryText<NodeId>(NODE_ID_BYTES_MAX)),
   /** How long the file was that is appended to. */
   sizeBytes: u53,
+  /** OpenFlags and opening process, of what is made and opened. */
+  flags: u32,
+  pid: u32,
 };
 export type Intent = RecordOf<typeof intentFields>;
 export const intentRecord = recordCodec(group(intentFields));
 
-const NOWHERE: Place = { directory: NOTHING, name: NO_NAME, found: undefined };
+const NOWHERE: Place = { parent: "" as NodeId, directory: NOTHING, name: NO_NAME, found: undefined };
 const NO_INTENT: Omit<Intent, "kind" | "at"> = {
   to: NOWHERE,
   mode: 0,
@@ -70,11 +75,14 @@ const NO_INTENT: Omit<Intent, "kind" | "at"> = {
   target: NOTHING,
   node: undefined,
   sizeBytes: 0,
+  flags: 0,
+  pid: 0,
 };
 
 /** What a request is, as far as it matters here. */
 export interface Intended {
   readonly name: CallName;
+  readonly caller: Caller;
   /** Fields of the message, and its payload. */
   readonly asked: Readonly<Record<string, unknown>>;
   readonly open: { readonly inner: HandleId; readonly node: NodeId; readonly flags: OpenFlags } | undefined;
@@ -94,7 +102,7 @@ interface Asked {
 }
 
 /** Whether a request could do harm if it ran twice, so that `intentOf` is to be asked before it runs. */
-export function isIntended({ name, asked, open }: Intended): boolean {
+export function isIntended(name: CallName, asked: Intended["asked"], open: Intended["open"]): boolean {
   if (name === "write") return open !== undefined && (open.flags & OpenFlag.APPEND) !== 0;
   if (name === "setxattr") return (asked["flags"] as number) === XattrFlag.CREATE;
   return NAMED.has(name) || name === "removexattr";
@@ -135,7 +143,10 @@ export async function intentOf(fs: FileSystem, intended: Intended): Promise<Inte
       return renameIntent(fs, recovery, asked);
     default: {
       const at = await look(fs, recovery, asked.parent, asked.name);
-      return at.found === undefined ? { ...NO_INTENT, kind: "make", at, ...madeBy(intended.name, asked) } : undefined;
+      const { pid } = intended.caller;
+      return at.found === undefined
+        ? { ...NO_INTENT, kind: "make", at, pid, ...madeBy(intended.name, asked) }
+        : undefined;
     }
   }
 }
@@ -144,7 +155,7 @@ function madeBy(name: CallName, asked: Asked): Partial<Intent> {
   if (name === "link") return { node: asked.id };
   if (name === "symlink") return { mode: S_IFLNK, target: asked.payload };
   if (name === "mkdir") return { mode: S_IFDIR };
-  if (name === "create") return { mode: S_IFREG };
+  if (name === "create") return { mode: S_IFREG, flags: asked.flags };
   const type = asked.mode & S_IFMT;
   return { mode: type === 0 ? S_IFREG : type, rdevMajor: asked.rdevMajor, rdevMinor: asked.rdevMinor };
 }
@@ -160,7 +171,7 @@ async function renameIntent(fs: FileSystem, recovery: Recovery, asked: Asked): P
 async function appendIntent(fs: FileSystem, recovery: Recovery, { open }: Intended): Promise<Intent | undefined> {
   if (open === undefined) return undefined;
   const { sizeBytes } = await fs.getattr(OWN, open.node, open.inner);
-  const at = { directory: recovery.describe(open.inner), name: NO_NAME, found: open.node };
+  const at = { parent: open.node, directory: recovery.describe(open.inner), name: NO_NAME, found: open.node };
   return { ...NO_INTENT, kind: "append", at, sizeBytes };
 }
 
@@ -172,7 +183,7 @@ async function xattrIntent(
 ): Promise<Intent | undefined> {
   const isThere = await hasXattr(fs, id, name);
   if (isThere !== (kind === "removexattr")) return undefined;
-  return { ...NO_INTENT, kind, at: { directory: recovery.describeNode(id), name, found: id } };
+  return { ...NO_INTENT, kind, at: { parent: id, directory: recovery.describeNode(id), name, found: id } };
 }
 
 async function hasXattr(fs: FileSystem, id: NodeId, name: Name): Promise<boolean> {
@@ -187,7 +198,7 @@ async function hasXattr(fs: FileSystem, id: NodeId, name: Name): Promise<boolean
 
 async function look(fs: FileSystem, recovery: Recovery, parent: NodeId, name: Name): Promise<Place> {
   const directory = recovery.describeNode(parent);
-  return { directory, name, found: (await entryAt(fs, parent, name))?.id };
+  return { parent, directory, name, found: (await entryAt(fs, parent, name))?.id };
 }
 
 async function entryAt(fs: FileSystem, parent: NodeId, name: Name): Promise<Entry | undefined> {
@@ -206,20 +217,17 @@ export type Outcome =
   /** `entry`: what was made; `directory`: where it or the name is, or was. */
   | { readonly t: "done"; readonly directory: NodeId | undefined; readonly entry: Entry | undefined }
   /** The data may be in the file, from `startBytes` to before `endBytes`, whole or in part; see `findAppended`. */
-  | { readonly t: "appended"; readonly startBytes: number; readonly endBytes: number };
+  | { readonly t: "appended"; readonly region: Appended };
 
 const OPEN: Outcome = { t: "open" };
 
+/** Whether another request is known to have given the name to this node, or taken it away. */
+export type IsClaimed = (at: Place, id: NodeId) => boolean;
+
 /**
  * Looks whether an intent of the process before was done. To be asked before anything is changed, for one after the other.
- *
- * `isClaimed`: whether somebody else is known to have made that node, or made it go.
  */
-export async function resolve(
-  fs: FileSystem,
-  intent: Intent,
-  isClaimed: (id: NodeId) => boolean = () => false,
-): Promise<Outcome> {
+export async function resolve(fs: FileSystem, intent: Intent, isClaimed: IsClaimed = () => false): Promise<Outcome> {
   const { recovery } = fs;
   if (recovery === undefined) return OPEN;
   try {
@@ -231,17 +239,13 @@ export async function resolve(
   }
 }
 
-async function resolveWith(
-  fs: FileSystem,
-  recovery: Recovery,
-  intent: Intent,
-  isClaimed: (id: NodeId) => boolean,
-): Promise<Outcome> {
+async function resolveWith(fs: FileSystem, recovery: Recovery, intent: Intent, isClaimed: IsClaimed): Promise<Outcome> {
   const { kind, at } = intent;
   const { id: directory } = await recovery.recall(OWN, at.directory);
   if (kind === "append") {
     const { sizeBytes } = await fs.getattr(OWN, directory);
-    return sizeBytes > intent.sizeBytes ? { t: "appended", startBytes: intent.sizeBytes, endBytes: sizeBytes } : OPEN;
+    const region = { startBytes: intent.sizeBytes, endBytes: sizeBytes };
+    return sizeBytes > intent.sizeBytes ? { t: "appended", region } : OPEN;
   }
   if (kind === "setxattr" || kind === "removexattr") {
     const isThere = await hasXattr(fs, directory, at.name);
@@ -249,12 +253,12 @@ async function resolveWith(
   }
   const now = await entryAt(fs, directory, at.name);
   if (kind === "make") {
-    const isIt = now !== undefined && !isClaimed(now.id) && (await isMade(fs, intent, now));
+    const isIt = now !== undefined && !isClaimed(at, now.id) && (await isMade(fs, intent, now));
     return isIt ? { t: "done", directory, entry: now } : OPEN;
   }
   const { found } = at;
   if (found === undefined || now?.id === found) return OPEN;
-  if (kind === "remove") return isClaimed(found) ? OPEN : { t: "done", directory, entry: undefined };
+  if (kind === "remove") return isClaimed(at, found) ? OPEN : { t: "done", directory, entry: undefined };
   const { id: newDirectory } = await recovery.recall(OWN, intent.to.directory);
   const there = await entryAt(fs, newDirectory, intent.to.name);
   const isMoved = there?.id === found && (kind === "rename" || now?.id === intent.to.found);
@@ -276,19 +280,33 @@ function isSameDevice(intent: Intent, attr: Attr): boolean {
 /** The most that is read to find appended data again. */
 const APPENDED_BYTES_MAX = 32 << 20;
 
+/** Where data that was being appended may be: behind what the file had, up to its end at the next start. */
+export interface Appended {
+  readonly startBytes: number;
+  readonly endBytes: number;
+}
+
 /**
- * How many bytes of `data` an append has already put into the file, where `outcome` says that they may be: all, none, or the first part of them,
- * which the rest is to follow. A part is only believed if nobody else has appended.
+ * How many bytes of `data` an append has already put into the file: all, none, or the first part of them, which the rest is to follow. A part is only
+ * believed if nobody else has appended.
  */
 export async function findAppended(
   fs: FileSystem,
-  handle: HandleId,
+  node: NodeId,
   data: Buffer,
-  { startBytes, endBytes }: { readonly startBytes: number; readonly endBytes: number },
+  { startBytes, endBytes }: Appended,
 ): Promise<number> {
-  const region = Buffer.allocUnsafe(Math.min(endBytes - startBytes, APPENDED_BYTES_MAX));
-  const bytes = await fs.read(OWN, handle, startBytes, region);
-  const found = region.subarray(0, bytes);
-  if (found.includes(data)) return data.length;
-  return data.subarray(0, bytes).equals(found) ? bytes : 0;
+  const { recovery } = fs;
+  if (recovery === undefined) return 0;
+  // Who appends need not be able to read.
+  const { handle } = await recovery.reopen(OWN, node, OpenFlag.READ);
+  try {
+    const region = Buffer.allocUnsafe(Math.min(endBytes - startBytes, APPENDED_BYTES_MAX));
+    const bytes = await fs.read(OWN, handle, startBytes, region);
+    const found = region.subarray(0, bytes);
+    if (found.includes(data)) return data.length;
+    return data.subarray(0, bytes).equals(found) ? bytes : 0;
+  } finally {
+    await fs.release(OWN, handle);
+  }
 }

@@ -4,12 +4,15 @@
  * It is told as things happen and writes records; the store takes those of one turn of the event loop down together. A reply that is kept is sent
  * when its record is down (`whenKept`). What a start of the server finds is restore.ts's.
  */
+import { FsError } from "../../base/errors.ts";
 import type { Attr } from "../../vfs/attr.ts";
 import type { BodyCodec } from "../../wire/codec.ts";
 import { bodyBytes, messageOf } from "../../wire/codec.ts";
 import { versionOf } from "../node-changes.ts";
+import type { ServedRequest } from "../served-request.ts";
 import type { Open, Session } from "../session.ts";
 import type { KeptReply } from "../slot-table.ts";
+import { intentOf, intentRecord } from "./intents.ts";
 import type { LifeStamp } from "./life-stamp.ts";
 import { locksKeyOf, openKeyOf, openRecord, sessionKeyOf, sessionRecord, slotKeyOf, slotRecord } from "./records.ts";
 import type { StateStore } from "./state-store.ts";
@@ -77,8 +80,34 @@ export class Keeper {
     this.#life?.changed();
   }
 
+  /**
+   * Looks at what is there and writes down what a request is about to do, if it must not run twice; returns when that is down.
+   *
+   * @returns whether there is anything to write down.
+   */
+  async intends(table: number, request: ServedRequest): Promise<boolean> {
+    const intended = { name: request.message.name, caller: request.caller, asked: request.asked, open: request.open };
+    const intent = await intentOf(request.fs, intended).catch((error: unknown) => {
+      if (error instanceof FsError) return undefined;
+      throw error;
+    });
+    // Another request may have its slot by now.
+    if (intent === undefined || request.isOrphan) return false;
+    // What was begun before the server died began where it began then.
+    const sizeBytes = request.appended?.startBytes ?? intent.sizeBytes;
+    request.intent = intentRecord.encode({ ...intent, sizeBytes });
+    const { session, tag, section, handle } = request;
+    const record = { turn: tag >>> TURN_SHIFT, opcode: request.message.row.code, handle, section, reply: undefined };
+    this.store.put(
+      slotKeyOf(session.id, table, tag & SLOT_MASK),
+      slotRecord.encode({ ...record, intent: request.intent }),
+    );
+    await new Promise<void>((resolve) => this.whenKept(resolve));
+    return true;
+  }
+
   /** The last request of a slot has this reply. */
-  replied(session: Session, table: number, tag: number, reply: KeptReply): void {
+  replied(session: Session, table: number, tag: number, reply: KeptReply, intent: Buffer): void {
     const { opcode, handle, section, status, made, answer } = reply;
     const codec = messageOf(opcode).reply as BodyCodec | undefined;
     const body = answer === undefined || codec === undefined ? NOTHING : bodyBytes(codec, answer);
@@ -88,7 +117,7 @@ export class Keeper {
       handle,
       section,
       reply: { status, made, body },
-      intent: NOTHING,
+      intent,
     };
     this.store.put(slotKeyOf(session.id, table, tag & SLOT_MASK), slotRecord.encode(record));
   }

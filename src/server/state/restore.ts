@@ -25,9 +25,11 @@ import {
   partsOfKey,
   type SessionRecord,
   sessionRecord,
+  slotKeyOf,
   slotRecord,
 } from "./records.ts";
 import type { StateKey, StateStore } from "./state-store.ts";
+import { Unfinished } from "./unfinished.ts";
 
 const OWN_CONTEXT: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 /** Of the flags a file was opened with, what is done once. */
@@ -70,6 +72,7 @@ export async function restore(
   for (let at = 0; at < opens.length; at += OPENS_AT_ONCE) {
     await Promise.all(opens.slice(at, at + OPENS_AT_ONCE).map(([key, value]) => restoring.open(key, value)));
   }
+  await restoring.requests();
   restoring.end();
   await Promise.all([...state.shares.values()].map(({ fileSystem }) => sweep(fileSystem, state.log)));
 }
@@ -87,6 +90,7 @@ class Restoring {
   readonly #before: LifeTimes | undefined;
   readonly #log: Log;
   readonly #sessions: Session[] = [];
+  readonly #unfinished: Unfinished;
   #opens = 0;
   #lost = 0;
 
@@ -95,6 +99,7 @@ class Restoring {
     this.#store = store;
     this.#before = before;
     this.#log = state.log;
+    this.#unfinished = new Unfinished(state);
   }
 
   session(key: StateKey, bytes: Buffer): void {
@@ -127,21 +132,25 @@ class Restoring {
       this.#leaveOut(key, "a reply");
       return;
     }
-    const table = this.#state.findSession(parts.session)?.slotTables.get(parts.table);
-    const slot = table?.slots[parts.slot];
-    if (slot === undefined) {
+    const session = this.#state.findSession(parts.session);
+    const slot = session?.slotTables.get(parts.table)?.slots[parts.slot];
+    if (session === undefined || slot === undefined) {
       this.#leaveOut(key, undefined);
       return;
     }
     slot.isStored = true;
     const { opcode, handle, section, turn, reply } = record;
-    if (reply === undefined) return;
+    if (reply === undefined) {
+      if (!this.#unfinished.add(session, parts.table, parts.slot, slot, record)) this.#leaveOut(key, "a request");
+      return;
+    }
     const { made, status, body } = reply;
     slot.turn = turn;
     try {
       const codec = messageOf(opcode).reply as BodyCodec;
       const answer = status === 0 ? (codec.read(reader(body)) as Record<string, unknown>) : undefined;
       slot.kept = { opcode, handle, section, made, status, answer };
+      if (answer !== undefined) this.#unfinished.finished(session, record, answer);
     } catch {
       this.#leaveOut(key, "a reply");
     }
@@ -185,6 +194,14 @@ class Restoring {
       attr.ctimeSec * 1000 + Math.trunc(attr.ctimeNsec / 1e6),
     );
     return this.#before !== undefined && latestMs <= this.#before.changedAtMs;
+  }
+
+  /** What was under way when the server before died. */
+  async requests(): Promise<void> {
+    const done = await this.#unfinished.resolve((session, table, at) => {
+      this.#store.delete(slotKeyOf(session.id, table, at));
+    });
+    if (done > 0) this.#log.info(`${done} requests were done before the server before died, and are answered now`);
   }
 
   #leaveOut(key: StateKey, what: string | undefined): void {

@@ -6,9 +6,11 @@ import fc from "fast-check";
 import { silentLog } from "../../../src/base/log.ts";
 import { createDisk, type Disk } from "../../../src/disk/disk.ts";
 import {
+  type Appended,
   findAppended,
   type Intended,
   type Intent,
+  type IsClaimed,
   intentOf,
   intentRecord,
   isIntended,
@@ -21,6 +23,8 @@ import { type HandleId, type NodeId, OpenFlag, RenameFlag, XattrFlag } from "../
 import type { CallName } from "../../../src/wire/messages.ts";
 import { asRoot, mode, n, READ_WRITE, type ScratchDisk, scratchDisk } from "../../support/scratch-disk.ts";
 import { seeded } from "../../support/seed.ts";
+
+const CALLER = { uid: 1, gid: 2, groups: [], pid: 3 };
 
 /** What there is before each case: two directories, d and e, with a file f, a link l and an empty directory empty in d. */
 interface Scene {
@@ -145,7 +149,7 @@ async function another(scratch: ScratchDisk): Promise<Disk & AsyncDisposable> {
 }
 
 /** What the next process says of an intent, as it was stored. */
-async function resolved(scratch: ScratchDisk, intent: Intent, isClaimed?: (id: NodeId) => boolean): Promise<Outcome> {
+async function resolved(scratch: ScratchDisk, intent: Intent, isClaimed?: IsClaimed): Promise<Outcome> {
   await using disk = await another(scratch);
   const stored = intentRecord.decode(intentRecord.encode(intent));
   assert.deepEqual(stored, intent);
@@ -156,8 +160,8 @@ for (const [title, { name, asked, run, otherwise = {} }] of Object.entries(CASES
   test(`${title}: not done before it ran, done after, and not taken for what others did`, async () => {
     await using s = await scene();
     const { disk } = s.scratch;
-    const intended: Intended = { name, asked: asked(s), open: undefined };
-    assert.ok(isIntended(intended));
+    const intended: Intended = { name, asked: asked(s), open: undefined, caller: CALLER };
+    assert.ok(isIntended(intended.name, intended.asked, intended.open));
     const intent = await intentOf(disk, intended);
     assert.ok(intent !== undefined);
     assert.deepEqual(await resolved(s.scratch, intent), { t: "open" });
@@ -168,23 +172,23 @@ for (const [title, { name, asked, run, otherwise = {} }] of Object.entries(CASES
     const { entry, directory } = outcome as Outcome & { t: "done" };
     if (entry !== undefined) {
       assert.equal(entry.id, (await disk.lookup(asRoot, directory as NodeId, intent.at.name)).id);
-      assert.deepEqual(await resolved(s.scratch, intent, (id) => id === entry.id), { t: "open" });
+      assert.deepEqual(await resolved(s.scratch, intent, (_at, id) => id === entry.id), { t: "open" });
     }
     if (name === "unlink" || name === "rmdir") {
-      assert.deepEqual(await resolved(s.scratch, intent, (id) => id === intent.at.found), { t: "open" });
+      assert.deepEqual(await resolved(s.scratch, intent, (_at, id) => id === intent.at.found), { t: "open" });
       // The name was used again: what it was is gone all the same.
       await disk.mkdir(asRoot, s.d, intent.at.name, mode(0o755));
       assert.equal((await resolved(s.scratch, intent)).t, "done");
     }
     for (const [what, change] of Object.entries(otherwise)) {
       await using fresh = await scene();
-      const before = await intentOf(fresh.scratch.disk, { name, asked: asked(fresh), open: undefined });
+      const before = await intentOf(fresh.scratch.disk, { name, asked: asked(fresh), open: undefined, caller: CALLER });
       await change(fresh);
       assert.deepEqual(await resolved(fresh.scratch, before as Intent), { t: "open" }, what);
     }
     // Its directory is gone: it may run and fail.
     await using gone = await scene();
-    const last = await intentOf(gone.scratch.disk, { name, asked: asked(gone), open: undefined });
+    const last = await intentOf(gone.scratch.disk, { name, asked: asked(gone), open: undefined, caller: CALLER });
     if (name !== "setxattr") {
       for (const directory of ["d", "e"]) rmSync(gone.scratch.at(directory), { recursive: true });
       assert.deepEqual(await resolved(gone.scratch, last as Intent), { t: "open" });
@@ -207,20 +211,28 @@ test("a request that would fail or do nothing has no intent, and may run again",
     ["removexattr", { id: f, name: n("user.none") }],
   ];
   for (const [name, asked] of requests) {
-    assert.equal(await intentOf(s.scratch.disk, { name, asked, open: undefined }), undefined, name);
+    assert.equal(await intentOf(s.scratch.disk, { name, asked, open: undefined, caller: CALLER }), undefined, name);
   }
   await s.scratch.disk.setxattr(asRoot, f, n("user.x"), Buffer.from("1"), 0);
   const create = { id: f, name: n("user.x"), flags: XattrFlag.CREATE, payload: Buffer.from("1") };
-  assert.equal(await intentOf(s.scratch.disk, { name: "setxattr", asked: create, open: undefined }), undefined);
+  assert.equal(
+    await intentOf(s.scratch.disk, { name: "setxattr", asked: create, open: undefined, caller: CALLER }),
+    undefined,
+  );
   for (const name of ["open", "setattr", "fallocate", "release", "tmpfile", "read"] as const) {
-    assert.equal(isIntended({ name, asked: {}, open: undefined }), false, name);
+    assert.equal(isIntended(name, {}, undefined), false, name);
   }
-  assert.equal(isIntended({ name: "setxattr", asked: { flags: 0 }, open: undefined }), false);
+  assert.equal(isIntended("setxattr", { flags: 0 }, undefined), false);
   const open = { inner: 1 as HandleId, node: f, flags: READ_WRITE };
-  assert.equal(isIntended({ name: "write", asked: {}, open }), false);
+  assert.equal(isIntended("write", {}, open), false);
   const unknown = "no such node 16." as NodeId;
   await assert.rejects(
-    intentOf(s.scratch.disk, { name: "mkdir", asked: { parent: unknown, name: n("x") }, open: undefined }),
+    intentOf(s.scratch.disk, {
+      name: "mkdir",
+      asked: { parent: unknown, name: n("x") },
+      open: undefined,
+      caller: CALLER,
+    }),
     /ESTALE/,
   );
 });
@@ -230,7 +242,7 @@ test("removexattr: not done before it ran, done after", async () => {
   const { disk } = s.scratch;
   await disk.setxattr(asRoot, s.f, n("user.x"), Buffer.from("1"), 0);
   const asked = { id: s.f, name: n("user.x") };
-  const intent = (await intentOf(disk, { name: "removexattr", asked, open: undefined })) as Intent;
+  const intent = (await intentOf(disk, { name: "removexattr", asked, open: undefined, caller: CALLER })) as Intent;
   assert.deepEqual(await resolved(s.scratch, intent), { t: "open" });
   await disk.removexattr(asRoot, s.f, n("user.x"));
   assert.equal((await resolved(s.scratch, intent)).t, "done");
@@ -239,26 +251,31 @@ test("removexattr: not done before it ran, done after", async () => {
 test("a file system that cannot find nodes again has no intents", async () => {
   await using s = await scene();
   const blind = Object.create(s.scratch.disk, { recovery: { value: undefined } }) as Disk;
-  const intended: Intended = { name: "mkdir", asked: { parent: s.d, name: n("x") }, open: undefined };
+  const intended: Intended = { name: "mkdir", asked: { parent: s.d, name: n("x") }, open: undefined, caller: CALLER };
   assert.equal(await intentOf(blind, intended), undefined);
   const intent = (await intentOf(s.scratch.disk, intended)) as Intent;
   assert.deepEqual(await resolve(blind, intent), { t: "open" });
 });
+
+function regionOf(outcome: Outcome): Appended {
+  assert.equal(outcome.t, "appended");
+  return (outcome as Outcome & { t: "appended" }).region;
+}
 
 test("append: what is in the file already is found there, whole, in part or not at all", async (t) => {
   const piece = fc.string({ unit: "binary-ascii", minLength: 1, maxLength: 20 });
   await using s = await scene();
   const { scratch, d } = s;
   const { disk } = scratch;
-  const made = await disk.create(asRoot, d, n("log"), READ_WRITE | OpenFlag.APPEND, mode(0o644));
+  const made = await disk.create(asRoot, d, n("log"), OpenFlag.WRITE | OpenFlag.APPEND, mode(0o200));
   const { handle } = made.opened;
-  const open = { inner: handle, node: made.entry.id, flags: READ_WRITE | OpenFlag.APPEND };
+  const open = { inner: handle, node: made.entry.id, flags: OpenFlag.WRITE | OpenFlag.APPEND };
   await fc.assert(
     fc.asyncProperty(piece, piece, fc.nat(), fc.boolean(), async (before, data, cut, isWhole) => {
       truncateSync(scratch.at("d", "log"), 0);
       await disk.write(asRoot, handle, 0, Buffer.from(before));
-      const intended: Intended = { name: "write", asked: {}, open };
-      assert.ok(isIntended(intended));
+      const intended: Intended = { name: "write", asked: {}, open, caller: CALLER };
+      assert.ok(isIntended(intended.name, intended.asked, intended.open));
       const intent = (await intentOf(disk, intended)) as Intent;
       assert.deepEqual(await resolved(scratch, intent), { t: "open" });
       const bytes = Buffer.from(data);
@@ -266,24 +283,31 @@ test("append: what is in the file already is found there, whole, in part or not 
       if (done > 0) await disk.write(asRoot, handle, 0, bytes.subarray(0, done));
       const outcome = await resolved(scratch, intent);
       if (done === 0) assert.deepEqual(outcome, { t: "open" });
-      else assert.equal(await findAppended(disk, handle, bytes, outcome as Outcome & { t: "appended" }), done);
+      else assert.equal(await findAppended(disk, open.node, bytes, regionOf(outcome)), done);
     }),
     seeded(t, 60),
   );
   // Others have appended as well: only the whole is believed.
   truncateSync(scratch.at("d", "log"), 0);
-  const intent = (await intentOf(disk, { name: "write", asked: {}, open })) as Intent;
+  const intent = (await intentOf(disk, { name: "write", asked: {}, open, caller: CALLER })) as Intent;
   await disk.write(asRoot, handle, 0, Buffer.from("theirs, ours, theirs"));
-  const outcome = (await resolved(scratch, intent)) as Outcome & { t: "appended" };
-  assert.equal(await findAppended(disk, handle, Buffer.from("ours"), outcome), 4);
-  assert.equal(await findAppended(disk, handle, Buffer.from("ourselves"), outcome), 0);
+  const region = regionOf(await resolved(scratch, intent));
+  assert.equal(await findAppended(disk, open.node, Buffer.from("ours"), region), 4);
+  assert.equal(await findAppended(disk, open.node, Buffer.from("ourselves"), region), 0);
   await disk.release(asRoot, handle);
 });
 
 test("bytes that are no intent decode to nothing", (t) => {
-  const nowhere: Place = { directory: Buffer.alloc(0), name: n(""), found: undefined };
+  const nowhere: Place = { parent: "" as NodeId, directory: Buffer.alloc(0), name: n(""), found: undefined };
   const make = { kind: "make", at: nowhere, to: nowhere, mode: S_IFDIR, rdevMajor: 0, rdevMinor: 0 } as const;
-  const encoded = intentRecord.encode({ ...make, target: Buffer.alloc(0), node: undefined, sizeBytes: 0 });
+  const encoded = intentRecord.encode({
+    ...make,
+    target: Buffer.alloc(0),
+    node: undefined,
+    sizeBytes: 0,
+    flags: 0,
+    pid: 0,
+  });
   fc.assert(
     fc.property(fc.nat(), fc.nat({ max: 255 }), fc.uint8Array({ maxLength: 60 }), (at, to, noise) => {
       const mutated = Buffer.from(encoded);

@@ -1,0 +1,163 @@
+/**
+ * A server that dies at every step of everything it does, and the next one: each request is applied exactly once.
+ *
+ * For N = 1, 2, ... the server dies at its Nth step, until a run passes without; then with a second death some steps after the first. Clients come back by themselves,
+ * and must get for every call what they would have got without.
+ */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { FsError } from "../../src/base/errors.ts";
+import type { Remote } from "../../src/client/remote.ts";
+import { decodeDirents } from "../../src/vfs/dirent-page.ts";
+import { type FileSystem, type NodeId, OpenFlag, RenameFlag, XattrFlag } from "../../src/vfs/file-system.ts";
+import { ctx, named } from "../support/link-drive.ts";
+import { type MortalServer, mortalServer } from "../support/mortal-server.ts";
+
+const n = named;
+const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
+const MODE = { mode: 0o100644, umask: 0 };
+const DIRECTORY = { mode: 0o755, umask: 0 };
+const DEVICE = { mode: 0o010644, umask: 0, rdevMajor: 0, rdevMinor: 0 };
+
+/** Every request that must not run twice, and some that may. */
+async function scenario({ fileSystem: fs }: Remote): Promise<void> {
+  const { id: root } = await fs.root(ctx);
+  const { id: d } = await fs.mkdir(ctx, root, n("d"), DIRECTORY);
+  const f = await fs.create(ctx, d, n("f"), READ_WRITE | OpenFlag.EXCL, MODE);
+  assert.equal(await fs.write(ctx, f.opened.handle, 0, Buffer.from("file")), 4);
+  await fs.symlink(ctx, d, n("s"), Buffer.from("target"));
+  await fs.mknod(ctx, d, n("p"), DEVICE);
+  assert.equal((await fs.link(ctx, f.entry.id, d, n("g"))).attr.nlink, 2);
+  await fs.rename(ctx, d, n("g"), root, n("h"), 0);
+  await fs.rename(ctx, d, n("s"), d, n("p"), RenameFlag.EXCHANGE);
+  await fs.rename(ctx, d, n("p"), d, n("s"), 0);
+  await fs.unlink(ctx, d, n("f"));
+  assert.equal((await fs.getattr(ctx, f.entry.id, f.opened.handle)).nlink, 1);
+  await fs.setxattr(ctx, f.entry.id, n("user.x"), Buffer.from("1"), XattrFlag.CREATE);
+  await fs.setxattr(ctx, f.entry.id, n("user.y"), Buffer.from("1"), XattrFlag.CREATE);
+  await fs.removexattr(ctx, f.entry.id, n("user.y"));
+  const log = await fs.create(ctx, root, n("log"), OpenFlag.WRITE | OpenFlag.APPEND, MODE);
+  for (let line = 0; line < 3; line += 1) {
+    assert.equal(await fs.write(ctx, log.opened.handle, 0, Buffer.from("same\n")), 5);
+  }
+  await fs.fsync(ctx, log.opened.handle, false);
+  await fs.release(ctx, log.opened.handle);
+  const again = await fs.open(ctx, f.entry.id, READ_WRITE | OpenFlag.TRUNC);
+  assert.equal(again.attr.sizeBytes, 0);
+  await fs.write(ctx, again.handle, 0, Buffer.from("new"));
+  for (const { handle } of [again, f.opened]) await fs.release(ctx, handle);
+  await fs.mkdir(ctx, d, n("e"), DIRECTORY);
+  await fs.rmdir(ctx, d, n("e"));
+}
+
+/** All names below a directory, with what they lead to. */
+async function tree(fs: FileSystem, id: NodeId, path = ""): Promise<string[]> {
+  const handle = await fs.opendir(ctx, id);
+  const page = await fs.readdir(ctx, handle, 0n, 65_536, true);
+  await fs.releasedir(ctx, handle);
+  const found: string[] = [];
+  for (const { name, entry } of decodeDirents(page)) {
+    if (entry === undefined) continue;
+    const { attr } = entry;
+    found.push(`${path}/${name} ${(attr.mode >> 12).toString(8)} ${attr.nlink} ${attr.sizeBytes}`);
+    if (attr.mode >> 12 === 4) found.push(...(await tree(fs, entry.id, `${path}/${name}`)));
+  }
+  return found.sort();
+}
+
+async function contentOf(fs: FileSystem, name: string): Promise<string> {
+  const { id: root } = await fs.root(ctx);
+  const { id } = await fs.lookup(ctx, root, n(name));
+  const { handle } = await fs.open(ctx, id, OpenFlag.READ);
+  const target = Buffer.alloc(100);
+  const bytes = await fs.read(ctx, handle, 0, target);
+  await fs.release(ctx, handle);
+  return target.subarray(0, bytes).toString();
+}
+
+const EXPECTED = ["/d 4 2 0", "/d/s 12 1 6", "/h 10 1 3", "/log 10 1 15"];
+
+/** Runs with these deaths and checks what is there afterwards. */
+async function run(deaths: number[], work: (server: MortalServer) => Promise<void>): Promise<MortalServer> {
+  const server = await mortalServer(deaths);
+  try {
+    await server.during(work(server));
+  } catch (error) {
+    throw new Error(`deaths at steps ${deaths.join(" and ")}:\n${server.lines.slice(-12).join("\n")}`, {
+      cause: error,
+    });
+  }
+  return server;
+}
+
+async function alone(server: MortalServer): Promise<void> {
+  const remote = await server.connect();
+  await scenario(remote);
+  const { files } = server;
+  const { id: root } = await files.root();
+  assert.deepEqual(await tree(files, root), EXPECTED);
+  assert.deepEqual(await contentOf(files, "log"), "same\nsame\nsame\n");
+  assert.deepEqual(await contentOf(files, "h"), "new");
+  const { id } = await files.lookup(ctx, root, n("h"));
+  assert.equal((await files.listxattr(ctx, id)).toString(), "user.x\0");
+  await remote.close();
+}
+
+/** What came of a call: "done", or its errno. */
+async function outcomeOf(call: Promise<unknown>): Promise<string> {
+  return call.then(
+    () => "done",
+    (error: unknown) => {
+      if (error instanceof FsError) return error.errno;
+      throw error;
+    },
+  );
+}
+
+/** Two clients want the same: one gets it, the other is told so. */
+const RACES: Record<string, [act: (fs: FileSystem, root: NodeId, f: NodeId) => Promise<unknown>, loses: string]> = {
+  mkdir: [(fs, root) => fs.mkdir(ctx, root, n("new"), DIRECTORY), "EEXIST"],
+  "exclusive create": [
+    async (fs, root) => {
+      const { opened } = await fs.create(ctx, root, n("new"), READ_WRITE | OpenFlag.EXCL, MODE);
+      await fs.release(ctx, opened.handle);
+    },
+    "EEXIST",
+  ],
+  link: [(fs, root, f) => fs.link(ctx, f, root, n("new")), "EEXIST"],
+  unlink: [(fs, root) => fs.unlink(ctx, root, n("f")), "ENOENT"],
+};
+
+async function race(server: MortalServer, kind: string): Promise<void> {
+  const [act, loses] = RACES[kind] as (typeof RACES)[string];
+  const [a, b] = [await server.connect(), await server.connect()];
+  const { id: root } = await a.fileSystem.root(ctx);
+  const { entry, opened } = await a.fileSystem.create(ctx, root, n("f"), READ_WRITE, MODE);
+  await a.fileSystem.release(ctx, opened.handle);
+  const outcomes = await Promise.all([a, b].map(({ fileSystem }) => outcomeOf(act(fileSystem, root, entry.id))));
+  assert.deepEqual(outcomes.sort(), [loses, "done"].sort());
+  for (const remote of [a, b]) await remote.close();
+}
+
+async function atEveryStep(work: (server: MortalServer) => Promise<void>, gap: number | undefined): Promise<number> {
+  for (let step = 1; ; step += 1) {
+    const server = await run(gap === undefined ? [step] : [step, step + gap], work);
+    if (server.deaths === 0) return step;
+  }
+}
+
+test("a server that dies at any step has done everything once, when the next one has answered", async (t) => {
+  const steps = await atEveryStep(alone, undefined);
+  t.diagnostic(`${steps} steps`);
+  assert.ok(steps > 100);
+});
+
+test("nor does it matter when the next one dies as well, soon or later", async () => {
+  for (const gap of [1, 3, 8, 40]) await atEveryStep(alone, gap);
+});
+
+for (const kind of Object.keys(RACES)) {
+  test(`two clients that want the same, ${kind}: one gets it, whenever the server dies`, async () => {
+    await atEveryStep((server) => race(server, kind), undefined);
+  });
+}
