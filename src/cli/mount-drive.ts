@@ -87,6 +87,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     readOnly: options.readOnly,
     isPipelined: options.pipeline,
     ...(options.channels === undefined ? {} : { ioChannels: options.channels }),
+    ...(options.sectionBytes === undefined ? {} : { sectionBytes: options.sectionBytes }),
     ...(options.timeoutMs === undefined ? {} : { answerTimeoutMs: options.timeoutMs, timeoutMs: options.timeoutMs }),
     log: keep.log,
     clock: keep.clock,

@@ -4,7 +4,7 @@
  * Options that only mount(8) and fstab act on are taken and ignored; any other unknown one is an error, so that a
  * misspelt option never passes silently.
  */
-import { IO_CHANNELS_MAX } from "../wire/limits.ts";
+import { IO_CHANNELS_MAX, SECTION_BYTES_MAX, SECTION_BYTES_MIN } from "../wire/limits.ts";
 import type { ChannelSecurity, Security } from "../wire/messages.ts";
 import { parseSecurity, SECURITY_LEVELS } from "./channel-security.ts";
 import { Exit, failure } from "./failure.ts";
@@ -37,6 +37,8 @@ export interface MountOptions {
   readAheadBytes: number | undefined;
   /** Connections for data beside the one for everything else; undefined: the default. */
   channels: number | undefined;
+  /** The largest section asked for, bytes; undefined: the default. */
+  sectionBytes: number | undefined;
   /** How the connections are protected. */
   security: ChannelSecurity;
 }
@@ -90,6 +92,7 @@ export const MOUNT_OPTIONS_HELP = [
   ...[...TIMEOUTS.keys()].map((name) => `${name}=SECONDS`),
   ...[...SIZES.keys()].map((name) => `${name}=SIZE`),
   "channels=N",
+  "section=SIZE",
   ...["security", "control_security", "io_security"].map((name) => `${name}=${SECURITY_LEVELS.join("|")}`),
 ];
 
@@ -115,6 +118,7 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
     writeBehindBytes: undefined,
     readAheadBytes: undefined,
     channels: undefined,
+    sectionBytes: undefined,
     security: { control: "tls", io: "tls" },
   };
   for (const option of texts.flatMap((text) => text.split(","))) {
@@ -127,6 +131,8 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
       options[size] = parseSize(name, value);
     } else if (name === "channels") {
       options.channels = parseChannels(value);
+    } else if (name === "section") {
+      options.sectionBytes = parseSection(value);
     } else if (SECURITY.has(name)) {
       const level = parseSecurity(name, value);
       options.security = { ...options.security, ...SECURITY.get(name)?.(level) };
@@ -154,6 +160,16 @@ export function parseChannels(value: string | undefined): number {
   const count = /^\d$/.test(value ?? "") ? Number(value) : Number.NaN;
   if (count <= IO_CHANNELS_MAX) return count;
   throw failure(Exit.USAGE, `channels needs a number from 0 to ${IO_CHANNELS_MAX}; write it as channels=2`);
+}
+
+/** The largest section: whole pages, as the protocol wants it. */
+function parseSection(value: string | undefined): number {
+  const size = parseSize("section", value);
+  if (size >= SECTION_BYTES_MIN && size <= SECTION_BYTES_MAX && size % SECTION_BYTES_MIN === 0) return size;
+  throw failure(
+    Exit.USAGE,
+    `-o section needs a multiple of 4k up to ${SECTION_BYTES_MAX / 2 ** 20}m; write it as section=64k`,
+  );
 }
 
 /** A number of bytes with an optional k, m or g for powers of 1024. */

@@ -19,6 +19,7 @@ const DEFAULTS = {
   writeBehindBytes: undefined,
   readAheadBytes: undefined,
   channels: undefined,
+  sectionBytes: undefined,
   security: { control: "tls", io: "tls" },
 };
 
@@ -88,4 +89,11 @@ test("a timeout is seconds within bounds", () => {
   for (const value of ["", "=", "=x", "=-1", "=1e9", "=NaN", "=86401", "=1s"]) {
     assert.throws(() => parseMountOptions([`attr_timeout${value}`]), { exitCode: 2, message: /needs seconds/ }, value);
   }
+});
+
+test("section takes whole pages up to the largest section of the protocol", () => {
+  assert.equal(parseMountOptions(["section=64k"]).sectionBytes, 65_536);
+  assert.equal(parseMountOptions(["section=4096"]).sectionBytes, 4096);
+  for (const value of ["", "=", "=0", "=1000", "=65535", "=1g", "=x"])
+    assert.throws(() => parseMountOptions([`section${value}`]), { exitCode: 2, message: /section/ }, value);
 });
