@@ -78,6 +78,8 @@ async function run(context: BenchContext): Promise<Report> {
       "The link is the simulator of link.ts: delay and rate of the payload, both directions separately, no loss. Times include opening, the way there " +
         "and the last acknowledgement. Reads: in the server's page cache, the client freshly mounted. Peers that do not fill the line are read " +
         `for at most ${SLOW_SECONDS_MAX} s and write an eighth of the data. rclone writes to a cache on the client and is left out there.`,
+      "Looking the name up, opening or making the file, and the first byte or the last acknowledgement take a round trip each, one after the other, of " +
+        "any file system that does not answer before its server has: with 512 MiB that leaves 0.966 of the line at 50 ms and 0.905 at 150 ms.",
     ],
     peers: measured[0]?.series.peers ?? [],
     tables: measured.flatMap(({ link, series }) => tables(link.roundTripMs, series)),
