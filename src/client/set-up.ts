@@ -176,6 +176,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
     const { security, proof } = this.#wish;
     const isEncrypted = this.#channel.binding.length > 0;
     assert(isEncrypted === (security === "tls"), "the server is told what the link is");
+    assert(security !== "signed", "frames are not signed in this version");
     if (proof.t === "password" && !isEncrypted) {
       this.giveUp(new ProtocolError(CloseCode.SECURITY, PASSWORD_IN_CLEAR));
       return;

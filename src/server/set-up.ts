@@ -168,6 +168,8 @@ export class ServerSetUp implements ChannelReceiver {
     const isEncrypted = this.#channel.binding.length > 0;
     const level = SECURITY_NAMES[hello.security];
     if (level === undefined || isEncrypted !== (level === "tls")) return "the channel is not what its hello says";
+    // Its number is set aside; a channel that says so and signs nothing must not pass for one that does.
+    if (level === "signed") return "this server does not sign frames";
     const kind = hello.channelKind === ChannelKind.IO ? "io" : "control";
     const least = this.#state.security[kind];
     if (hello.security < SECURITY_NAMES.indexOf(least)) {
