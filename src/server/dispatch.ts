@@ -324,7 +324,12 @@ function dataHandlers(state: ServerState) {
       return {};
     },
     async fsync(ctx, { dataOnly }) {
-      await ctx.fs.fsync(ctx, ctx.file().inner, dataOnly);
+      const open = ctx.file();
+      if (open.mayHaveLostData) {
+        open.mayHaveLostData = false;
+        throw new FsError("EIO", "fsync");
+      }
+      await ctx.fs.fsync(ctx, open.inner, dataOnly);
       return {};
     },
     async fallocate(ctx, { mode, offsetBytes, lengthBytes }) {

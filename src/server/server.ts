@@ -88,6 +88,7 @@ export class LinkServer {
   /** Every channel that is not gone, with its ready part once there is one. */
   readonly #channels = new Map<Channel, ServedChannel | undefined>();
   readonly #memory: ServerMemory | undefined;
+  readonly #isHostRestarted: boolean;
   readonly #silence = new Silence(SILENCE_MS);
   #isClosing = false;
 
@@ -101,6 +102,7 @@ export class LinkServer {
     const { memory } = options;
     this.#memory = memory;
     const identity = memory === undefined ? undefined : identify(memory.store, memory.records, memory.hostBootId);
+    this.#isHostRestarted = identity?.isHostRestarted === true;
     const keeper = memory === undefined ? undefined : new Keeper(memory.store, memory.life);
     this.#state = new ServerState({ ...options, shares, limits, log, identity, keeper });
     this.#handlers = createHandlers(this.#state);
@@ -115,7 +117,9 @@ export class LinkServer {
   /** Puts back what the server before has left; to be called before anything is accepted. */
   async restore(): Promise<void> {
     const memory = this.#memory;
-    if (memory !== undefined) await restore(this.#state, memory.store, memory.records, memory.life?.before);
+    if (memory === undefined) return;
+    const before = { times: memory.life?.before, isHostRestarted: this.#isHostRestarted };
+    await restore(this.#state, memory.store, memory.records, before);
   }
 
   /** Serves a new link from its first byte on. */

@@ -62,6 +62,8 @@ export class Open {
   readonly owner: Session;
   /** The state store has a record of its locks. */
   hasStoredLocks = false;
+  /** The machine was started again since the file was opened for writing: what was acknowledged may be lost, and the next fsync says so. */
+  mayHaveLostData = false;
   /** Made with the first write. What it holds are requests under way, so that it is empty when the open is idle. */
   joiner: WriteJoiner | undefined;
   /** The challenge given out last, as latin1: good for one `attach`. Empty: none. */

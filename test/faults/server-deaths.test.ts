@@ -161,3 +161,37 @@ for (const kind of Object.keys(RACES)) {
     await atEveryStep((server) => race(server, kind), undefined);
   });
 }
+
+/** Whether the fsync after the deaths says that data may be lost: once for a file written to lazily, and never for others. */
+async function fsyncsAfter(deaths: number[], hostBootId: (start: number) => string): Promise<string[]> {
+  const server = await mortalServer(deaths, hostBootId);
+  const work = async () => {
+    const { fileSystem: fs, close } = await server.connect();
+    const { id: root } = await fs.root(ctx);
+    const opens = [];
+    for (const flags of [READ_WRITE, READ_WRITE | OpenFlag.SYNC]) {
+      const { opened } = await fs.create(ctx, root, n(`f${flags}`), flags, MODE);
+      await fs.write(ctx, opened.handle, 0, Buffer.from("data"));
+      opens.push(opened.handle);
+    }
+    // The deaths come here.
+    for (let count = 0; count < 40; count += 1) await fs.getattr(ctx, root);
+    const outcomes: string[] = [];
+    for (const handle of opens) {
+      for (let again = 0; again < 2; again += 1) outcomes.push(await outcomeOf(fs.fsync(ctx, handle, false)));
+    }
+    await close();
+    return outcomes;
+  };
+  const outcomes = await server.during(work());
+  assert.equal(server.deaths, deaths.length);
+  return outcomes;
+}
+
+test("after a restart of the machine the next fsync says that data may be lost, also if the server has died once more since", async () => {
+  const done = ["done", "done", "done", "done"];
+  const lost = ["EIO", "done", "done", "done"];
+  assert.deepEqual(await fsyncsAfter([60], () => "same"), done);
+  assert.deepEqual(await fsyncsAfter([60], (start) => `boot ${start}`), lost);
+  assert.deepEqual(await fsyncsAfter([60, 85], (start) => (start === 0 ? "first" : "second")), lost);
+});

@@ -152,7 +152,10 @@ export interface MortalServer {
 }
 
 /** A server that dies at the steps `deathsAt`, which ascend; each time another one takes its place when a client dials. */
-export async function mortalServer(deathsAt: readonly number[]): Promise<MortalServer> {
+export async function mortalServer(
+  deathsAt: readonly number[],
+  hostBootId: (start: number) => string = () => "",
+): Promise<MortalServer> {
   const clock = new FakeClock();
   const lines: string[] = [];
   const log = createLog({ level: "info", clock, sink: (line) => lines.push(line) });
@@ -181,7 +184,7 @@ export async function mortalServer(deathsAt: readonly number[]): Promise<MortalS
     present = start;
     const fileSystem = mortalFs(files, start, step);
     const store = new MortalStore(records, start, step);
-    const memory = { store, records: new Map(records), life: undefined, hostBootId: "" };
+    const memory = { store, records: new Map(records), life: undefined, hostBootId: hostBootId(counters.deaths) };
     start.server = new LinkServer({
       shares: new Map([["share", { fileSystem, readOnly: false }]]),
       token: TOKEN,

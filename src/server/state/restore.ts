@@ -34,6 +34,8 @@ import { Unfinished } from "./unfinished.ts";
 const OWN_CONTEXT: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 /** Of the flags a file was opened with, what is done once. */
 const ONCE_FLAGS = OpenFlag.TRUNC | OpenFlag.EXCL | OpenFlag.KILL_SUIDGID;
+/** Beside the flags of a stored open: what was written through it may be lost. No OpenFlag. */
+const LOST = 1 << 30;
 const SECRET_BYTES = 32;
 /** Files opened again at the same time. */
 const OPENS_AT_ONCE = 64;
@@ -58,12 +60,19 @@ export function identify(store: StateStore, records: ReadonlyMap<StateKey, Buffe
   return { ...identity, isHostRestarted: before !== undefined && before.hostBootId !== hostBootId };
 }
 
-/** Puts everything back. `before`: when the server before was last seen alive. */
+/** What is known of the server before. */
+export interface Before {
+  /** When it was last seen alive. */
+  readonly times: LifeTimes | undefined;
+  readonly isHostRestarted: boolean;
+}
+
+/** Puts everything back. */
 export async function restore(
   state: ServerState,
   store: StateStore,
   records: ReadonlyMap<StateKey, Buffer>,
-  before: LifeTimes | undefined,
+  before: Before,
 ): Promise<void> {
   const restoring = new Restoring(state, store, before);
   for (const [key, value] of records) if (partsOfKey(key)?.of === "session") restoring.session(key, value);
@@ -87,14 +96,14 @@ async function sweep(fileSystem: FileSystem, log: Log): Promise<void> {
 class Restoring {
   readonly #state: ServerState;
   readonly #store: StateStore;
-  readonly #before: LifeTimes | undefined;
+  readonly #before: Before;
   readonly #log: Log;
   readonly #sessions: Session[] = [];
   readonly #unfinished: Unfinished;
   #opens = 0;
   #lost = 0;
 
-  constructor(state: ServerState, store: StateStore, before: LifeTimes | undefined) {
+  constructor(state: ServerState, store: StateStore, before: Before) {
     this.#state = state;
     this.#store = store;
     this.#before = before;
@@ -165,7 +174,9 @@ class Restoring {
       return;
     }
     try {
-      await this.#reopen(record, session, handle);
+      const mayHaveLost = this.#mayHaveLost(record);
+      await this.#reopen(record, session, handle, mayHaveLost);
+      if (mayHaveLost) this.#store.put(key, openRecord.encode({ ...record, flags: record.flags | LOST }));
       this.#opens += 1;
     } catch (thrown) {
       this.#lost += 1;
@@ -175,14 +186,21 @@ class Restoring {
     }
   }
 
-  async #reopen(record: OpenRecord, session: Session, handle: number): Promise<void> {
+  /** Whether acknowledged data may be gone with the machine's memory; once that is so, also for later starts. */
+  #mayHaveLost({ flags }: OpenRecord): boolean {
+    const isLazy = (flags & OpenFlag.WRITE) !== 0 && (flags & (OpenFlag.SYNC | OpenFlag.DSYNC)) === 0;
+    return (this.#before.isHostRestarted && isLazy) || (flags & LOST) !== 0;
+  }
+
+  async #reopen(record: OpenRecord, session: Session, handle: number, mayHaveLost: boolean): Promise<void> {
     const { recovery } = session.share.fileSystem;
     if (recovery === undefined) throw new Error("the share cannot find files again");
     const { id: node } = await recovery.recall(OWN_CONTEXT, record.nodeRecord);
-    const flags = record.flags & ~ONCE_FLAGS;
+    const flags = record.flags & ~ONCE_FLAGS & ~LOST;
     const { handle: inner, attr } = await recovery.reopen(OWN_CONTEXT, node, withoutModes(flags));
     const { id, kind, openedAtMs, pid } = record;
     const open = new Open({ id, owner: session, kind, node, inner, flags, openedAtMs, pid });
+    open.mayHaveLostData = mayHaveLost;
     session.restored(open, handle, this.#isLeftAlone(attr, record) ? versionOf(attr) : "unknown");
   }
 
@@ -193,7 +211,7 @@ class Restoring {
       attr.mtimeSec * 1000 + Math.trunc(attr.mtimeNsec / 1e6),
       attr.ctimeSec * 1000 + Math.trunc(attr.ctimeNsec / 1e6),
     );
-    return this.#before !== undefined && latestMs <= this.#before.changedAtMs;
+    return this.#before.times !== undefined && latestMs <= this.#before.times.changedAtMs;
   }
 
   /** What was under way when the server before died. */
