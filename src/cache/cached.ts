@@ -10,6 +10,7 @@ import type { Clock } from "../base/clock.ts";
 import type { ErrnoName } from "../base/errno.ts";
 import type { Log } from "../base/log.ts";
 import type { Name } from "../base/name.ts";
+import { CancelSource } from "../base/signals.ts";
 import type { Attr } from "../vfs/attr.ts";
 import { decodeDirents, encodeDirent } from "../vfs/dirent-page.ts";
 import {
@@ -313,15 +314,42 @@ export class CachedFileSystem extends ForwardingFileSystem {
   /** Acts after the node's unsent writes: behind them on the line if that can be, so that it costs no round trip more than they do. */
   async #afterWrites<T>(ctx: RequestContext, id: NodeId, act: (ctx: RequestContext) => Promise<T>): Promise<T> {
     if (!this.#writes.isDirty(id)) return act(ctx);
-    const { caller, signal } = ctx;
+    const { signal } = ctx;
     const following = this.inner.canFollowWrites === true ? this.#writes.follow(id, signal) : undefined;
     if (following !== undefined) {
-      const acting = act({ caller, signal, priority: RequestPriority.WRITE_BEHIND, followsWrites: true });
-      const [result, isWhole] = await Promise.all([acting, following]);
-      if (isWhole) return result;
+      const acted = await this.#behind(ctx, following, act);
+      if (acted !== undefined) return acted.result;
     }
     await this.#writes.drain(id, signal);
     return act(ctx);
+  }
+
+  /** Acts behind writes that have left; undefined if one of them failed. Then the act is withdrawn: the write may have failed for want of an answer. */
+  async #behind<T>(
+    ctx: RequestContext,
+    following: Promise<boolean>,
+    act: (ctx: RequestContext) => Promise<T>,
+  ): Promise<{ result: T } | undefined> {
+    const { caller, signal } = ctx;
+    const cancel = new CancelSource();
+    const abort = () => cancel.abort();
+    if (signal?.aborted === true) abort();
+    signal?.addEventListener("abort", abort);
+    const acting = act({ caller, signal: cancel, priority: RequestPriority.WRITE_BEHIND, followsWrites: true });
+    let isBroken = false;
+    const followed = following.then((isWhole) => {
+      isBroken = !isWhole;
+      if (isBroken) abort();
+    });
+    try {
+      const [result] = await Promise.all([acting, followed]);
+      return isBroken ? undefined : { result };
+    } catch (error) {
+      if (isBroken) return undefined;
+      throw error;
+    } finally {
+      signal?.removeEventListener("abort", abort);
+    }
   }
 
   /** Changes a node: after its unsent writes, and nothing read ahead before the change has ended is used after it. */

@@ -53,6 +53,8 @@ export class HeldFile extends ForwardingFileSystem {
   readonly id = "file" as NodeId;
   /** Whether requests may follow writes; those that do are noted as such. */
   follows = false;
+  /** What follows writes gets no answer, whatever becomes of these. */
+  isStuck = false;
   /** What the next fsync fails with. */
   syncError: ErrnoName | undefined;
   #nextHandle = 1;
@@ -142,7 +144,10 @@ export class HeldFile extends ForwardingFileSystem {
     this.log.push(ctx.followsWrites === true ? `${op} behind ${this.held.length}` : op);
     if (ctx.followsWrites !== true) return;
     const before = [...this.held];
-    while (before.some((held) => this.held.includes(held))) await new Promise((resolve) => setImmediate(resolve));
+    while (before.some((held) => this.held.includes(held)) || this.isStuck) {
+      await new Promise((resolve) => setImmediate(resolve));
+      if (ctx.signal?.aborted === true) throw new FsError("EINTR", op);
+    }
   }
 
   #hold(op: "read" | "write", offsetBytes: number, lengthBytes: number, act: () => number): Promise<number> {

@@ -280,6 +280,19 @@ describe("write-behind", () => {
       await file.releaseAll();
     });
 
+    it("does not wait for an fsync behind a write that failed for want of an answer", async () => {
+      const { file, cached, handle } = await written();
+      file.isStuck = true;
+      const synced = cached.fsync(CTX, handle, true);
+      const attr = cached.getattr(CTX, file.id, handle);
+      file.held[1]?.go("ETIMEDOUT");
+      file.held[0]?.go();
+      await assert.rejects(synced, failsWith("ETIMEDOUT"));
+      assert.equal((await attr).sizeBytes, SECTION);
+      await cached.fsync(CTX, handle, true);
+      assert.deepEqual(file.log, ["write", "fsync behind 2", "getattr behind 2", "getattr", "fsync"]);
+    });
+
     it("waits where a write has to wait for one before it", async () => {
       const { file, cached, handle } = await written();
       await cached.write(CTX, handle, 10, Buffer.alloc(SECTION));
