@@ -7,10 +7,11 @@ import { spawnSync } from "node:child_process";
 import { test } from "node:test";
 import type { LinkProcess } from "../../scripts/bench/link-process.ts";
 import { FsError } from "../../src/base/errors.ts";
+import type { DriveStatus } from "../../src/cli/status-socket.ts";
 import type { FileSystem, HandleId, RequestContext } from "../../src/vfs/file-system.ts";
 import { ForwardingFileSystem } from "../../src/vfs/forwarding-file-system.ts";
 import { command, type Service, shell, startService } from "../support/child.ts";
-import { startDrive } from "../support/drive.ts";
+import { netdrive, startDrive } from "../support/drive.ts";
 import { startDriveHere } from "../support/served-here.ts";
 
 const MIB = 1024 * 1024;
@@ -182,6 +183,33 @@ print("close", outcome(os.close, buffered), outcome(os.close, direct))
   assert.match(mounted.service.errors(), /acknowledged and failed: ETIMEDOUT/);
   spot.thaw();
   await shell(`cmp ${path}/f ${drive.directory}/f`, { timeoutMs: PROMPT_MS });
+});
+
+test("status tells what is outstanding while a transfer waits, and that nothing is when it is over", async () => {
+  const { drive, spot } = await stuckDrive("-o", "write_behind=8m");
+  await using _ = drive;
+  const { path } = drive;
+  const status = async () => {
+    const { stdout } = await command(process.execPath, netdrive("status", path, "--json"), { timeoutMs: PROMPT_MS });
+    return (JSON.parse(stdout) as [DriveStatus])[0];
+  };
+  spot.isStuck = true;
+  const writer = await waiter(`dd if=/dev/zero of=${path}/f bs=1M count=12 conv=fsync status=none`);
+  await spot.holding(1);
+  let seen = await status();
+  for (let looks = 0; seen.dirtyBytes !== MIB && looks < 20; looks++) seen = await status();
+  const { remote } = seen;
+  // Of twelve megabytes only the one that is stuck is not on the server; the others have told how fast the line is.
+  assert.equal(seen.dirtyBytes, MIB);
+  assert.ok(remote.sectionsOutstanding >= 1 && remote.inFlightBytes >= MIB);
+  assert.ok(remote.windowBytes >= remote.inFlightBytes && remote.bytesPerSecond > MIB);
+  assert.ok((remote.roundTripMs ?? 0) > 0 && seen.credits > 0 && seen.sectionBytes === MIB);
+  assert.ok(remote.channels.every(({ sentBytes }) => sentBytes > 0));
+  assert.ok(remote.channels.some(({ sentBytes }) => sentBytes > 12 * MIB));
+  spot.thaw();
+  assert.equal(await writer.exited, 0);
+  seen = await status();
+  assert.deepEqual([seen.dirtyBytes, seen.remote.sectionsOutstanding, seen.remote.inFlightBytes], [0, 0, 0]);
 });
 
 test("a server frozen in the middle of large transfers: every program can be killed at once, and the rest goes on when it thaws", async () => {
