@@ -58,11 +58,11 @@ describe("a session of several channels", () => {
     });
   }
 
-  it("answers a lookup while the io channel is full of data that does not move", async () => {
+  it("answers a lookup, and what is asked of the same open, while the io channel is full of data that does not move", async () => {
     const { remote, clients } = await connect(1);
     const { fileSystem } = remote;
     const root = await fileSystem.root(ctx);
-    const { opened } = await fileSystem.create(
+    const { entry, opened } = await fileSystem.create(
       ctx,
       root.id,
       nameFromText("f"),
@@ -73,6 +73,7 @@ describe("a session of several channels", () => {
     io.faults.isStalled = true;
     const writing = fileSystem.write(ctx, opened.handle, 0, Buffer.alloc(8 * SECTION));
     assert.equal((await fileSystem.lookup(ctx, root.id, nameFromText("f"))).attr.sizeBytes, 0);
+    assert.equal((await fileSystem.getattr(ctx, entry.id, opened.handle)).sizeBytes, 0);
     io.faults.isStalled = false;
     io.kick();
     assert.equal(await writing, 8 * SECTION);
