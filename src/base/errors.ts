@@ -39,7 +39,7 @@ export const CloseCode = {
   STATE: 3,
   /** No common version. */
   VERSION: 4,
-  /** The proof of identity was wrong, or none came in time. */
+  /** The proof of identity was wrong. */
   AUTHENTICATION: 5,
   /** The share asked for is not served here. */
   UNKNOWN_SHARE: 6,
@@ -49,6 +49,8 @@ export const CloseCode = {
   SHUTDOWN: 8,
   /** The channel is not protected as this side demands, or the other side cannot show that it is who it should be. */
   SECURITY: 9,
+  /** The set-up took too long; says nothing about who the peer is. */
+  TOO_SLOW: 10,
 } as const;
 export type CloseCode = (typeof CloseCode)[keyof typeof CloseCode];
 

@@ -45,6 +45,7 @@ const byCloseCode: Partial<Record<CloseCode, { exit: Exit; text: string }>> = {
     text: "the server has no share of this name; 'netdrive serve' prints a URL for each share it has",
   },
   [CloseCode.BUSY]: { exit: Exit.REFUSED, text: "the server takes no more sessions; try again later" },
+  [CloseCode.TOO_SLOW]: { exit: Exit.UNREACHABLE, text: "the line to the server is too slow; try again later" },
   [CloseCode.SHUTDOWN]: { exit: Exit.UNREACHABLE, text: "the server is going down; try again later" },
   [CloseCode.VERSION]: {
     exit: Exit.REFUSED,

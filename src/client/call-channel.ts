@@ -146,13 +146,11 @@ export class CallChannel implements ChannelReceiver {
     }
     if (!call.watch((error) => this.abandon(call, error))) return;
     call.open?.beginCall();
-    const window = this.#windows.of(call);
-    const bytes = this.#windows.bytesOf(call);
     const nowMs = this.#clock.monotonicMs();
     call.begunMs = nowMs;
-    const credit = window.tryAcquire(bytes, call.priority, nowMs);
+    const credit = this.#windows.tryAcquire(call, nowMs);
     if (credit >= 0) this.#send(call, credit);
-    else this.#wait(call, window, bytes, nowMs);
+    else this.#wait(call, this.#windows.of(call), this.#windows.bytesOf(call), nowMs);
   }
 
   /** The caller has lost interest: the call settles with `error` as soon as what it borrowed is free, and its reply will be ignored. */

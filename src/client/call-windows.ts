@@ -1,7 +1,8 @@
 /**
  * The credits of one channel, shared out between sections, which are paced by bytes, and everything else, so that neither waits for the other.
  *
- * A credit is a slot of the channel's slot table: the first `plainSlots` are for everything else, the others for sections.
+ * A credit is a slot of the channel's slot table: the first `plainSlots` are for everything else, the others for sections. The last plain one is kept for calls that bring
+ * a session back: all others may be held by calls that have no answer, and get none before the session is back.
  */
 import { type CreditFigures, CreditWindow } from "../sections/credit-window.ts";
 import { type Call, isDataCall } from "./call.ts";
@@ -19,6 +20,13 @@ const SECTIONS_MIN = 4;
 
 export class CallWindows {
   readonly #plain: CreditWindow;
+  readonly #reserve = new CreditWindow({
+    credits: 1,
+    creditsMax: 1,
+    bytes: PLAIN_BYTES,
+    bytesMin: PLAIN_BYTES,
+    waitersMax: WAITERS_MAX,
+  });
   readonly #data: CreditWindow;
   readonly #plainSlots: number;
 
@@ -33,11 +41,12 @@ export class CallWindows {
     this.#plainSlots = Math.min(PLAIN_CREDITS_MAX, Math.floor(credits * PLAIN_SHARE));
     const dataSlots = credits - this.#plainSlots;
     const bytes = Math.min(bytesMax, dataSlots * sectionBytes);
+    const plainCredits = this.#plainSlots - 1;
     this.#plain = new CreditWindow({
-      credits: this.#plainSlots,
-      creditsMax: this.#plainSlots,
-      bytes: this.#plainSlots * PLAIN_BYTES,
-      bytesMin: this.#plainSlots * PLAIN_BYTES,
+      credits: plainCredits,
+      creditsMax: plainCredits,
+      bytes: plainCredits * PLAIN_BYTES,
+      bytesMin: plainCredits * PLAIN_BYTES,
       waitersMax: WAITERS_MAX,
     });
     this.#data = new CreditWindow({
@@ -56,7 +65,7 @@ export class CallWindows {
 
   /** Credits in use. */
   get held(): number {
-    return this.#plain.held + this.#data.held;
+    return this.#plain.held + this.#reserve.held + this.#data.held;
   }
 
   /** Bytes of sections that are on their way or wait to be. */
@@ -69,8 +78,18 @@ export class CallWindows {
     return this.#data.lineBytes;
   }
 
+  /** As CreditWindow.tryAcquire; from now on `of` says where the call has its credit from, or waits for it. */
+  tryAcquire(call: Call, nowMs: number): number {
+    const bytes = this.bytesOf(call);
+    const credit = this.of(call).tryAcquire(bytes, call.priority, nowMs);
+    if (credit >= 0 || !call.isOfResuming) return credit;
+    call.isReserved = true;
+    return this.#reserve.tryAcquire(bytes, call.priority, nowMs);
+  }
+
   /** The window a call takes its credit from. */
   of(call: Call): CreditWindow {
+    if (call.isReserved) return this.#reserve;
     return isDataCall(call) ? this.#data : this.#plain;
   }
 
@@ -81,18 +100,21 @@ export class CallWindows {
 
   /** The slot that a credit of the call's window is. */
   slotOf(call: Call, credit: number): number {
+    if (call.isReserved) return this.#plainSlots - 1;
     return isDataCall(call) ? this.#plainSlots + credit : credit;
   }
 
   /** Another connection takes the place of the one measured. */
   forgetLine(roundTripMs: number): void {
     this.#plain.forgetLine();
+    this.#reserve.forgetLine();
     this.#data.forgetLine(roundTripMs);
   }
 
   /** Time passes; see CreditWindow. */
   tick(nowMs: number): void {
     this.#plain.tick(nowMs);
+    this.#reserve.tick(nowMs);
     this.#data.tick(nowMs);
   }
 }

@@ -65,6 +65,8 @@ export abstract class Call {
   /** A channel it should not take if there is another: an earlier attempt had no answer there. */
   avoids: CallChannel | undefined;
   credit = -1;
+  /** It has, or waits for, the credit that is kept for those that bring a session back. */
+  isReserved = false;
   waiter: CreditWaiter | undefined;
   #onAbort: (() => void) | undefined;
   /** The caller has its answer; a reply is awaited for the slot's sake only. */

@@ -26,12 +26,15 @@ export interface Walker {
   lookup(parent: NodeId, name: Name): Promise<Entry>;
 }
 
+/** Nodes that are being looked for. */
+export type Walks = Map<NodeId, Promise<boolean>>;
+
 export class NodeNames {
   readonly #places = new Map<NodeId, Place>();
   /** INVARIANT: a name here is of a node that was met there last, or of none. */
   readonly #children = new Map<NodeId, Map<Name, NodeId>>();
   /** Nodes that are being looked for. */
-  readonly #walks = new Map<NodeId, Promise<boolean>>();
+  readonly #walks: Walks = new Map();
 
   /** The node has this name. */
   met(id: NodeId, parent: NodeId, name: Name): void {
@@ -73,22 +76,26 @@ export class NodeNames {
     for (const id of ids) this.#forget(id);
   }
 
-  /** Makes the server know these nodes again. @returns false if one of them is not where it was met: it is stale indeed. */
-  async find(ids: readonly NodeId[], walker: Walker): Promise<boolean> {
-    for (const id of ids) if (!(await this.#find(id, walker))) return false;
+  /**
+   * Makes the server know these nodes again. @returns false if one of them is not where it was met: it is stale indeed.
+   *
+   * `walks` are those that may be waited for; others than everybody's for who must not wait for everybody.
+   */
+  async find(ids: readonly NodeId[], walker: Walker, walks = this.#walks): Promise<boolean> {
+    for (const id of ids) if (!(await this.#find(id, walker, walks))) return false;
     return true;
   }
 
-  #find(id: NodeId, walker: Walker): Promise<boolean> {
-    let walk = this.#walks.get(id);
+  #find(id: NodeId, walker: Walker, walks: Walks): Promise<boolean> {
+    let walk = walks.get(id);
     if (walk === undefined) {
-      walk = this.#walk(id, walker).finally(() => this.#walks.delete(id));
-      this.#walks.set(id, walk);
+      walk = this.#walk(id, walker, walks).finally(() => walks.delete(id));
+      walks.set(id, walk);
     }
     return walk;
   }
 
-  async #walk(id: NodeId, walker: Walker): Promise<boolean> {
+  async #walk(id: NodeId, walker: Walker, walks: Walks): Promise<boolean> {
     const place = this.#places.get(id);
     // What has no name of its own is the root, or nothing.
     if (place === undefined) return (await walker.root()).id === id;
@@ -97,7 +104,7 @@ export class NodeNames {
     for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
       const found = await lookup(walker, parent, name);
       if (found !== "stale") return found === id;
-      if (!(await this.#find(parent, walker))) return false;
+      if (!(await this.#find(parent, walker, walks))) return false;
     }
     return false;
   }

@@ -4,6 +4,7 @@
 import { FsError } from "../base/errors.ts";
 import type { Caller, HandleId, NodeId, OpenFlags } from "../vfs/file-system.ts";
 import type { ResumeResult } from "../wire/resume-fields.ts";
+import type { NodeNames, Walker } from "./node-names.ts";
 import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
 import type { OpenTable } from "./resume-opens.ts";
 
@@ -33,11 +34,13 @@ export class RemoteOpens implements OpenTable {
   #lastHandle = 0;
   /** Not known to callers any more, but the server has not answered their release. */
   readonly #released = new Set<RemoteOpen>();
+  readonly #names: NodeNames;
   readonly #drop: (handle: number, kind: RemoteOpen["kind"]) => void;
   events: OpenEvents | undefined;
 
-  /** `drop` releases a handle that nobody wants. */
-  constructor(drop: (handle: number, kind: RemoteOpen["kind"]) => void) {
+  /** `names` know where nodes are; `drop` releases a handle that nobody wants. */
+  constructor(names: NodeNames, drop: (handle: number, kind: RemoteOpen["kind"]) => void) {
+    this.#names = names;
     this.#drop = drop;
   }
 
@@ -102,6 +105,10 @@ export class RemoteOpens implements OpenTable {
   gone(open: RemoteOpen): void {
     open.isGone = true;
     this.events?.gone(open.id, open.node);
+  }
+
+  findNode(node: NodeId, walker: Walker): Promise<boolean> {
+    return this.#names.find([node], walker, new Map());
   }
 
   handlesLost(kind: RemoteOpen["kind"]): void {

@@ -56,7 +56,7 @@ export class RemoteFileSystem implements FileSystem {
   readonly #close: () => Promise<void>;
   readonly #readOnly: boolean;
   readonly #names = new NodeNames();
-  readonly #opens = new RemoteOpens((handle, kind) => this.#dropHandle(handle, kind));
+  readonly #opens = new RemoteOpens(this.#names, (handle, kind) => this.#dropHandle(handle, kind));
   readonly #forgotten: ForgetQueue;
 
   /** `readOnly`: refuses changes without asking the server. `close` ends the session, which is not owned. */

@@ -1,15 +1,19 @@
 /**
  * Brings opens back after their channel was lost: shows their keys in batches, and says what became of each.
  */
+import { FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { openKey, resumeProof } from "../resume/resume-proof.ts";
+import type { NodeId } from "../vfs/file-system.ts";
 import { type Message, messages } from "../wire/codec.ts";
 import { RESUME_ITEMS_MAX } from "../wire/limits.ts";
 import type { CallName, Reply } from "../wire/messages.ts";
 import type { ResumeResult } from "../wire/resume-fields.ts";
 import { PromisedCall, type Result } from "./call.ts";
 import type { CallChannel } from "./call-channel.ts";
+import type { Walker } from "./node-names.ts";
 import type { RemoteOpen } from "./remote-open.ts";
+import { asEntry } from "./results.ts";
 import type { Agreement } from "./set-up.ts";
 
 /** Who keeps the opens. */
@@ -20,6 +24,8 @@ export interface OpenTable {
   resumed(open: RemoteOpen, result: ResumeResult): void;
   /** The server has it no more. */
   gone(open: RemoteOpen): void;
+  /** Makes the server know the node again, without waiting for any call that waits for the session. @returns false: it is not where it was. */
+  findNode(node: NodeId, walker: Walker): Promise<boolean>;
   /** The server has no handle of this kind any more, and may give their numbers to others: nothing is to be released under them. */
   handlesLost(kind: RemoteOpen["kind"]): void;
   /** A handle came for a caller who had given up. */
@@ -80,8 +86,19 @@ async function resumeBatch(
 
 /** A directory stays where it was read to: its cookies are the disk's. */
 async function openAgain(control: CallChannel, opens: OpenTable, open: RemoteOpen): Promise<void> {
+  const { caller, node } = open;
+  const opendir = () => call(control, "opendir", { caller, id: node }, (_reply, _payload, handle) => handle);
+  const walker: Walker = {
+    root: () => call(control, "root", { caller }, asEntry),
+    lookup: (parent, name) => call(control, "lookup", { caller, parent, name }, asEntry),
+  };
   try {
-    open.handle = await call(control, "opendir", { caller: open.caller, id: open.node }, (_r, _p, handle) => handle);
+    open.handle = await opendir().catch(async (error: unknown) => {
+      // A server that has just started knows no nodes.
+      const isStale = error instanceof FsError && error.errno === "ESTALE";
+      if (!isStale || !(await opens.findNode(node, walker))) throw error;
+      return opendir();
+    });
   } catch {
     if (!control.isOpen) return;
     opens.gone(open);

@@ -203,7 +203,7 @@ export class ClientSession {
     this.#look?.stop();
     this.#enter({ t: "over" });
     // Control last: its goodbye ends the session.
-    const error = reason ?? new ConnectionError("the drive is closed", { retryable: false });
+    const error = reason ?? closedError();
     for (const lane of [...this.#lanes].reverse()) lane.calls?.close(error);
     this.#wake();
     this.#onOver(reason);
@@ -222,6 +222,7 @@ export class ClientSession {
     void channel.gone.then(() => this.#connections.delete(channel));
     let agreed: Agreement | undefined;
     const ready = (agreement: Agreement, roundTripMs: number) => {
+      if (this.#isOver) throw closedError();
       agreed = agreement;
       if (lane.calls === undefined) lane.calls = this.#makeCalls(lane, channel, agreement, roundTripMs);
       else lane.calls.attach(channel, agreement, roundTripMs);
@@ -341,7 +342,12 @@ export class ClientSession {
     const { dial, log } = this.#options;
     const timeoutMs = ATTEMPT_TIMEOUTS_MS[lane.backoff.attempts % ATTEMPT_TIMEOUTS_MS.length];
     const kind = lane.kind === "IO" ? "io" : "control";
-    const dialOne = () => (dial as NonNullable<typeof dial>)(kind, timeoutMs);
+    const dialOne = async () => {
+      const link = await (dial as NonNullable<typeof dial>)(kind, timeoutMs);
+      if (!this.#isOver) return link;
+      link.destroy();
+      throw closedError();
+    };
     let isNewSession = false;
     let agreement: Agreement;
     try {
@@ -354,6 +360,7 @@ export class ClientSession {
     }
     if (lane.slotTable === 0) await this.#resume(lane, agreement, isNewSession);
     else await this.#whenReady(lane);
+    if (this.#isOver) return;
     lane.calls?.release();
     if (lane.slotTable !== 0) return;
     this.#resumes += 1;
@@ -373,6 +380,7 @@ export class ClientSession {
 
   /** Brings back what is open, before anything else is asked. */
   async #resume(control: Lane, agreement: Agreement, isNewSession: boolean): Promise<void> {
+    if (this.#isOver) return;
     const before = this.#agreement as Agreement;
     const isRestarted = !before.bootId.equals(agreement.bootId);
     this.#agreement = agreement;
@@ -438,6 +446,10 @@ export class ClientSession {
     if (state.t === "ready") log.info("the server is back");
     this.onState(this.state, state.t === "away" ? state.reason : undefined);
   }
+}
+
+function closedError(): ConnectionError {
+  return new ConnectionError("the drive is closed", { retryable: false });
 }
 
 /** Whether the server refused a proof: it has no such session, or does not know this token, or user and password. */

@@ -74,7 +74,7 @@ type State =
   | { readonly t: "done" };
 
 /** Closing codes for which trying again may help. */
-const RETRYABLE: ReadonlySet<number> = new Set([CloseCode.BUSY, CloseCode.SHUTDOWN]);
+const RETRYABLE: ReadonlySet<number> = new Set([CloseCode.BUSY, CloseCode.SHUTDOWN, CloseCode.TOO_SLOW]);
 
 const PASSWORD_IN_CLEAR = "a password is said on an encrypted connection only";
 

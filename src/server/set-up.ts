@@ -88,9 +88,7 @@ export class ServerSetUp implements ChannelReceiver {
     this.#state = state;
     this.#handlers = handlers;
     this.#end = end;
-    this.#timer = state.clock.after(state.limits.setupTimeoutMs, () =>
-      this.#refuse(CloseCode.AUTHENTICATION, "too slow"),
-    );
+    this.#timer = state.clock.after(state.limits.setupTimeoutMs, () => this.#refuse(CloseCode.TOO_SLOW, "too slow"));
     channel.start(this);
   }
 

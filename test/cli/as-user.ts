@@ -13,7 +13,20 @@ export function asUser(...args: string[]): string[] {
 /** Arguments for unshare(1): runs a shell script as that user, where `netdrive` is `node MAIN`. */
 export function scriptAsUser(main: string, script: string): string[] {
   const whole = `netdrive() { "${process.execPath}" "${main}" "$@"; }\n${script}`;
-  return ["--mount", "--propagation", "private", "bash", "--norc", "-euc", MACHINE, "-", "bash", "--norc", "-euc", whole];
+  return [
+    "--mount",
+    "--propagation",
+    "private",
+    "bash",
+    "--norc",
+    "-euc",
+    MACHINE,
+    "-",
+    "bash",
+    "--norc",
+    "-euc",
+    whole,
+  ];
 }
 
 const MACHINE = `

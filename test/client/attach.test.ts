@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { CloseCode, FsError, ProtocolError } from "../../src/base/errors.ts";
 import { attachOpen } from "../../src/client/attach.ts";
 import type { CallParts, Result } from "../../src/client/call.ts";
+import { NodeNames } from "../../src/client/node-names.ts";
 import { RemoteOpens } from "../../src/client/open-table.ts";
 import type { SessionChannels } from "../../src/client/session-channels.ts";
 import { attachedProof, attachProof } from "../../src/resume/resume-proof.ts";
@@ -34,7 +35,7 @@ function channels(
 }
 
 test("a server that does not know the open's key is not believed", async () => {
-  const opens = new RemoteOpens(() => assert.fail());
+  const opens = new RemoteOpens(new NodeNames(), () => assert.fail());
   const transcript = Buffer.alloc(32, 5);
   const liar = channels([transcript], ({ clientNonce }) =>
     attachedProof(Buffer.alloc(32), transcript, clientNonce, next),
@@ -46,7 +47,7 @@ test("a server that does not know the open's key is not believed", async () => {
 });
 
 test("a proof that was refused on another connection than it was made for is made anew, once", async () => {
-  const opens = new RemoteOpens(() => assert.fail());
+  const opens = new RemoteOpens(new NodeNames(), () => assert.fail());
   let asked = 0;
   const moving = channels([Buffer.alloc(32, 5), Buffer.alloc(32, 6)], (claim, transcript) => {
     asked += 1;

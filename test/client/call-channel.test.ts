@@ -39,7 +39,7 @@ function interruptible(): { controller: AbortController; context: typeof ctx } {
 }
 
 test("an interrupted call fails at once, the server is told, and the slot is free only with the answer", async () => {
-  const drive = await connectedDrive({ credits: 4 });
+  const drive = await connectedDrive({ credits: 6 });
   const { remote, server } = drive;
   const { controller, context } = interruptible();
   const interrupted = assert.rejects(remote.fileSystem.getattr(context, id), isInterrupted);
@@ -65,7 +65,7 @@ test("an interrupted call fails at once, the server is told, and the slot is fre
 });
 
 test("a call interrupted before it was sent is not sent", async () => {
-  const { remote, server } = await connectedDrive({ credits: 4 });
+  const { remote, server } = await connectedDrive({ credits: 6 });
   await assert.rejects(remote.fileSystem.getattr({ ...ctx, signal: AbortSignal.abort() }, id), isInterrupted);
   const busy = [remote.fileSystem.getattr(ctx, id), remote.fileSystem.getattr(ctx, id)];
   const { controller, context } = interruptible();

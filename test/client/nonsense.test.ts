@@ -317,7 +317,7 @@ test("a goodbye of the server fails all calls with its reason", async () => {
 });
 
 test("a lost link fails all calls, sent or waiting for a credit, and the drive says so", async () => {
-  const { remote, server, lines, clientLink } = await connectedDrive({ credits: 4 });
+  const { remote, server, lines, clientLink } = await connectedDrive({ credits: 6 });
   const failed = Array.from({ length: 10 }, () => assert.rejects(remote.fileSystem.getattr(ctx, id), ConnectionError));
   await settle();
   assert.equal(server.asked.length, 2);

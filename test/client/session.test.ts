@@ -260,6 +260,18 @@ test("a write whose program was killed while the session came back does not take
   await drive.remote.close();
 });
 
+test("a session comes back also when every credit is held by what has no answer", async () => {
+  const drive = await returningDrive({ client: { credits: 8 } });
+  const { root } = await fileOn(drive);
+  for (const { client } of drive.connections) client.faults.isDropping = true;
+  const asked = Array.from({ length: 20 }, () => outcome(drive.remote.fileSystem.lookup(ctx, root, named("f"))));
+  await settle();
+  await drive.cut();
+  await drive.pass(10_000, () => asked.every(({ value }) => value !== undefined));
+  for (const { value } of asked) assert.ok(value !== undefined && !(value instanceof Error));
+  await drive.remote.close();
+});
+
 test("data that is sent again is not taken for another's changes", async () => {
   const drive = await returningDrive();
   const { handle } = await fileOn(drive);
@@ -377,6 +389,24 @@ test("close ends a session that is away at once, and everybody who waits", async
   drive.clock.advance(10_000);
   await settle();
   assert.equal(drive.remote.state, "over");
+});
+
+test("a session that is closed while it comes back stays closed", async () => {
+  const drive = await returningDrive();
+  await fileOn(drive);
+  drive.onConnection = ({ server }) => {
+    server.faults.delayMs = 100;
+  };
+  await drive.cut();
+  drive.clock.advance(150);
+  await settle();
+  const closing = outcome(drive.remote.close().then(() => "closed"));
+  await drive.pass(30_000);
+  assert.equal(closing.value, "closed");
+  assert.equal(drive.remote.state, "over");
+  drive.clock.advance(2_000_000);
+  await settle();
+  assert.deepEqual([drive.clock.pendingCount, drive.server.counters().channels], [0, 0]);
 });
 
 test("a server that breaks the rules again and again is not asked the same for ever", async () => {

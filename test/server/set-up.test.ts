@@ -109,7 +109,7 @@ test("silence at each step of set-up ends the connection in time", async () => {
     assert.equal(server.counters().channels, 1);
     clock.advance(1);
     await settle();
-    assert.match(lastGoodbye(peer), /code=5 reason="too slow"/);
+    assert.match(lastGoodbye(peer), /code=10 reason="too slow"/);
     peer.channel.destroy();
     await settle();
     assert.equal(server.counters().channels, 0);

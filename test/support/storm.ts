@@ -76,13 +76,12 @@ const git: Program = (directory, round) =>
 
 const sqlite: Program = async (directory, round) => {
   const numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50)";
-  const inserts = [0, 1, 2, 3].map(
-    (part) => `BEGIN; ${numbers} INSERT INTO t SELECT ${round}, ${part * 100} + i, zeroblob(i * 7) FROM n; COMMIT;`,
-  );
+  const insert = (part: number) =>
+    `BEGIN; ${numbers} INSERT INTO t SELECT ${round}, ${part * 100} + i, zeroblob(i * 7) FROM n; COMMIT;`;
   const sql = `.timeout 60000
     PRAGMA journal_mode=${round % 2 === 0 ? "DELETE" : "TRUNCATE"};
     CREATE TABLE IF NOT EXISTS t(round INTEGER, n INTEGER, filler BLOB, UNIQUE(round, n));
-    ${inserts.join("\n")}
+    ${[0, 1, 2, 3].map(insert).join("\n")}
     BEGIN; DELETE FROM t; ROLLBACK;
     UPDATE t SET n = n + 1000 WHERE round = ${round} AND n % 3 = 0;
     PRAGMA integrity_check;
