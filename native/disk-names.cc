@@ -42,7 +42,8 @@ int64_t Disk::Lookup(Call& call) {
     if (caller != nullptr && statx(parent_fd, "", AT_EMPTY_PATH, STATX_UID, &stat) < 0) return -errno;
     BorrowedIdentity identity(caller, caller != nullptr ? stat.stx_uid : 0);
     if (identity.error() < 0) return identity.error();
-    fd = OpenEntry(parent_fd, call.slot.name, true);
+    // In memory a name that is not known is not there: looking waits for nothing.
+    fd = OpenEntry(parent_fd, call.slot.name, !memory_);
   } else {
     if (int error = Become(call); error < 0) return error;
     fd = OpenEntry(parent_fd, call.slot.name, false);
