@@ -478,17 +478,7 @@ export class CallChannel implements ChannelReceiver {
       queueMicrotask(() => this.#failWhenSent(call, new FsError("ESTALE", call.message.name)));
       return;
     }
-    const { channel } = this.#state;
-    call.isSent = true;
-    call.handle = call.open?.handle ?? 0;
-    const header = this.#request;
-    header.opcode = call.message.row.code;
-    header.tag = call.tag;
-    header.section = call.section;
-    header.handle = call.handle;
-    const { payload } = call;
-    if (payload === undefined || payload.length === 0) channel.send(header, call.codec, call.fields);
-    else channel.send(header, call.codec, call.fields, payload, call.sending(channel));
+    call.sendOver(this.#state.channel, this.#request);
   }
 }
 

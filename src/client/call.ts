@@ -8,7 +8,7 @@ import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import type { CreditWaiter } from "../sections/credit-window.ts";
 import type { Channel } from "../transport/channel.ts";
-import { RequestPriority } from "../vfs/file-system.ts";
+import { OpenFlag, RequestPriority } from "../vfs/file-system.ts";
 import { type BodyCodec, checkReply, type Message } from "../wire/codec.ts";
 import type { FrameHeader } from "../wire/frame.ts";
 import type { CallName } from "../wire/messages.ts";
@@ -110,6 +110,21 @@ export abstract class Call {
     this.#onAbort = () => abandon(interrupted());
     signal.addEventListener("abort", this.#onAbort);
     return true;
+  }
+
+  /** Leaves over `channel`, for the first time or again; `header` is there to be filled in. */
+  sendOver(channel: Channel, header: FrameHeader): void {
+    const { message, payload, codec, fields } = this;
+    this.isSent = true;
+    this.handle = this.open?.handle ?? 0;
+    header.opcode = message.row.code;
+    header.tag = this.tag;
+    header.section = this.section;
+    header.handle = this.handle;
+    // Nobody waits for the close of a file that was only read.
+    if (message.name === "release" && this.open?.flags === OpenFlag.READ) channel.sendUnhurried(header, codec, fields);
+    else if (payload === undefined || payload.length === 0) channel.send(header, codec, fields);
+    else channel.send(header, codec, fields, payload, this.sending(channel));
   }
 
   unwatch(): void {

@@ -335,7 +335,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     if (made !== 0) header.handle = made;
     const release = request.releaseReply;
     try {
-      if (isEmpty) this.channel.send(header, message.reply as BodyCodec, answer);
+      if (message.name === "release") this.channel.sendUnhurried(header, message.reply as BodyCodec, answer);
+      else if (isEmpty) this.channel.send(header, message.reply as BodyCodec, answer);
       else this.channel.send(header, message.reply as BodyCodec, answer, payload, release);
     } catch (error) {
       // The file system returned what the protocol cannot say.

@@ -1,9 +1,10 @@
 /**
  * A channel: frames over a byte link.
  *
- * It encodes, batches, sends and decodes; it knows no message but `goodbye` and keeps no session. All frames sent in one tick leave in one
- * write. Header, body and small payloads are copied into a slab of the channel, other payloads are sent from where they are. One write is under way at a time and
- * holds at most WRITE_BATCH_BYTES_MAX beyond its first chunk, so that little memory of others is ever in the kernel's hands.
+ * It encodes, batches, sends and decodes; it knows no message but `goodbye` and keeps no session. All frames sent in one tick leave in one write,
+ * with those in no hurry that came before. Header, body and small payloads are copied into a slab of the channel, other payloads are sent from where
+ * they are. One write is under way at a time and holds at most WRITE_BATCH_BYTES_MAX beyond its first chunk, so that little memory of others is ever
+ * in the kernel's hands.
  *
  * States: open -> closing (we said why, or the peer did; what was queued still leaves, what arrives is dropped) -> gone. `receiver.closed` is called
  * once, when the channel leaves open.
@@ -22,6 +23,8 @@ const SLAB_BYTES = 64 * 1024;
 const WRITE_BATCH_BYTES_MAX = 1024 * 1024;
 /** Payloads up to this travel in the slab: copying them costs less than one more piece in a write. */
 const COPIED_PAYLOAD_BYTES_MAX = 8192;
+/** How long a frame nobody waits for may wait for company. */
+const UNHURRIED_MS = 2;
 /** How long a closing channel waits for the peer to take our last frames and to close. */
 const LINGER_MS = 2000;
 
@@ -70,6 +73,7 @@ export class Channel {
   #queuedBytes = 0;
   #inFlightBytes = 0;
   #flushIsDue = false;
+  #flushLater: Timer | undefined;
   /** Whether the link is paused because of congestion. */
   #isHeldUp = false;
   #drainWaiters: (() => void)[] = [];
@@ -158,6 +162,14 @@ export class Channel {
       this.#isHeldUp = true;
       this.#link.pause();
     }
+  }
+
+  /** As `send`, for a frame nobody waits for: it leaves with the next other one, or after UNHURRIED_MS, and so wakes nobody up by itself. */
+  sendUnhurried<T>(header: FrameHeader, codec: BodyCodec<T> | undefined, values: T): void {
+    if (this.#state !== "open") return;
+    this.#encode(header, codec, values, undefined, undefined);
+    if (this.#flushIsDue || this.#inFlight.length > 0) return;
+    this.#flushLater ??= this.#clock.after(UNHURRIED_MS, this.#flush, { keepAlive: true });
   }
 
   /** Whether more is waiting to be sent than is good. */
@@ -280,6 +292,8 @@ export class Channel {
 
   readonly #flush = (): void => {
     this.#flushIsDue = false;
+    this.#flushLater?.stop();
+    this.#flushLater = undefined;
     if (this.#state === "gone" || this.#inFlight.length > 0) return;
     this.#closeSegment();
     const queue = this.#queue;
@@ -370,6 +384,7 @@ export class Channel {
     this.#leaveOpen(new ConnectionError(isCut ? `${text} inside a frame` : text, { retryable: true, cause: error }));
     this.#state = "gone";
     this.#linger?.stop();
+    this.#flushLater?.stop();
     const chunks = [...this.#inFlight, ...this.#queue];
     this.#inFlight = [];
     this.#queue = [];

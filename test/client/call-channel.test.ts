@@ -93,7 +93,7 @@ test("an interrupt after the answer changes nothing", async () => {
 });
 
 test("an open that succeeds though it was interrupted is released", async () => {
-  const { remote, server } = await connectedDrive();
+  const { remote, server, clock } = await connectedDrive();
   for (const name of ["open", "opendir"] as const) {
     const { controller, context } = interruptible();
     const opening = name === "open" ? remote.fileSystem.open(context, id, 1) : remote.fileSystem.opendir(context, id);
@@ -102,6 +102,8 @@ test("an open that succeeds though it was interrupted is released", async () => 
     controller.abort();
     await failed;
     server.answer(server.next(name), name === "open" ? { attr, ...KEYS } : {}, { handle: 55 });
+    await settle();
+    clock.advance(2);
     await settle();
     const release = server.next("release");
     assert.equal(release.header.handle, 55);
@@ -306,6 +308,8 @@ test("release settles at once, is sent after the calls on the handle, and makes 
   );
   server.answer(server.next("read"), {}, {}, Buffer.alloc(3));
   assert.equal(await reading, 3);
+  await settle();
+  drive.clock.advance(2);
   await settle();
   const release = server.next("release");
   assert.equal(release.header.handle, 77);

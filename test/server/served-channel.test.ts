@@ -211,6 +211,9 @@ test("release makes the handle invalid at once and closes after the requests bef
   gate.open();
   await settle();
   assert.equal(memory.openCount, 0);
+  // Nobody waits for it.
+  state.drive.clock.advance(2);
+  await settle();
   assert.deepEqual(peer.frames.slice(-2), [
     `write reply tag=1 handle=${handle} writtenBytes=4`,
     `release reply tag=2 handle=${handle}`,

@@ -400,6 +400,8 @@ test("release waits for joined writes, also when the client is gone", async () =
     assert.equal(memory.openCount, 0);
     assert.equal(drive.server.counters().bufferBytes, 0);
     if (isGone) continue;
+    drive.clock.advance(2);
+    await settle();
     const tail = peer.frames.slice(-3).map((text) => text.replace(/ handle=.*/, ""));
     assert.deepEqual(tail, ["write reply tag=0", "written tag=0 tags=[2 3 4 1]", "release reply tag=6"]);
     peer.channel.destroy();

@@ -44,6 +44,36 @@ test("frames sent in one tick leave in one write and arrive in order", async () 
   assert.deepEqual(toServer.payloads, [Buffer.from("payload")]);
 });
 
+test("a frame in no hurry leaves with the next one, or after a moment", async () => {
+  const { client, toServer, clientWrites, clock } = started();
+  const sendUnhurried = (tag: number) => {
+    const header = { ...emptyHeader(), opcode: messages.cancel.row.code };
+    client.sendUnhurried(header, messages.cancel.request, { canceledTag: tag });
+  };
+  sendUnhurried(1);
+  sendUnhurried(2);
+  await settle();
+  assert.equal(clientWrites.length, 0);
+  sendCancel(client, 3);
+  await settle();
+  assert.equal(clientWrites.length, 1);
+  assert.deepEqual(
+    toServer.frames.map((frame) => frame.slice(-1)),
+    ["1", "2", "3"],
+  );
+  assert.equal(clock.pendingCount, 0);
+  sendUnhurried(4);
+  clock.advance(2);
+  await settle();
+  assert.equal(toServer.frames.length, 4);
+  sendUnhurried(5);
+  client.close({ code: 0, text: "" });
+  await settle();
+  assert.deepEqual(toServer.frames.slice(4), ["cancel tag=0 canceledTag=5", 'goodbye tag=0 code=0 reason=""']);
+  sendUnhurried(6);
+  assert.equal(toServer.frames.length, 6);
+});
+
 test("more frames than a slab holds arrive whole, while writes are under way", async () => {
   const { client, toServer, clientLink } = started();
   clientLink.faults.splitBytes = 1000;
