@@ -45,7 +45,7 @@ export class NodeNames {
     } else if (place.parent === parent && place.name === name) {
       return;
     } else {
-      this.#deleteChild(place);
+      this.#deleteChild(id, place);
       place.parent = parent;
       place.name = name;
     }
@@ -113,12 +113,13 @@ export class NodeNames {
     const place = this.#places.get(id);
     if (place === undefined) return;
     this.#places.delete(id);
-    this.#deleteChild(place);
+    this.#deleteChild(id, place);
   }
 
-  #deleteChild({ parent, name }: Place): void {
+  /** The name may be another node's by now. */
+  #deleteChild(id: NodeId, { parent, name }: Place): void {
     const children = this.#children.get(parent);
-    children?.delete(name);
+    if (children?.get(name) === id) children.delete(name);
     if (children?.size === 0) this.#children.delete(parent);
   }
 

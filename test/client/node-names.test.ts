@@ -70,6 +70,16 @@ test("what is not where it was, or is another node, is stale", async () => {
   assert.equal(await met().find([id("never met")], new Server()), false);
 });
 
+test("a node that had a name before is forgotten without the one that has it now", async () => {
+  const names = met();
+  names.met(id("R/a/new"), id("R/a"), name("b"));
+  names.forget([id("R/a/b")]);
+  names.moved({ parent: id("R/a"), name: name("b") }, { parent: id("R"), name: name("new") }, false);
+  const server = new Server();
+  server.changed.set("R/new", "R/a/new");
+  assert.equal(await names.find([id("R/a/new")], server), true);
+});
+
 test("a node that this client has moved is found where it is now", async () => {
   const server = new Server();
   server.changed.set("R/z", "R/a/b/c");
