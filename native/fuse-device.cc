@@ -2,7 +2,7 @@
 //
 // One ArrayBuffer, the pool, holds `slot_count` slots of `slot_bytes` each and one more as scratch for replies; the data of a WRITE
 // request starts page-aligned, `kHeadBytes` before it lies the request's header. A slot is on the free list or with JavaScript, never
-// both. Everything but the sending of large replies (fuse-writer.h) is done on the JavaScript thread: the descriptor is watched by
+// both. Everything but the sending of large replies (fuse-writer.h) and of messages that wait (fuse-notifier.h) is done on the JavaScript thread: the descriptor is watched by
 // the loop's epoll and read when it has requests. Threads that read and wake the loop were tried: a request then cost 8.5 us of
 // processor instead of 5.0 (2 cores, kernel 6.18, Node 20.20, fstat in a loop) and one more change of thread; 1 MiB writes were no
 // faster, as copying is a small part of them.
@@ -15,6 +15,7 @@
 #include <new>
 #include <vector>
 
+#include "fuse-notifier.h"
 #include "fuse-writer.h"
 #include "fuse.h"
 #include "uv-subset.h"
@@ -28,6 +29,8 @@ constexpr uint32_t kHeadBytes = 80;
 constexpr uint32_t kSlotsMax = 256;
 // Requests taken before JavaScript and the rest of the loop get their turn.
 constexpr uint32_t kBatchMax = 16;
+// A ticket and an errno make one number.
+constexpr int kFailureBits = 12;
 
 struct Request {
   int32_t slot;
@@ -51,6 +54,9 @@ struct Device {
   napi_ref on_sent = nullptr;
   napi_ref on_end = nullptr;
   ReplyWriter writer;
+  // Made with the first message that may wait.
+  Notifier* notifier = nullptr;
+  napi_ref on_notified = nullptr;
   napi_ref receiver = nullptr;
   napi_async_context context = nullptr;
   // The uv_poll_t; null before the start and after the end.
@@ -122,11 +128,14 @@ void CloseDevice(Device* device) {
   device->writer.Stop();
   if (device->fd >= 0) close(device->fd);
   device->fd = -1;
+  // Now nothing can wait any more for an answer of ours. A thread that does all the same keeps what it has.
+  if (device->notifier != nullptr && device->notifier->Stop()) delete device->notifier;
+  device->notifier = nullptr;
 }
 
 // Lets go of JavaScript, which holds the device in turn.
 void DropCallbacks(Device* device) {
-  for (napi_ref* reference : {&device->on_batch, &device->on_sent, &device->on_end}) {
+  for (napi_ref* reference : {&device->on_batch, &device->on_sent, &device->on_end, &device->on_notified}) {
     if (*reference != nullptr) napi_delete_reference(device->env, *reference);
     *reference = nullptr;
   }
@@ -163,6 +172,19 @@ void OnSent(void* context) {
   napi_handle_scope scope;
   if (count == 0 || napi_open_handle_scope(device->env, &scope) != napi_ok) return;
   Call(device, device->on_sent, static_cast<int32_t>(count), nullptr);
+  napi_close_handle_scope(device->env, scope);
+}
+
+// The kernel has taken messages that may wait.
+void OnNotified(void* context) {
+  auto* device = static_cast<Device*>(context);
+  napi_handle_scope scope;
+  if (napi_open_handle_scope(device->env, &scope) != napi_ok) return;
+  Notifier::Done done;
+  // JavaScript may close the device meanwhile.
+  while (device->notifier != nullptr && device->notifier->TakeDone(&done)) {
+    Call(device, device->on_notified, done.ticket << kFailureBits | done.failure, nullptr);
+  }
   napi_close_handle_scope(device->env, scope);
 }
 
@@ -354,6 +376,40 @@ napi_value ReplyLater(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// fuseNotifyLater(device, bytes, ticket, onNotified(ticket << 12 | errno)): errno. Sends a message that the kernel may take its time with, by another
+// thread. The callback is that of the first call.
+napi_value NotifyLater(napi_env env, napi_callback_info info) {
+  size_t argc = 4;
+  napi_value argv[4];
+  NETDRIVE_CHECK(env, napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr));
+  Device* device = GetDevice(env, argv[0]);
+  if (device == nullptr) return nullptr;
+  void* bytes;
+  size_t size;
+  int32_t ticket;
+  NETDRIVE_CHECK(env, napi_get_buffer_info(env, argv[1], &bytes, &size));
+  NETDRIVE_CHECK(env, napi_get_value_int32(env, argv[2], &ticket));
+  int failure = device->poll == nullptr || size > Notifier::kBytesMax ? ENODEV : 0;
+  if (failure == 0 && device->notifier == nullptr) {
+    uv_loop_s* loop;
+    NETDRIVE_CHECK(env, napi_get_uv_event_loop(env, &loop));
+    NETDRIVE_CHECK(env, napi_create_reference(env, argv[3], 1, &device->on_notified));
+    auto* notifier = new Notifier;
+    failure = notifier->Start(loop, device->fd, OnNotified, device);
+    if (failure == 0) {
+      device->notifier = notifier;
+    } else {
+      delete notifier;
+      napi_delete_reference(env, device->on_notified);
+      device->on_notified = nullptr;
+    }
+  }
+  if (failure == 0) device->notifier->Push(ticket, static_cast<uint8_t*>(bytes), static_cast<uint32_t>(size));
+  napi_value result;
+  NETDRIVE_CHECK(env, napi_create_int32(env, failure, &result));
+  return result;
+}
+
 // fuseReplyWith(device, offset, bytes, payload): errno. Sends bytes of the pool and the payload as one reply.
 napi_value ReplyWith(napi_env env, napi_callback_info info) {
   size_t argc = 4;
@@ -400,6 +456,7 @@ napi_value RegisterFuseDevice(napi_env env, napi_value exports) {
   if (Export(env, exports, "fuseCloseDevice", Close) == nullptr) return nullptr;
   if (Export(env, exports, "fuseReply", Reply) == nullptr) return nullptr;
   if (Export(env, exports, "fuseReplyLater", ReplyLater) == nullptr) return nullptr;
+  if (Export(env, exports, "fuseNotifyLater", NotifyLater) == nullptr) return nullptr;
   if (Export(env, exports, "fuseReplyWith", ReplyWith) == nullptr) return nullptr;
   return Export(env, exports, "fuseReturnSlot", GiveSlotBack);
 }

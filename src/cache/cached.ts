@@ -27,6 +27,7 @@ import {
   RequestPriority,
 } from "../vfs/file-system.ts";
 import { ForwardingFileSystem } from "../vfs/forwarding-file-system.ts";
+import type { Lock, LockOwner } from "../vfs/lock.ts";
 import type { OpenReader } from "./open-reader.ts";
 import { ReadAhead } from "./read-ahead.ts";
 import { WriteBehind } from "./write-behind.ts";
@@ -72,9 +73,14 @@ export class CachedFileSystem extends ForwardingFileSystem {
   readonly #writes: WriteBehind;
   readonly #reads: ReadAhead;
 
+  override readonly setlk: FileSystem["setlk"];
+
   /** Owns `inner`: `close` closes it. */
   constructor(inner: FileSystem, options: CacheOptions) {
     super(inner);
+    const setlk = inner.setlk?.bind(inner);
+    this.setlk =
+      setlk && ((ctx, handle, lock, wait) => this.#locking(ctx, handle, lock, () => setlk(ctx, handle, lock, wait)));
     this.#options = options;
     this.#writes = new WriteBehind(inner, { ...options, bytesMax: options.writeBehindBytesMax });
     this.#reads = new ReadAhead(inner, {
@@ -201,13 +207,26 @@ export class CachedFileSystem extends ForwardingFileSystem {
     return written;
   }
 
-  override async flush(ctx: RequestContext, handle: HandleId): Promise<void> {
+  override async flush(ctx: RequestContext, handle: HandleId, closer?: LockOwner): Promise<void> {
     const open = this.#opens.get(handle);
-    if (open !== undefined) {
+    if (open === undefined) return this.inner.flush(ctx, handle, closer);
+    try {
       await this.#writes.drain(open.id, ctx.signal);
-      this.#writes.reportError(open, "close");
+    } catch (error) {
+      // Who closes does not wait any more. His locks go all the same, after what he has written.
+      const unlock = () => this.inner.flush({ caller: ctx.caller }, handle, closer);
+      if (closer !== undefined)
+        void this.#writes
+          .drain(open.id)
+          .then(unlock, unlock)
+          .catch(() => {});
+      throw error;
     }
-    return this.inner.flush(ctx, handle);
+    try {
+      this.#writes.reportError(open, "close");
+    } finally {
+      await this.inner.flush(ctx, handle, closer);
+    }
   }
 
   override async fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
@@ -361,6 +380,15 @@ export class CachedFileSystem extends ForwardingFileSystem {
     } finally {
       this.#reads.invalidate(id, endBytes);
     }
+  }
+
+  /** What was written before a lock is given up is seen by whoever has it next, and what he wrote is seen when it is had again. */
+  async #locking(ctx: RequestContext, handle: HandleId, lock: Lock, act: () => Promise<Attr>): Promise<Attr> {
+    const id = this.#opens.get(handle)?.id;
+    if (id !== undefined) await this.#writes.drain(id, ctx.signal);
+    const attr = await act();
+    if (id !== undefined && lock.type !== "unlock") this.#reads.invalidate(id, 0);
+    return attr;
   }
 
   /** A copy of the page in which nodes with unsent writes have no attributes, so that the kernel asks for them. */

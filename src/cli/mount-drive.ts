@@ -226,9 +226,11 @@ function cachedDrive(
   kernelReadAheadBytes: () => number,
 ): CachedFileSystem {
   const { pipeline, sync } = options;
+  // A write that somebody else's lock may refuse must not be acknowledged before.
+  const isEarly = pipeline && !sync && !remote.share.mandatoryLocks;
   return new CachedFileSystem(new LastKnownFileSystem(remote.fileSystem), {
     sectionBytes: remote.share.sectionBytes,
-    writeBehindBytesMax: pipeline && !sync ? (options.writeBehindBytes ?? WRITE_BEHIND_BYTES) : 0,
+    writeBehindBytesMax: isEarly ? (options.writeBehindBytes ?? WRITE_BEHIND_BYTES) : 0,
     readAheadBytesMax: pipeline ? (options.readAheadBytes ?? READ_AHEAD_BYTES) : 0,
     kernelReadAheadBytes,
     attrTimeoutMs: options.attrTimeoutMs ?? DEFAULT_MOUNT_OPTIONS.attrTimeoutMs,

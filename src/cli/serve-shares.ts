@@ -6,6 +6,7 @@ import type { Clock } from "../base/clock.ts";
 import type { Log } from "../base/log.ts";
 import { type DriveUrl, formatDriveUrl } from "../client/url.ts";
 import { createDisk } from "../disk/disk.ts";
+import type { Locking } from "../server/lock-requests.ts";
 import { type Server, startServer } from "../server/server.ts";
 import type { Squash } from "../server/squash.ts";
 import type { Durability } from "../server/state/state-store.ts";
@@ -30,6 +31,8 @@ export interface ServeRequest {
   /** The least that channels must have. */
   security: ChannelSecurity;
   readOnly: boolean;
+  /** By share; advisory where nothing is said. */
+  locking?: ReadonlyMap<string, Locking>;
   squash: Squash;
   /** Where the server keeps what must survive its process; undefined: nothing does. */
   stateFolder?: string | undefined;
@@ -71,7 +74,13 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
       const keepsUnlinked = memory !== undefined && !request.readOnly;
       disks.set(name, await createDisk({ directory, applyCredentials, keepsUnlinked, log: log.room("disk") }));
     }
-    const shares = new Map([...disks].map(([name, fileSystem]) => [name, { fileSystem, readOnly: request.readOnly }]));
+    const { readOnly } = request;
+    const shares = new Map(
+      [...disks].map(([name, fileSystem]) => {
+        const locking = request.locking?.get(name) ?? "advisory";
+        return [name, { fileSystem, readOnly, locking }];
+      }),
+    );
     const token = request.token === undefined ? undefined : Buffer.from(request.token.text);
     const admission = { token, security, identity, ...(users === undefined ? {} : { users }) };
     busyWait();

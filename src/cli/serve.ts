@@ -1,9 +1,10 @@
 /**
  * `netdrive serve DIR...`
  */
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { systemClock } from "../base/clock.ts";
 import { createLog, type LogLevel } from "../base/log.ts";
+import type { Locking } from "../server/lock-requests.ts";
 import type { Squash } from "../server/squash.ts";
 import { DURABILITIES, type Durability } from "../server/state/state-store.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
@@ -13,7 +14,7 @@ import { Exit, failure } from "./failure.ts";
 import { chooseIdentity } from "./identity.ts";
 import { DEFAULT_LISTEN, parseListenAddress } from "./listen-address.ts";
 import type { ServedShare } from "./serve-shares.ts";
-import { listShares } from "./share-list.ts";
+import { chooseLocking, listShares } from "./share-list.ts";
 import { aborted, catchStopSignals } from "./stop-signals.ts";
 import { chooseToken, type Token } from "./token.ts";
 import { WatchedUsers } from "./users-file.ts";
@@ -41,6 +42,7 @@ interface ServeOptions {
   key?: string;
   readOnly?: boolean;
   squash?: Squash;
+  locking?: Locking[];
   json?: boolean;
   logLevel?: LogLevel;
 }
@@ -75,11 +77,22 @@ export function addServe(program: Command): void {
         "whose identity is not the client's: root, all or none (as root: root, else all)",
       ).choices(["root", "all", "none"]),
     )
+    .addOption(
+      new Option(
+        "--locking <how>",
+        "advisory or mandatory: what one client has locked, no other may write to; for all DIRs, or one a DIR",
+      ).argParser(collectLocking),
+    )
     .option("--json", "print one JSON object: url, urls, host, port, pid, shares")
     .addHelpText("after", EXAMPLES)
     .action(async (directories: string[], _options, command: Command) => {
       await serve(directories, command.optsWithGlobals<ServeOptions>());
     });
+}
+
+function collectLocking(value: string, before: Locking[] = []): Locking[] {
+  if (value === "advisory" || value === "mandatory") return [...before, value];
+  throw new InvalidArgumentError("Allowed choices are advisory, mandatory.");
 }
 
 const collect = (value: string, before: string[] = []) => [...before, value];
@@ -100,11 +113,12 @@ async function serve(directories: string[], options: ServeOptions): Promise<void
   const identity = chooseIdentity({ ...options, stateFolder: options.state, host: listen.host });
   const signals = catchStopSignals(clock);
   const readOnly = options.readOnly === true;
+  const locking = chooseLocking([...shares.keys()], options.locking ?? []);
   // Loaded late, here and elsewhere: a command starts in half the time if it needs neither server nor client.
   const { serveShares } = await import("./serve-shares.ts");
   const service = await serveShares({
     ...(users === undefined ? {} : { users }),
-    ...{ shares, listen, token, identity, security, readOnly, squash, log, clock },
+    ...{ shares, listen, token, identity, security, readOnly, locking, squash, log, clock },
     stateFolder: options.state,
     durability: options.durability ?? "process",
   });

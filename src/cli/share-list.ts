@@ -5,6 +5,7 @@ import { realpath, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { printable } from "../base/log.ts";
 import { isShareName } from "../client/url.ts";
+import type { Locking } from "../server/lock-requests.ts";
 import { SHARE_NAME_BYTES_MAX } from "../wire/limits.ts";
 import { Exit, failure } from "./failure.ts";
 
@@ -37,6 +38,22 @@ export async function listShares(
     shares.set(name, path);
   }
   return shares;
+}
+
+/**
+ * How locks are meant in each share: as said for it, or once for all.
+ *
+ * @throws CommanderError USAGE
+ */
+export function chooseLocking(names: readonly string[], given: readonly Locking[]): Map<string, Locking> {
+  if (given.length > 1 && given.length !== names.length) {
+    throw failure(
+      Exit.USAGE,
+      `${given.length} --locking for ${names.length} directories; give one for all, or one a DIR`,
+    );
+  }
+  const [all = "advisory"] = given;
+  return new Map(names.map((name, index) => [name, given[index] ?? all]));
 }
 
 async function checkDirectory(directory: string): Promise<string> {

@@ -21,7 +21,7 @@ import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { type BodyCodec, checkRequest, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { DISCARD } from "../wire/frame-decoder.ts";
-import { type Call, type CallParts, type Fields, PromisedCall, type Result } from "./call.ts";
+import { type Call, type CallParts, type ChannelEvents, type Fields, PromisedCall, type Result } from "./call.ts";
 import { CallWindows } from "./call-windows.ts";
 import { type Agreement, awayError, goodbyeError, overError } from "./set-up.ts";
 
@@ -65,17 +65,13 @@ export class CallChannel implements ChannelReceiver {
   #pastReceivedBytes = 0;
   #pastSentBytes = 0;
   readonly #request: FrameHeader = emptyHeader();
-  readonly #onDown: (reason: Error) => void;
-  /** Told of a handle that came for a caller who had given up. */
-  readonly #onOrphan: (handle: number, call: Call) => void;
+  readonly #events: ChannelEvents;
 
-  /** @param parts.onDown  told each time that a connection is lost, or closed by the server. */
   constructor(parts: {
     channel: Channel;
     agreement: Agreement;
     clock: Clock;
-    onDown: (reason: Error) => void;
-    onOrphan: (handle: number, call: Call) => void;
+    events: ChannelEvents;
     isPipelined: boolean;
     /** Of the line, as known so far; 0: it is not. */
     roundTripMs: number;
@@ -83,8 +79,7 @@ export class CallChannel implements ChannelReceiver {
     this.#state = { t: "up", channel: parts.channel, isHeld: false };
     this.#agreement = parts.agreement;
     this.#clock = parts.clock;
-    this.#onDown = parts.onDown;
-    this.#onOrphan = parts.onOrphan;
+    this.#events = parts.events;
     const { credits } = parts.agreement;
     this.#windows = new CallWindows(parts.agreement, parts);
     this.#calls = new Array<Call | undefined>(credits).fill(undefined);
@@ -271,6 +266,11 @@ export class CallChannel implements ChannelReceiver {
       for (const tag of messages.written.request.read(body).tags) this.#written(tag);
       return;
     }
+    if (message.name === "lockReady") {
+      checkRequest(message, header, "server");
+      this.#events.lockReady(messages.lockReady.request.read(body));
+      return;
+    }
     const call = this.#match(header);
     if (header.status !== 0) {
       this.#finish(call, 0);
@@ -326,7 +326,7 @@ export class CallChannel implements ChannelReceiver {
       if (call.isAbandoned && !isWorthAsking(call)) this.#forget(call);
       else if (call.isImpatient && !call.isAbandoned) this.abandon(call, awayError());
     }
-    this.#onDown(reason);
+    this.#events.down(reason);
   }
 
   /** No connection will carry it any more: everything fails. */
@@ -365,7 +365,7 @@ export class CallChannel implements ChannelReceiver {
 
   #succeed(call: Call, fields: Fields, payload: Buffer, handle: number): void {
     if (call.isAbandoned) {
-      if (call.message.row.handle === "made") this.#onOrphan(handle, call);
+      if (call.message.row.handle === "made") this.#events.orphan(handle, call);
       return;
     }
     if (call.isSending) {

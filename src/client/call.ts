@@ -11,7 +11,7 @@ import type { Channel } from "../transport/channel.ts";
 import { OpenFlag, RequestPriority } from "../vfs/file-system.ts";
 import { type BodyCodec, checkReply, type Message } from "../wire/codec.ts";
 import type { FrameHeader } from "../wire/frame.ts";
-import type { CallName } from "../wire/messages.ts";
+import type { CallName, Request } from "../wire/messages.ts";
 import type { CallChannel } from "./call-channel.ts";
 import type { RemoteOpen } from "./remote-open.ts";
 
@@ -41,6 +41,15 @@ export interface CallParts {
   readonly isOfResuming?: boolean | undefined;
   /** Leaves by the channel of the writes begun before it, behind them. */
   readonly followsWrites?: boolean | undefined;
+}
+
+/** What a channel tells that is no call's reply. */
+export interface ChannelEvents {
+  /** A connection is lost, or closed by the server. */
+  down(reason: Error): void;
+  /** A handle came for a caller who had given up. */
+  orphan(handle: number, call: Call): void;
+  lockReady(notice: Request<"lockReady">): void;
 }
 
 export abstract class Call {

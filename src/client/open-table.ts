@@ -36,12 +36,18 @@ export class RemoteOpens implements OpenTable {
   readonly #released = new Set<RemoteOpen>();
   readonly #names: NodeNames;
   readonly #drop: (handle: number, kind: RemoteOpen["kind"]) => void;
+  readonly #onGone: (open: RemoteOpen) => void;
   events: OpenEvents | undefined;
 
-  /** `names` know where nodes are; `drop` releases a handle that nobody wants. */
-  constructor(names: NodeNames, drop: (handle: number, kind: RemoteOpen["kind"]) => void) {
+  /** `names` know where nodes are; `drop` releases a handle that nobody wants; `onGone` is told of opens that are no more. */
+  constructor(
+    names: NodeNames,
+    drop: (handle: number, kind: RemoteOpen["kind"]) => void,
+    onGone: (open: RemoteOpen) => void,
+  ) {
     this.#names = names;
     this.#drop = drop;
+    this.#onGone = onGone;
   }
 
   get size(): number {
@@ -104,6 +110,7 @@ export class RemoteOpens implements OpenTable {
 
   gone(open: RemoteOpen): void {
     open.isGone = true;
+    this.#onGone(open);
     this.events?.gone(open.id, open.node);
   }
 

@@ -6,6 +6,7 @@
  */
 import { FsError } from "../base/errors.ts";
 import type { Name } from "../base/name.ts";
+import { raceSignal } from "../base/signals.ts";
 import type { Attr } from "../vfs/attr.ts";
 import { checkDirents } from "../vfs/dirent-page.ts";
 import {
@@ -22,7 +23,7 @@ import {
   type RequestContext,
   type StatFs,
 } from "../vfs/file-system.ts";
-import { type Message, messages } from "../wire/codec.ts";
+import type { Lock, LockOwner } from "../vfs/lock.ts";
 import {
   OPEN_CONTENT_BYTES_MAX,
   payloadBytesMax,
@@ -30,15 +31,17 @@ import {
   XATTR_LIST_BYTES_MAX,
   XATTR_VALUE_BYTES_MAX,
 } from "../wire/limits.ts";
-import type { CallName, Reply, Request } from "../wire/messages.ts";
-import { checkId, checkName, checkOffset, checkXattrName } from "./argument-checks.ts";
-import type { CallParts, Fields, Result } from "./call.ts";
+import type { Reply, Request } from "../wire/messages.ts";
+import { checkName, checkOffset, checkXattrName } from "./argument-checks.ts";
+import type { Fields, Result } from "./call.ts";
 import { ForgetQueue } from "./forget-queue.ts";
-import { ATTEMPTS_MAX, NodeNames } from "./node-names.ts";
+import { NodeCalls } from "./node-calls.ts";
+import { NodeNames } from "./node-names.ts";
 import { readData, writeData } from "./open-data.ts";
 import { RemoteOpens } from "./open-table.ts";
+import { RemoteLocks } from "./remote-locks.ts";
 import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
-import { asAttr, asEntry, asPayload, nonsense, nothing, tellingDirectory } from "./results.ts";
+import { asAttr, asEntry, asPayload, nonsense, nothing } from "./results.ts";
 import type { SectionCarrier } from "./section-call.ts";
 import type { SessionChannels } from "./session-channels.ts";
 
@@ -56,15 +59,23 @@ export class RemoteFileSystem implements FileSystem {
   readonly #close: () => Promise<void>;
   readonly #readOnly: boolean;
   readonly #names = new NodeNames();
-  readonly #opens = new RemoteOpens(this.#names, (handle, kind) => this.#dropHandle(handle, kind));
+  readonly #calls: NodeCalls;
+  readonly #opens = new RemoteOpens(
+    this.#names,
+    (handle, kind) => this.#dropHandle(handle, kind),
+    (open) => this.#locks.gone(open),
+  );
+  readonly #locks: RemoteLocks;
   readonly #forgotten: ForgetQueue;
 
   /** `readOnly`: refuses changes without asking the server. `close` ends the session, which is not owned. */
   constructor(sections: SectionCarrier, options: { readOnly: boolean; close: () => Promise<void> }) {
     this.#channels = sections.channels;
     this.#forgotten = new ForgetQueue((ids) => this.#channels.notify("forget", { ids }));
+    this.#locks = new RemoteLocks(sections.channels);
     this.#sections = sections;
     this.#readOnly = options.readOnly;
+    this.#calls = new NodeCalls(sections.channels, this.#names, options.readOnly);
     this.#close = options.close;
   }
 
@@ -81,18 +92,23 @@ export class RemoteFileSystem implements FileSystem {
     return this.#channels.isOneLine;
   }
 
+  /** What is said about locks outside of replies goes there. */
+  get locks(): RemoteLocks {
+    return this.#locks;
+  }
+
   /** What callers have open. */
   get opens(): RemoteOpens {
     return this.#opens;
   }
 
   root(ctx: RequestContext): Promise<Entry> {
-    return this.#call(ctx, "root", { caller: ctx.caller }, asEntry);
+    return this.#calls.call(ctx, "root", { caller: ctx.caller }, asEntry);
   }
 
   async lookup(ctx: RequestContext, parent: NodeId, name: Name): Promise<Entry> {
     checkName("lookup", name);
-    return this.#call(ctx, "lookup", { caller: ctx.caller, parent, name }, this.#entry(parent, name));
+    return this.#calls.call(ctx, "lookup", { caller: ctx.caller, parent, name }, this.#entry(parent, name));
   }
 
   forget(ids: readonly NodeId[]): void {
@@ -102,17 +118,17 @@ export class RemoteFileSystem implements FileSystem {
 
   async getattr(ctx: RequestContext, id: NodeId, handle?: HandleId): Promise<Attr> {
     const open = handle === undefined ? undefined : this.#find("getattr", handle);
-    return this.#call(ctx, "getattr", { caller: ctx.caller, id }, asAttr, open);
+    return this.#calls.call(ctx, "getattr", { caller: ctx.caller, id }, asAttr, open);
   }
 
   async setattr(ctx: RequestContext, id: NodeId, change: AttrChange, handle?: HandleId): Promise<Attr> {
     const open = handle === undefined ? undefined : this.#find("setattr", handle);
     checkOffset("setattr", change.sizeBytes ?? 0);
-    return this.#call(ctx, "setattr", { caller: ctx.caller, id, change }, asAttr, open);
+    return this.#calls.call(ctx, "setattr", { caller: ctx.caller, id, change }, asAttr, open);
   }
 
   async access(ctx: RequestContext, id: NodeId, mask: number): Promise<void> {
-    return this.#call(ctx, "access", { caller: ctx.caller, id, mask }, nothing);
+    return this.#calls.call(ctx, "access", { caller: ctx.caller, id, mask }, nothing);
   }
 
   async readlink(ctx: RequestContext, id: NodeId): Promise<Buffer> {
@@ -120,14 +136,14 @@ export class RemoteFileSystem implements FileSystem {
       if (payload.length === 0 || payload.includes(0)) throw nonsense("readlink: an impossible target");
       return payload;
     };
-    return this.#fetch(ctx, "readlink", { caller: ctx.caller, id }, SYMLINK_BYTES_MAX, result);
+    return this.#calls.fetch(ctx, "readlink", { caller: ctx.caller, id }, SYMLINK_BYTES_MAX, result);
   }
 
   async symlink(ctx: RequestContext, parent: NodeId, name: Name, target: Buffer): Promise<Entry> {
     checkName("symlink", name);
     if (target.length === 0) throw new FsError("ENOENT", "symlink");
     if (target.length > SYMLINK_BYTES_MAX) throw new FsError("ENAMETOOLONG", "symlink");
-    return this.#call(
+    return this.#calls.call(
       ctx,
       "symlink",
       { caller: ctx.caller, parent, name },
@@ -144,27 +160,27 @@ export class RemoteFileSystem implements FileSystem {
     node: NewNode & { rdevMajor: number; rdevMinor: number },
   ): Promise<Entry> {
     checkName("mknod", name);
-    return this.#call(ctx, "mknod", { caller: ctx.caller, parent, name, ...node }, this.#entry(parent, name));
+    return this.#calls.call(ctx, "mknod", { caller: ctx.caller, parent, name, ...node }, this.#entry(parent, name));
   }
 
   async mkdir(ctx: RequestContext, parent: NodeId, name: Name, node: NewNode): Promise<Entry> {
     checkName("mkdir", name);
-    return this.#call(ctx, "mkdir", { caller: ctx.caller, parent, name, ...node }, this.#entry(parent, name));
+    return this.#calls.call(ctx, "mkdir", { caller: ctx.caller, parent, name, ...node }, this.#entry(parent, name));
   }
 
   async unlink(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
     checkName("unlink", name);
-    return this.#call(ctx, "unlink", { caller: ctx.caller, parent, name }, nothing);
+    return this.#calls.call(ctx, "unlink", { caller: ctx.caller, parent, name }, nothing);
   }
 
   async rmdir(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
     checkName("rmdir", name);
-    return this.#call(ctx, "rmdir", { caller: ctx.caller, parent, name }, nothing);
+    return this.#calls.call(ctx, "rmdir", { caller: ctx.caller, parent, name }, nothing);
   }
 
   async link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
     checkName("link", name);
-    return this.#call(ctx, "link", { caller: ctx.caller, id, parent, name }, this.#entry(parent, name));
+    return this.#calls.call(ctx, "link", { caller: ctx.caller, id, parent, name }, this.#entry(parent, name));
   }
 
   async rename(
@@ -178,7 +194,7 @@ export class RemoteFileSystem implements FileSystem {
     checkName("rename", name);
     checkName("rename", newName);
     const fields = { caller: ctx.caller, parent, name, newParent, newName, flags };
-    return this.#call(ctx, "rename", fields, () =>
+    return this.#calls.call(ctx, "rename", fields, () =>
       this.#names.moved({ parent, name }, { parent: newParent, name: newName }, flags === RenameFlag.EXCHANGE),
     );
   }
@@ -187,7 +203,7 @@ export class RemoteFileSystem implements FileSystem {
     if (this.#readOnly && (flags & CHANGING_OPEN_FLAGS) !== 0) throw new FsError("EROFS", "open");
     const contentBytesMax = (flags & WHOLE_READ_FLAGS) === OpenFlag.READ ? OPEN_CONTENT_BYTES_MAX : 0;
     const fields = { caller: ctx.caller, id, flags, contentBytesMax };
-    return this.#fetch(ctx, "open", fields, contentBytesMax, (reply, content, handle) => {
+    return this.#calls.fetch(ctx, "open", fields, contentBytesMax, (reply, content, handle) => {
       const { attr, ...keys } = reply as unknown as Reply<"open">;
       if (content.length !== 0 && content.length !== attr.sizeBytes) throw nonsense("open: not the file's bytes");
       const open = this.#opens.add({ kind: "file", node: id, handle, flags, caller: ctx.caller, keys });
@@ -204,7 +220,7 @@ export class RemoteFileSystem implements FileSystem {
     node: NewNode,
   ): Promise<{ entry: Entry; opened: Opened }> {
     checkName("create", name);
-    return this.#call(
+    return this.#calls.call(
       ctx,
       "create",
       { caller: ctx.caller, parent, name, flags, ...node },
@@ -218,7 +234,7 @@ export class RemoteFileSystem implements FileSystem {
     flags: OpenFlags,
     node: NewNode,
   ): Promise<{ entry: Entry; opened: Opened }> {
-    return this.#call(ctx, "tmpfile", { caller: ctx.caller, parent, flags, ...node }, this.#created(ctx, flags));
+    return this.#calls.call(ctx, "tmpfile", { caller: ctx.caller, parent, flags, ...node }, this.#created(ctx, flags));
   }
 
   async read(ctx: RequestContext, handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
@@ -242,21 +258,37 @@ export class RemoteFileSystem implements FileSystem {
     return writeData(this.#sections, { ctx, open, offsetBytes }, data, killSuidgid);
   }
 
-  async flush(ctx: RequestContext, handle: HandleId): Promise<void> {
+  async flush(ctx: RequestContext, handle: HandleId, closer?: LockOwner): Promise<void> {
     const open = this.#find("flush", handle);
+    const unlocked = closer === undefined ? undefined : this.#locks.flush(ctx, open, closer);
+    // It goes on if the caller does not wait for it.
+    if (unlocked !== undefined) await raceSignal(unlocked, ctx.signal);
     // Without a write since, there is no error to report.
     if (!open.isWritten || this.isFlushless) return;
-    await this.#call(ctx, "flush", { caller: ctx.caller }, nothing, open);
+    await this.#calls.call(ctx, "flush", { caller: ctx.caller }, nothing, open);
     open.isWritten = false;
   }
 
   async fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
-    return this.#call(ctx, "fsync", { caller: ctx.caller, dataOnly }, nothing, this.#find("fsync", handle));
+    return this.#calls.call(ctx, "fsync", { caller: ctx.caller, dataOnly }, nothing, this.#find("fsync", handle));
   }
 
   async release(ctx: RequestContext, handle: HandleId): Promise<void> {
     const open = this.#opens.take("release", handle);
-    open.whenIdle(() => this.#release(ctx, open));
+    const hasLocks = this.#locks.release(open);
+    const released = new Promise<void>((resolve) => {
+      open.whenIdle(() => void this.#release(ctx, open).then(resolve));
+    });
+    // For anything else nobody waits: what it could report, flush has reported.
+    if (hasLocks) await released;
+  }
+
+  async getlk(ctx: RequestContext, handle: HandleId, lock: Lock): Promise<Lock | undefined> {
+    return this.#locks.getlk(ctx, this.#find("getlk", handle), lock);
+  }
+
+  async setlk(ctx: RequestContext, handle: HandleId, lock: Lock, wait: boolean): Promise<Attr> {
+    return this.#locks.setlk(ctx, this.#find("setlk", handle), lock, wait);
   }
 
   async fallocate(
@@ -268,7 +300,7 @@ export class RemoteFileSystem implements FileSystem {
   ): Promise<void> {
     checkOffset("fallocate", offsetBytes, lengthBytes);
     const fields = { caller: ctx.caller, mode, offsetBytes, lengthBytes };
-    return this.#call(ctx, "fallocate", fields, nothing, this.#find("fallocate", handle));
+    return this.#calls.call(ctx, "fallocate", fields, nothing, this.#find("fallocate", handle));
   }
 
   async lseek(ctx: RequestContext, handle: HandleId, offsetBytes: number, whence: "data" | "hole"): Promise<number> {
@@ -279,7 +311,7 @@ export class RemoteFileSystem implements FileSystem {
       if (found < offsetBytes) throw nonsense("lseek: went back");
       return found;
     };
-    return this.#call(ctx, "lseek", fields, result, this.#find("lseek", handle));
+    return this.#calls.call(ctx, "lseek", fields, result, this.#find("lseek", handle));
   }
 
   async copyFileRange(
@@ -306,14 +338,14 @@ export class RemoteFileSystem implements FileSystem {
     };
     to.beginCall();
     try {
-      return await this.#call(ctx, "copyFileRange", fields, result, from);
+      return await this.#calls.call(ctx, "copyFileRange", fields, result, from);
     } finally {
       to.endCall();
     }
   }
 
   async opendir(ctx: RequestContext, id: NodeId): Promise<HandleId> {
-    return this.#call(
+    return this.#calls.call(
       ctx,
       "opendir",
       { caller: ctx.caller, id },
@@ -337,11 +369,11 @@ export class RemoteFileSystem implements FileSystem {
       else checkDirents(page);
       return page;
     };
-    return this.#fetch(ctx, "readdir", fields, bytesMax, result, open);
+    return this.#calls.fetch(ctx, "readdir", fields, bytesMax, result, open);
   }
 
   async fsyncdir(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
-    return this.#call(ctx, "fsyncdir", { caller: ctx.caller, dataOnly }, nothing, this.#find("fsyncdir", handle));
+    return this.#calls.call(ctx, "fsyncdir", { caller: ctx.caller, dataOnly }, nothing, this.#find("fsyncdir", handle));
   }
 
   releasedir(ctx: RequestContext, handle: HandleId): Promise<void> {
@@ -350,7 +382,7 @@ export class RemoteFileSystem implements FileSystem {
 
   async getxattr(ctx: RequestContext, id: NodeId, name: Name): Promise<Buffer> {
     checkXattrName("getxattr", name);
-    return this.#fetch(ctx, "getxattr", { caller: ctx.caller, id, name }, XATTR_VALUE_BYTES_MAX, asPayload);
+    return this.#calls.fetch(ctx, "getxattr", { caller: ctx.caller, id, name }, XATTR_VALUE_BYTES_MAX, asPayload);
   }
 
   async listxattr(ctx: RequestContext, id: NodeId): Promise<Buffer> {
@@ -358,26 +390,26 @@ export class RemoteFileSystem implements FileSystem {
       if (names.length > 0 && names[names.length - 1] !== 0) throw nonsense("listxattr: names without an end");
       return names;
     };
-    return this.#fetch(ctx, "listxattr", { caller: ctx.caller, id }, XATTR_LIST_BYTES_MAX, result);
+    return this.#calls.fetch(ctx, "listxattr", { caller: ctx.caller, id }, XATTR_LIST_BYTES_MAX, result);
   }
 
   async setxattr(ctx: RequestContext, id: NodeId, name: Name, value: Buffer, flags: number): Promise<void> {
     checkXattrName("setxattr", name);
     if (value.length > XATTR_VALUE_BYTES_MAX) throw new FsError("E2BIG", "setxattr");
-    return this.#call(ctx, "setxattr", { caller: ctx.caller, id, name, flags }, nothing, undefined, value);
+    return this.#calls.call(ctx, "setxattr", { caller: ctx.caller, id, name, flags }, nothing, undefined, value);
   }
 
   async removexattr(ctx: RequestContext, id: NodeId, name: Name): Promise<void> {
     checkXattrName("removexattr", name);
-    return this.#call(ctx, "removexattr", { caller: ctx.caller, id, name }, nothing);
+    return this.#calls.call(ctx, "removexattr", { caller: ctx.caller, id, name }, nothing);
   }
 
   async statfs(ctx: RequestContext, id: NodeId): Promise<StatFs> {
-    return this.#call(ctx, "statfs", { caller: ctx.caller, id }, (reply) => reply as unknown as StatFs);
+    return this.#calls.call(ctx, "statfs", { caller: ctx.caller, id }, (reply) => reply as unknown as StatFs);
   }
 
   async syncfs(ctx: RequestContext, id: NodeId): Promise<void> {
-    return this.#call(ctx, "syncfs", { caller: ctx.caller, id }, nothing);
+    return this.#calls.call(ctx, "syncfs", { caller: ctx.caller, id }, nothing);
   }
 
   close(): Promise<void> {
@@ -392,7 +424,7 @@ export class RemoteFileSystem implements FileSystem {
    */
   async queryKey(ctx: RequestContext, handle: HandleId): Promise<OpenKeys> {
     const open = this.#find("queryKey", handle);
-    const keys = await this.#call(ctx, "queryKey", {}, (reply) => reply as unknown as Keys, open);
+    const keys = await this.#calls.call(ctx, "queryKey", {}, (reply) => reply as unknown as Keys, open);
     open.keys = keys;
     return keys;
   }
@@ -402,64 +434,7 @@ export class RemoteFileSystem implements FileSystem {
     const { caller } = NOBODYS;
     const open = new RemoteOpen({ id: 0 as HandleId, kind, node: "" as NodeId, handle, flags: 0, caller });
     this.#opens.addReleased(open);
-    this.#release(NOBODYS, open);
-  }
-
-  #call<N extends CallName, T>(
-    ctx: RequestContext,
-    name: N,
-    fields: Request<N>,
-    result: Result<T>,
-    open?: RemoteOpen,
-    payload?: Buffer,
-  ): Promise<T> {
-    const { id, parent, newParent } = fields as { id?: NodeId; parent?: NodeId; newParent?: NodeId };
-    for (const node of [id, parent, newParent]) if (node !== undefined) checkId(name, node);
-    const message = messages[name] as unknown as Message<CallName>;
-    if (this.#readOnly && message.row.changes === true) return Promise.reject(new FsError("EROFS", name));
-    const { signal, priority, followsWrites, isImpatient } = ctx;
-    const parts = { message, fields, open, payload, signal, priority, followsWrites, isImpatient };
-    const told =
-      parent === undefined || ctx.directoryChanged === undefined ? result : tellingDirectory(ctx, parent, result);
-    return this.#recovering(ctx, parts, told);
-  }
-
-  /** A call that is made once more when the server did not know a node of it, and has been told where that is. */
-  #recovering<T>(ctx: RequestContext, parts: CallParts, result: Result<T>, attempts = ATTEMPTS_MAX): Promise<T> {
-    if (attempts === 0) return this.#channels.call(parts, result);
-    const recover = async () => {
-      if (!(await this.#findAgain(ctx, parts.fields))) throw new FsError("ESTALE", parts.message.name);
-      return this.#recovering(ctx, parts, result, attempts - 1);
-    };
-    return this.#channels.call({ ...parts, recover }, result);
-  }
-
-  /** Makes the server know the nodes of a request again. @returns false if one of them is stale indeed. */
-  #findAgain({ caller, signal }: RequestContext, fields: object): Promise<boolean> {
-    const { id, parent, newParent } = fields as { id?: NodeId; parent?: NodeId; newParent?: NodeId };
-    const ask = (name: CallName, more: object) => {
-      const message = messages[name] as unknown as Message<CallName>;
-      return this.#channels.call({ message, fields: { caller, ...more }, signal }, asEntry);
-    };
-    const nodes = [id, parent, newParent].filter((node) => node !== undefined);
-    return this.#names.find(nodes, {
-      root: () => ask("root", {}),
-      lookup: (directory, name) => ask("lookup", { parent: directory, name }),
-    });
-  }
-
-  /** A call whose reply has a payload of its own. */
-  #fetch<N extends CallName, T>(
-    ctx: RequestContext,
-    name: N,
-    fields: Request<N>,
-    replyBytesMax: number,
-    result: Result<T>,
-    open?: RemoteOpen,
-  ): Promise<T> {
-    const message = messages[name] as unknown as Message<CallName>;
-    const parts = { message, fields, open, replyBytesMax, signal: ctx.signal };
-    return this.#recovering(ctx, parts, result);
+    void this.#release(NOBODYS, open);
   }
 
   #find(op: string, handle: HandleId): RemoteOpen {
@@ -489,9 +464,10 @@ export class RemoteFileSystem implements FileSystem {
     };
   }
 
-  /** Nobody waits for a release: what it could report, flush has reported. */
-  #release(ctx: RequestContext, open: RemoteOpen): void {
-    this.#call({ caller: ctx.caller }, "release", { caller: ctx.caller }, nothing, open)
+  /** Never rejects. */
+  #release(ctx: RequestContext, open: RemoteOpen): Promise<void> {
+    return this.#calls
+      .call({ caller: ctx.caller }, "release", { caller: ctx.caller }, nothing, open)
       .catch(() => {})
       .finally(() => this.#opens.ended(open));
   }

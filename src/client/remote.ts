@@ -76,6 +76,8 @@ export interface RemoteShare {
   readonly name: string;
   /** By the server's or this client's will. */
   readonly readOnly: boolean;
+  /** What one open has locked, no other one may change. */
+  readonly mandatoryLocks: boolean;
   readonly squash: Agreement["squash"];
   /** Of the server and of its present start, as hex. */
   readonly serverId: string;
@@ -194,6 +196,7 @@ export async function connectLink(link: ByteLink, options: LinkOptions, dialMore
     { readOnly: options.readOnly === true, close },
   );
   session.opens = fileSystem.opens;
+  session.locks = fileSystem.locks;
   return {
     fileSystem,
     share: shareOf(channels.agreement, options.readOnly === true),
@@ -265,6 +268,7 @@ function shareOf(agreement: Agreement, readOnly: boolean): RemoteShare {
   return {
     name: agreement.share,
     readOnly: readOnly || agreement.readOnly,
+    mandatoryLocks: agreement.mandatoryLocks,
     squash: agreement.squash,
     serverId: agreement.serverId.toString("hex"),
     bootId: agreement.bootId.toString("hex"),

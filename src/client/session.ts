@@ -20,7 +20,7 @@ import type { Log } from "../base/log.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { Channel } from "../transport/channel.ts";
 import type { Trace } from "../transport/trace.ts";
-import type { Security } from "../wire/messages.ts";
+import type { Request, Security } from "../wire/messages.ts";
 import { CallChannel } from "./call-channel.ts";
 import { Heartbeat, LOOK_BUSY_MS } from "./heartbeat.ts";
 import { networkState } from "./network-state.ts";
@@ -49,6 +49,13 @@ type State =
   | { readonly t: "away"; readonly sinceMs: number; readonly reason: Error }
   | { readonly t: "resuming"; readonly sinceMs: number }
   | { readonly t: "over" };
+
+/** Who is told what concerns locks. */
+interface LockTable {
+  ready(notice: Request<"lockReady">): void;
+  /** The session has come back. */
+  returned(): void;
+}
 
 /** What the rest of the program may know of the state. */
 export type SessionState = "connected" | "away" | "resuming" | "over";
@@ -121,6 +128,7 @@ export class ClientSession {
   readonly #connections = new Set<Channel>();
   #channels: SessionChannels | undefined;
   #opens: OpenTable | undefined;
+  #locks: LockTable | undefined;
   #agreement: Agreement | undefined;
   #state: State = { t: "connecting" };
   #look: Timer | undefined;
@@ -158,6 +166,11 @@ export class ClientSession {
   /** Who keeps the opens, asked when they are to be resumed. */
   set opens(opens: OpenTable) {
     this.#opens = opens;
+  }
+
+  /** Who knows what is waited for. */
+  set locks(locks: LockTable) {
+    this.#locks = locks;
   }
 
   /** Sets all channels up, the first over `link`. @throws what set-up throws; then no connection is left. */
@@ -253,8 +266,11 @@ export class ClientSession {
       channel,
       agreement,
       clock,
-      onDown: (reason) => this.#wentDown(lane, reason),
-      onOrphan: (handle, { message: { name } }) => this.#opens?.drop(handle, name === "opendir" ? "directory" : "file"),
+      events: {
+        down: (reason) => this.#wentDown(lane, reason),
+        orphan: (handle, { message: { name } }) => this.#opens?.drop(handle, name === "opendir" ? "directory" : "file"),
+        lockReady: (notice) => this.#locks?.ready(notice),
+      },
       isPipelined,
       roundTripMs,
     });
@@ -365,6 +381,7 @@ export class ClientSession {
     if (lane.slotTable !== 0) return;
     this.#resumes += 1;
     this.#enter({ t: "ready" });
+    this.#locks?.returned();
     this.#wake();
   }
 

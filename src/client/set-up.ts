@@ -65,6 +65,8 @@ export interface Agreement {
   readonly squash: (typeof SQUASH_NAMES)[number];
   /** `flush` does nothing on this share. */
   readonly isFlushless: boolean;
+  /** What one open has locked, no other one may change. */
+  readonly mandatoryLocks: boolean;
 }
 
 type State =
@@ -309,6 +311,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
       readOnly: welcome.readOnly,
       squash,
       isFlushless: welcome.flushless,
+      mandatoryLocks: welcome.mandatoryLocks,
     };
     this.#channel.accept({
       bodyBytesMax: BODY_BYTES_MAX,

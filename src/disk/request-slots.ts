@@ -12,7 +12,6 @@ import type { CancelSignal } from "../base/signals.ts";
 import {
   type Decode,
   type DiskEngine,
-  LOCK_TYPES,
   NODE_KEY_BYTES,
   type OperationName,
   SLOT,
@@ -20,7 +19,7 @@ import {
 } from "../sys/disk-engine.ts";
 import { type Attr, decodeAttr } from "../vfs/attr.ts";
 import type { Caller, Entry, HandleId, NodeId, Opened, RequestContext, StatFs } from "../vfs/file-system.ts";
-import type { NodeLock } from "../vfs/lock.ts";
+import { LOCK_TYPES, type NodeLock } from "../vfs/lock.ts";
 
 /** Identities kept at a time; when there are more, all are forgotten and come back with their next request. */
 const CREDENTIALS_MAX = 256;

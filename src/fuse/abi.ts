@@ -132,6 +132,9 @@ export const OPCODE_ROWS: readonly OpcodeRow[] = [
   row("ACCESS", 0, 8),
   row("CREATE", 12, 16, 1),
   row("INTERRUPT", 0, 8, 0, false),
+  row("GETLK", 7, 48),
+  row("SETLK", 7, 48),
+  row("SETLKW", 7, 48),
   row("BMAP", 0, 16),
   row("DESTROY", 0, 0),
   row("IOCTL", 11, 32),
@@ -165,9 +168,11 @@ export const OPCODES: readonly (OpcodeRow | undefined)[] = (() => {
 /** Flags of INIT, the first 32 bits. */
 export const InitFlag = {
   ASYNC_READ: 1 << 0,
+  POSIX_LOCKS: 1 << 1,
   ATOMIC_O_TRUNC: 1 << 3,
   BIG_WRITES: 1 << 5,
   DONT_MASK: 1 << 6,
+  FLOCK_LOCKS: 1 << 10,
   DO_READDIRPLUS: 1 << 13,
   READDIRPLUS_AUTO: 1 << 14,
   ASYNC_DIO: 1 << 15,
@@ -210,6 +215,15 @@ export const OpenReply = { KEEP_CACHE: 1 << 1, NOFLUSH: 1 << 5 } as const;
 /** Codes of messages to the kernel that answer no request. */
 export const Notify = { INVAL_INODE: 2 } as const;
 export const NOTIFY_INVAL_INODE_OUT_BYTES = 24;
+
+/** `struct fuse_lk_in`, as offsets; the lock alone, from START, is also the body of a reply to GETLK. */
+export const LK_IN = { FH: 0, OWNER: 8, START: 16, END: 24, TYPE: 32, PID: 36, FLAGS: 40 } as const;
+export const LK_OUT_BYTES = 24;
+export const LK_FLOCK = 1;
+/** Types of a lock in it: F_RDLCK, F_WRLCK, F_UNLCK of asm-generic/fcntl.h. */
+export const LK_TYPES = ["read", "write", "unlock"] as const;
+/** Where `struct fuse_flush_in` says whose descriptor was closed. */
+export const FLUSH_OWNER = 16;
 
 export const ENTRY_OUT_BYTES = 128;
 export const ATTR_OUT_BYTES = 104;

@@ -10,6 +10,8 @@ export class FileHandle {
   readonly node: NodeRow;
   readonly flags: OpenFlags;
   readonly caller: Caller;
+  /** Something was locked through it, or tried to. */
+  hasLocked = false;
   /** A second open for pages written back from shared memory, see `forPages`. */
   #pagesHandle: HandleId | undefined;
   #opening: Promise<HandleId> | undefined;

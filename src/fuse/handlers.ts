@@ -6,6 +6,7 @@ import { Opcode, type OpcodeName } from "./abi.ts";
 import * as attrs from "./serve-attrs.ts";
 import * as dirs from "./serve-dirs.ts";
 import * as files from "./serve-files.ts";
+import * as locks from "./serve-locks.ts";
 import * as names from "./serve-names.ts";
 import type { Handler } from "./session.ts";
 
@@ -32,6 +33,9 @@ const BY_NAME: Partial<Record<OpcodeName, Handler>> = {
   LSEEK: files.lseek,
   COPY_FILE_RANGE: files.copyFileRange,
   COPY_FILE_RANGE_64: files.copyFileRange64,
+  GETLK: locks.getlk,
+  SETLK: locks.setlk,
+  SETLKW: locks.setlkw,
   OPENDIR: dirs.opendir,
   READDIR: dirs.readdir,
   READDIRPLUS: dirs.readdirplus,

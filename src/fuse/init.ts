@@ -3,8 +3,8 @@
  *
  * Deliberately not asked for: WRITEBACK_CACHE (the kernel would acknowledge writes we never saw), AUTO_INVAL_DATA (it drops pages after our
  * own writes too; page-state.ts decides at open instead), EXPLICIT_INVAL_DATA (a file that grew elsewhere would show zeros in the
- * page that was its last), POSIX_LOCKS and FLOCK_LOCKS (the kernel then keeps locks itself, right for one mount), EXPORT_SUPPORT ('.' and '..' are
- * not looked up), splice and NO_OPEN*.
+ * page that was its last), EXPORT_SUPPORT ('.' and '..' are not looked up), splice and NO_OPEN*. POSIX_LOCKS and FLOCK_LOCKS only where the
+ * FileSystem has locks: without them the kernel keeps locks itself, among the programs of this mount.
  */
 import { FUSE_MAJOR, FUSE_MINOR, FUSE_MINOR_MIN, INIT_OUT_BYTES, InitFlag } from "./abi.ts";
 
@@ -20,6 +20,8 @@ export interface InitOptions {
   /** Requests of the kernel's own (read-ahead, direct I/O) that it may have under way. */
   backgroundMax: number;
   posixAcl: boolean;
+  /** Locks are asked of us. */
+  locks: boolean;
 }
 
 export interface InitReply {
@@ -58,7 +60,9 @@ export function negotiate(request: InitRequest, options: InitOptions): InitReply
       tooOld: `the kernel speaks FUSE ${request.major}.${request.minor}; ${FUSE_MAJOR}.${FUSE_MINOR_MIN} (Linux 5.4) is the oldest that will do`,
     };
   }
-  const wanted = options.posixAcl ? WANTED | InitFlag.POSIX_ACL : WANTED;
+  const acl = options.posixAcl ? InitFlag.POSIX_ACL : 0;
+  const locks = options.locks ? InitFlag.POSIX_LOCKS | InitFlag.FLOCK_LOCKS : 0;
+  const wanted = WANTED | acl | locks;
   return {
     minor: Math.min(request.minor, FUSE_MINOR),
     maxReadAheadBytes: request.maxReadAheadBytes,

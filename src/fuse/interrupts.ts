@@ -4,12 +4,14 @@
  * The kernel sends one for any signal, also for one that the program handles and does not expect to disturb an open(2) or a stat(2): a shell
  * whose child ended, a resized window, a profiler's timer. Disks and NFS do not fail with EINTR then. So a thread that is being killed
  * is let go at once; for any other signal the request gets a moment to finish by itself. The kernel sends no second INTERRUPT when
- * the killing signal comes later, so the moment always ends in an abort: whatever waits stays interruptible.
+ * the killing signal comes later, so the moment always ends in an abort: whatever waits stays interruptible. Who waits for a lock expects
+ * to be disturbed (alarm(2) is how one gives up waiting), and disks let him go at any signal; the kernel restarts his call where it should.
  *
  * For unbuffered reads and writes it sends none at all: it asks for their parts all at once, and then waits without listening to
  * signals (fs/fuse/file.c, fuse_direct_IO). So requests that take long are looked at from time to time.
  */
 import type { Clock, Timer } from "../base/clock.ts";
+import { Opcode } from "./abi.ts";
 import type { StatusReader } from "./callers.ts";
 import { isDying, STATUS_BYTES } from "./process-status.ts";
 import type { KernelRequest } from "./request.ts";
@@ -47,8 +49,9 @@ export class Interrupts {
   }
 
   request(request: KernelRequest): void {
+    const isLock = request.row.opcode === Opcode.SETLKW;
     // A thread we cannot see is believed to be dying.
-    if (this.#isDying(request.caller.pid) ?? true) request.abort();
+    if (isLock || (this.#isDying(request.caller.pid) ?? true)) request.abort();
     else request.grace ??= this.#clock.after(INTERRUPT_GRACE_MS, () => request.abort());
   }
 

@@ -21,6 +21,10 @@ export interface NodeRow {
   bareUntilMs: number;
   /** What is known of the kernel's pages of this node, once it was opened. */
   pages: PageState | undefined;
+  /** Something of it was locked, since the kernel knows it. */
+  hasLocked: boolean;
+  /** Settles when what a closed file had locked is given up. */
+  unlocking: Promise<void> | undefined;
   /** Attributes that came along: of a directory with a change of its names, of the root before the kernel asks. */
   attr: KeptAttr | undefined;
 }
@@ -31,6 +35,16 @@ interface KeptAttr {
   readonly changedAt: number;
   readonly untilMs: number;
 }
+
+const NEW_ROW = {
+  lookups: 0,
+  changedAt: 0,
+  bareUntilMs: 0,
+  pages: undefined,
+  hasLocked: false,
+  unlocking: undefined,
+  attr: undefined,
+};
 
 /** Batches of forgotten ids are handed over at this size at the latest. */
 export const FORGET_BATCH_MAX = 1024;
@@ -45,15 +59,7 @@ export class NodeTable {
   #changedBeforeForgotten = 0;
 
   constructor(rootId: NodeId) {
-    this.root = {
-      nodeid: ROOT_NODE,
-      id: rootId,
-      lookups: Number.POSITIVE_INFINITY,
-      changedAt: 0,
-      bareUntilMs: 0,
-      pages: undefined,
-      attr: undefined,
-    };
+    this.root = { ...NEW_ROW, nodeid: ROOT_NODE, id: rootId, lookups: Number.POSITIVE_INFINITY };
     this.#byNumber.set(ROOT_NODE, this.root);
     this.#byId.set(rootId, this.root);
   }
@@ -80,7 +86,7 @@ export class NodeTable {
   enter(id: NodeId): NodeRow {
     let row = this.#byId.get(id);
     if (row === undefined) {
-      row = { nodeid: this.#next++, id, lookups: 0, changedAt: 0, bareUntilMs: 0, pages: undefined, attr: undefined };
+      row = { ...NEW_ROW, nodeid: this.#next++, id };
       this.#byNumber.set(row.nodeid, row);
       this.#byId.set(id, row);
       this.#forgotten.delete(id);

@@ -1,8 +1,10 @@
 /**
  * Messages to the kernel that answer no request: what it keeps in mind is not so any more.
  *
- * The kernel drops pages only under locks that a request in flight may hold, so pages are not dropped here, only attributes, which needs none.
+ * The kernel drops attributes at once. Pages it drops under locks that a request in flight may hold until we have answered it, so another thread tells it
+ * to (native/fuse-notifier.h), and whoever waits for it must not be waited for by such a request.
  */
+import { errnoNumber } from "../base/errno.ts";
 import { NOTIFY_INVAL_INODE_OUT_BYTES, Notify, OUT_HEADER_BYTES } from "./abi.ts";
 import type { NodeRow } from "./node-table.ts";
 import type { Session } from "./session.ts";
@@ -19,4 +21,19 @@ export function forgetAttrs(session: Session, node: NodeRow): void {
   view.setBigInt64(scratch + 8, -1n, true);
   view.setBigInt64(scratch + 16, 0n, true);
   device.reply(header, OUT_HEADER_BYTES + NOTIFY_INVAL_INODE_OUT_BYTES, -1);
+}
+
+/** The kernel drops all pages of `node` and its attributes. Whether it has, when this settles. */
+export async function dropPages(session: Session, node: NodeRow): Promise<boolean> {
+  const message = Buffer.alloc(OUT_HEADER_BYTES + NOTIFY_INVAL_INODE_OUT_BYTES);
+  message.writeUInt32LE(message.length, 0);
+  message.writeInt32LE(Notify.INVAL_INODE, 4);
+  message.writeBigUInt64LE(BigInt(node.nodeid), OUT_HEADER_BYTES);
+  // Offset and length 0: from the first page to the last.
+  const errno = await session.device.notifyLater(message);
+  // It may not know the node any more.
+  if (errno === 0 || errno === errnoNumber("ENOENT")) return true;
+  session.log.debug(`the kernel keeps the pages of a file that was locked: errno ${errno}`);
+  forgetAttrs(session, node);
+  return false;
 }

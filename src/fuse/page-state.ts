@@ -26,7 +26,7 @@ export class PageState {
 
   /** The file was opened and had these attributes; returns whether the kernel may keep its pages. */
   opened(attr: Attr): boolean {
-    const keep = this.#pages === "valid" && this.#writesInFlight === 0 && this.#equals(attr);
+    const keep = this.areOf(attr);
     if (!keep) {
       this.#set(attr);
       // A write under way may or may not be in these attributes.
@@ -70,6 +70,24 @@ export class PageState {
   /** The attributes after our writes, asked for when `token` was given out. */
   adopt(token: number, attr: Attr): void {
     if (this.#pages === "own" && this.#writes === token && attr.sizeBytes === this.#sizeBytes) this.#set(attr);
+  }
+
+  /** Whether the pages are those of a file that has these attributes. */
+  areOf(attr: Attr): boolean {
+    return this.#pages === "valid" && this.#writesInFlight === 0 && this.#equals(attr);
+  }
+
+  /** The kernel is being told to drop its pages: a token for `refilled`. */
+  dropped(): number {
+    this.#pages = "unknown";
+    return this.#writes;
+  }
+
+  /** It has, since `token` was given out: what it has now is as new as these attributes at least. */
+  refilled(token: number, attr: Attr): void {
+    if (this.#pages === "unknown" && this.#writes === token && this.#writesInFlight === 0 && attr.mode !== 0) {
+      this.#set(attr);
+    }
   }
 
   /** The kernel was not told what `opened` said, or has pages that were not written. */

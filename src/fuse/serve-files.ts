@@ -3,9 +3,10 @@
  */
 
 import { FsError } from "../base/errors.ts";
-import type { HandleId } from "../vfs/file-system.ts";
-import { OpenFlag } from "../vfs/file-system.ts";
+import { type HandleId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
+import type { LockOwner } from "../vfs/lock.ts";
 import {
+  FLUSH_OWNER,
   FSYNC_DATA_ONLY,
   OPEN_KILL_SUIDGID,
   OPEN_OUT_BYTES,
@@ -34,13 +35,18 @@ export const open: Handler = async (session, request) => {
   const keep = node.pages.opened(opened.attr);
   const file = new FileHandle(opened.handle, node, flags, request.caller);
   session.files.set(opened.handle, file);
-  const reply = (keep ? OpenReply.KEEP_CACHE : 0) | ((flags & OpenFlag.WRITE) === 0 ? OpenReply.NOFLUSH : 0);
-  putOpen(session.view, session.scratch, opened.handle, reply);
+  putOpen(session.view, session.scratch, opened.handle, openReply(session, keep, flags));
   if (!session.send(request, OPEN_OUT_BYTES)) {
     node.pages.lost();
     releaseFile(session, request, file);
   }
 };
+
+/** Flags of the reply to an open. Without locks of ours, the close of a file nobody writes to is of no interest. */
+export function openReply(session: Session, keep: boolean, flags: OpenFlags): number {
+  const isUnheard = (flags & OpenFlag.WRITE) === 0 && !session.hasLocks;
+  return (keep ? OpenReply.KEEP_CACHE : 0) | (isUnheard ? OpenReply.NOFLUSH : 0);
+}
 
 export const read: Handler = async (session, request) => {
   const { body } = request;
@@ -129,7 +135,12 @@ async function settleFile(
 
 export const flush: Handler = async (session, request) => {
   const file = session.fileOf(request.body);
-  await settleFile(session, request, file, () => session.fileSystem.flush(request, file.handle));
+  const { hasLocked } = file.node;
+  if (hasLocked || (file.flags & OpenFlag.WRITE) !== 0) {
+    const owner = session.view.getBigUint64(request.body + FLUSH_OWNER, true) as LockOwner;
+    const closer = hasLocked ? owner : undefined;
+    await settleFile(session, request, file, () => session.fileSystem.flush(request, file.handle, closer));
+  }
   session.send(request, 0);
 };
 
@@ -156,11 +167,19 @@ export const release: Handler = (session, request) => {
 
 export function releaseFile(session: Session, request: KernelRequest, file: FileHandle): void {
   session.files.delete(file.handle);
-  for (const handle of file.handles()) {
-    session.fileSystem
-      .release(request, handle)
-      .catch((cause: unknown) => session.log.warn(`release of a file failed: ${String(cause)}`));
-  }
+  const released = file
+    .handles()
+    .map((handle) =>
+      session.fileSystem
+        .release(request, handle)
+        .catch((cause: unknown) => session.log.warn(`release of a file failed: ${String(cause)}`)),
+    );
+  if (!file.hasLocked) return;
+  const { node } = file;
+  const unlocking = Promise.all([node.unlocking, ...released]).then(() => {
+    if (node.unlocking === unlocking) node.unlocking = undefined;
+  });
+  node.unlocking = unlocking;
 }
 
 export const fallocate: Handler = async (session, request) => {

@@ -3,13 +3,13 @@
  */
 import { FsError } from "../base/errors.ts";
 import { type Entry, type NewNode, type Opened, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
-import { ENTRY_OUT_BYTES, OPEN_KILL_SUIDGID, OPEN_OUT_BYTES, OpenReply } from "./abi.ts";
+import { ENTRY_OUT_BYTES, OPEN_KILL_SUIDGID, OPEN_OUT_BYTES } from "./abi.ts";
 import { putOpen } from "./encode.ts";
 import { FileHandle } from "./file-handle.ts";
 import { decodeOpenFlags } from "./open-flags.ts";
 import { PageState } from "./page-state.ts";
 import type { KernelRequest } from "./request.ts";
-import { releaseFile } from "./serve-files.ts";
+import { openReply, releaseFile } from "./serve-files.ts";
 import type { Handler, Session } from "./session.ts";
 
 const MODE_BITS = 0o7777;
@@ -145,8 +145,7 @@ function sendCreated(
   const keep = row.pages.opened(opened.attr);
   const file = new FileHandle(opened.handle, row, flags, request.caller);
   session.files.set(opened.handle, file);
-  const reply = (keep ? OpenReply.KEEP_CACHE : 0) | ((flags & OpenFlag.WRITE) === 0 ? OpenReply.NOFLUSH : 0);
-  putOpen(session.view, session.scratch + ENTRY_OUT_BYTES, opened.handle, reply);
+  putOpen(session.view, session.scratch + ENTRY_OUT_BYTES, opened.handle, openReply(session, keep, flags));
   if (!session.sendEntry(request, entry, OPEN_OUT_BYTES)) {
     row.pages.lost();
     releaseFile(session, request, file);

@@ -77,6 +77,8 @@ export interface SessionCounters {
 
 export class Session {
   readonly fileSystem: FileSystem;
+  /** The kernel asks us for locks. */
+  readonly hasLocks: boolean;
   readonly nodes: NodeTable;
   readonly log: Log;
   readonly device: FuseDevice;
@@ -122,6 +124,7 @@ export class Session {
     this.device = device;
     this.room = new DataRoom(device);
     this.fileSystem = options.fileSystem;
+    this.hasLocks = options.fileSystem.setlk !== undefined;
     this.log = options.log;
     this.nodes = new NodeTable(options.rootId);
     this.generation = options.generation;
@@ -139,6 +142,7 @@ export class Session {
       maxWriteBytes: device.dataBytesMax,
       backgroundMax: options.backgroundMax,
       posixAcl: options.posixAcl,
+      locks: this.hasLocks,
     };
     let onInit: (error?: Error) => void = () => {};
     let onEnd: (errno: number) => void = () => {};

@@ -17,6 +17,13 @@ import {
 import type { CallName, Handlers } from "../wire/messages.ts";
 import { attachOpen } from "./attach.ts";
 import { noteAttributes, noteData, notingName } from "./change-notes.ts";
+import {
+  appendUnlessLocked,
+  createUnlessLocked,
+  lockHandlers,
+  resizeUnlessLocked,
+  unlessLocked,
+} from "./lock-requests.ts";
 import { resumeOpens } from "./resume.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { Open } from "./session.ts";
@@ -149,7 +156,8 @@ async function contentOf(ctx: Context, open: Open, sizeBytes: number, bytesMax: 
   ctx.releaseReply = () => buffers.give(buffer);
   try {
     const content = buffer.subarray(0, sizeBytes);
-    return (await ctx.fs.read(ctx, open.inner, 0, content)) === sizeBytes ? content : NOTHING;
+    const read = () => ctx.fs.read(ctx, open.inner, 0, content);
+    return (await unlessLocked(ctx, open, "read", 0, sizeBytes, read)) === sizeBytes ? content : NOTHING;
   } catch {
     // The read that the client will make meets the error itself.
     return NOTHING;
@@ -173,6 +181,7 @@ export function createHandlers(state: ServerState): Handlers<Context> {
     ...openHandlers(state),
     ...dataHandlers(state),
     ...directoryHandlers(state),
+    ...lockHandlers(),
   };
 }
 
@@ -183,7 +192,8 @@ function nodeHandlers() {
     getattr: async (ctx, { id }) => ({ attr: await ctx.fs.getattr(ctx, id, ctx.open?.inner) }),
     async setattr(ctx, { id, change }) {
       if (change.sizeBytes !== undefined && ctx.open === undefined) admit(ctx, id, OpenFlag.WRITE);
-      const attr = await ctx.fs.setattr(ctx, id, change, ctx.open?.inner);
+      const setattr = () => ctx.fs.setattr(ctx, id, change, ctx.open?.inner);
+      const attr = await resizeUnlessLocked(ctx, id, change.sizeBytes, setattr);
       if (change.sizeBytes === undefined) ctx.session.share.absentOpens.noteAttributes(id, attr);
       else noteData(ctx, id, change.sizeBytes);
       return { attr };
@@ -258,8 +268,11 @@ function openHandlers(state: ServerState) {
     async open(ctx, { id, flags, contentBytesMax }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
         admit(ctx, id, flags);
-        const opened = await ctx.fs.open(ctx, id, withoutModes(flags));
-        if ((flags & OpenFlag.TRUNC) !== 0) noteData(ctx, id);
+        const truncates = (flags & OpenFlag.TRUNC) !== 0;
+        const opened = await resizeUnlessLocked(ctx, id, truncates ? 0 : undefined, () =>
+          ctx.fs.open(ctx, id, withoutModes(flags)),
+        );
+        if (truncates) noteData(ctx, id);
         return { inner: opened.handle, node: id, result: opened.attr };
       });
       const payload = await contentOf(ctx, open, result.sizeBytes, contentBytesMax);
@@ -268,8 +281,10 @@ function openHandlers(state: ServerState) {
     async create(ctx, { parent, name, flags, mode, umask }) {
       const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
         if (ctx.session.share.modes.isDenied) await admitNamed(ctx, parent, name, flags);
-        const { entry, opened } = await ctx.fs.create(ctx, parent, name, withoutModes(flags), { mode, umask });
-        if ((flags & OpenFlag.TRUNC) !== 0) noteData(ctx, entry.id);
+        const truncates = (flags & OpenFlag.TRUNC) !== 0;
+        const create = () => ctx.fs.create(ctx, parent, name, withoutModes(flags), { mode, umask });
+        const { entry, opened } = await createUnlessLocked(ctx, { parent, name, truncates }, create);
+        if (truncates) noteData(ctx, entry.id);
         return { inner: opened.handle, node: entry.id, result: opened.attr };
       });
       return withDirectory(ctx, parent, { handle, id: open.node, attr: result, ...state.keysOf(open) });
@@ -303,7 +318,8 @@ function dataHandlers(state: ServerState) {
       ctx.releaseReply = () => buffers.give(buffer);
       ctx.throwIfCanceled();
       const target = buffer.length === lengthBytes ? buffer : buffer.subarray(0, lengthBytes);
-      const bytes = await ctx.fs.read(ctx, open.inner, offsetBytes, target);
+      const read = () => ctx.fs.read(ctx, open.inner, offsetBytes, target);
+      const bytes = await unlessLocked(ctx, open, "read", offsetBytes, lengthBytes, read);
       return { payload: bytes === target.length ? target : target.subarray(0, bytes) };
     },
     async write(ctx, { offsetBytes, killSuidgid, payload }) {
@@ -313,10 +329,16 @@ function dataHandlers(state: ServerState) {
       const doneBytes = ctx.appended === undefined ? 0 : await findAppended(ctx.fs, open.node, payload, ctx.appended);
       if (doneBytes > 0 && doneBytes === payload.length) return { writtenBytes: doneBytes };
       const rest = doneBytes === 0 ? payload : payload.subarray(doneBytes);
-      const writtenBytes = doneBytes + (await open.joiner.write(ctx, offsetBytes, rest, killSuidgid));
-      // Where an append went is not known here.
-      if ((flags & OpenFlag.APPEND) === 0) noteData(ctx, open.node, offsetBytes, writtenBytes);
-      else noteData(ctx, open.node);
+      const { joiner } = open;
+      const write = () => joiner.write(ctx, offsetBytes, rest, killSuidgid);
+      if ((flags & OpenFlag.APPEND) === 0) {
+        const writtenBytes = doneBytes + (await unlessLocked(ctx, open, "write", offsetBytes, rest.length, write));
+        noteData(ctx, open.node, offsetBytes, writtenBytes);
+        return { writtenBytes };
+      }
+      const writtenBytes = doneBytes + (await appendUnlessLocked(ctx, open, rest.length, write));
+      // Where it went is not known here.
+      noteData(ctx, open.node);
       return { writtenBytes };
     },
     async flush(ctx) {
@@ -334,7 +356,8 @@ function dataHandlers(state: ServerState) {
     },
     async fallocate(ctx, { mode, offsetBytes, lengthBytes }) {
       const open = ctx.file();
-      await ctx.fs.fallocate(ctx, open.inner, mode, offsetBytes, lengthBytes);
+      const fallocate = () => ctx.fs.fallocate(ctx, open.inner, mode, offsetBytes, lengthBytes);
+      await unlessLocked(ctx, open, "write", offsetBytes, lengthBytes, fallocate);
       noteData(ctx, open.node, offsetBytes, lengthBytes);
       return {};
     },
@@ -342,13 +365,17 @@ function dataHandlers(state: ServerState) {
       offsetBytes: await ctx.fs.lseek(ctx, ctx.file().inner, offsetBytes, hole ? "hole" : "data"),
     }),
     async copyFileRange(ctx, { offsetBytes, targetHandle, targetOffsetBytes, lengthBytes }) {
-      const source = { handle: ctx.file().inner, offsetBytes };
+      const open = ctx.file();
+      const source = { handle: open.inner, offsetBytes };
       const targetOpen = ctx.session.find(targetHandle);
       if (targetOpen?.kind !== "file") throw new FsError("EBADF", "copyFileRange");
       targetOpen.beginRequest();
       try {
         const target = { handle: targetOpen.inner, offsetBytes: targetOffsetBytes };
-        const copiedBytes = await ctx.fs.copyFileRange(ctx, source, target, lengthBytes);
+        const copy = () => ctx.fs.copyFileRange(ctx, source, target, lengthBytes);
+        const copiedBytes = await unlessLocked(ctx, open, "read", offsetBytes, lengthBytes, () =>
+          unlessLocked(ctx, targetOpen, "write", targetOffsetBytes, lengthBytes, copy),
+        );
         noteData(ctx, targetOpen.node, targetOffsetBytes, copiedBytes);
         return { copiedBytes };
       } finally {

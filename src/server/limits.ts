@@ -21,6 +21,9 @@ export interface ServerLimits {
   sessionsMax: number;
   channelsPerSessionMax: number;
   opensPerSessionMax: number;
+  /** Ranges a session has locked, and locks it waits for. */
+  locksPerSessionMax: number;
+  lockWaitsPerSessionMax: number;
   /** Connections that have not proven who they are. */
   unprovenMax: number;
   /** From the upgrade to the end of set-up. */
@@ -42,6 +45,8 @@ export const DEFAULT_SERVER_LIMITS: Readonly<ServerLimits> = {
   sessionsMax: 64,
   channelsPerSessionMax: 16,
   opensPerSessionMax: 65_536,
+  locksPerSessionMax: 16_384,
+  lockWaitsPerSessionMax: 1024,
   unprovenMax: 64,
   setupTimeoutMs: 5000,
   keepMsMax: 3_600_000,

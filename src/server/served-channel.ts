@@ -14,7 +14,7 @@ import { type BodyCodec, checkRequest, type Message, messageOf, messages } from 
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { DISCARD } from "../wire/frame-decoder.ts";
 import { WRITTEN_TAGS_MAX } from "../wire/limits.ts";
-import { type CallName, FLAG_REPLY, type Handlers } from "../wire/messages.ts";
+import { type CallName, FLAG_REPLY, type Handlers, type Request } from "../wire/messages.ts";
 import { checkGuest } from "./attach.ts";
 import { checkCall, checkWritable } from "./dispatch.ts";
 import { type Answering, ServedRequest } from "./served-request.ts";
@@ -86,6 +86,10 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
 
   supersede(): void {
     this.channel.destroy();
+  }
+
+  lockReady(notice: Request<"lockReady">): void {
+    this.channel.send({ ...emptyHeader(), opcode: messages.lockReady.row.code }, messages.lockReady.request, notice);
   }
 
   frame(header: FrameHeader, body: ByteReader): void {
@@ -335,7 +339,9 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     if (made !== 0) header.handle = made;
     const release = request.releaseReply;
     try {
-      if (message.name === "release") this.channel.sendUnhurried(header, message.reply as BodyCodec, answer);
+      // Whoever gives up what others may wait for is told at once.
+      if (message.name === "release" && request.open?.flags === OpenFlag.READ)
+        this.channel.sendUnhurried(header, message.reply as BodyCodec, answer);
       else if (isEmpty) this.channel.send(header, message.reply as BodyCodec, answer);
       else this.channel.send(header, message.reply as BodyCodec, answer, payload, release);
     } catch (error) {

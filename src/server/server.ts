@@ -16,9 +16,12 @@ import type { FileSystem } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import { createHandlers } from "./dispatch.ts";
 import { completeLimits, type ServerLimits } from "./limits.ts";
+import type { Locking } from "./lock-requests.ts";
+import type { LockOpen } from "./locks/node-locks.ts";
+import { ShareLocks } from "./locks/share-locks.ts";
 import { AbsentOpens } from "./node-changes.ts";
 import type { ServedChannel } from "./served-channel.ts";
-import type { Share } from "./session.ts";
+import type { Open, Share } from "./session.ts";
 import { ServerSetUp } from "./set-up.ts";
 import { ShareModes } from "./share-modes.ts";
 import { Silence } from "./silence.ts";
@@ -38,7 +41,7 @@ const SEND_BYTES_MAX = 4 * 1024 * 1024;
 
 export interface ServerOptions {
   /** By name. */
-  shares: ReadonlyMap<string, { fileSystem: FileSystem; readOnly: boolean }>;
+  shares: ReadonlyMap<string, { fileSystem: FileSystem; readOnly: boolean; locking?: Locking }>;
   /** Who knows it gets in; undefined: only users do. */
   token: Buffer | undefined;
   /** Who gets in with a password; default: nobody. */
@@ -94,11 +97,22 @@ export class LinkServer {
 
   constructor(options: ServerOptions) {
     const shares = new Map<string, Share>();
-    for (const [name, share] of options.shares) {
-      shares.set(name, { name, ...share, absentOpens: new AbsentOpens(), modes: new ShareModes() });
-    }
     const limits = completeLimits(options.limits);
     const log = options.log.room("server");
+    for (const [name, { fileSystem, readOnly, locking = "advisory" }] of options.shares) {
+      const giveUp = (open: LockOpen) =>
+        (open as Open).owner.giveUp(open as Open, "somebody asks for what it has locked");
+      const locks = new ShareLocks({ fileSystem, clock: options.clock, log, limits, giveUp });
+      shares.set(name, {
+        name,
+        fileSystem,
+        readOnly,
+        locking,
+        locks,
+        absentOpens: new AbsentOpens(),
+        modes: new ShareModes(),
+      });
+    }
     const { memory } = options;
     this.#memory = memory;
     const identity = memory === undefined ? undefined : identify(memory.store, memory.records, memory.hostBootId);

@@ -8,11 +8,14 @@
 import { strict as assert } from "node:assert";
 import type { PoolUser } from "../base/buffer-pool.ts";
 import type { Clock, Timer } from "../base/clock.ts";
+import { type ErrnoName, errnoNumber } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { openKey } from "../resume/resume-proof.ts";
-import type { Attr } from "../vfs/attr.ts";
+import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
+import type { Locking } from "./lock-requests.ts";
+import type { LockSession, ShareLocks } from "./locks/share-locks.ts";
 import { Absence, type AbsentOpens, type DataVersion, versionOf } from "./node-changes.ts";
 import type { ShareModes } from "./share-modes.ts";
 import { SlotTable } from "./slot-table.ts";
@@ -28,6 +31,8 @@ export interface Share {
   readonly absentOpens: AbsentOpens;
   /** What those who have files open let others do with them. */
   readonly modes: ShareModes;
+  readonly locks: ShareLocks;
+  readonly locking: Locking;
 }
 
 /** Something of a session that ends with it. */
@@ -155,7 +160,7 @@ export interface SessionParts {
   readonly onEnd: (session: Session) => void;
 }
 
-export class Session {
+export class Session implements LockSession {
   readonly id: Buffer;
   readonly key: Buffer;
   readonly clientId: Buffer;
@@ -209,6 +214,17 @@ export class Session {
     return this.#presence.t === "late" ? this.#presence.sinceMs : undefined;
   }
 
+  /** There is no control channel to tell anything by. */
+  get isAway(): boolean {
+    return this.slotTables.get(0)?.carrier === undefined;
+  }
+
+  lockReady(waitId: number, outcome: Attr | ErrnoName): void {
+    const isReserved = typeof outcome !== "string";
+    const errno = isReserved ? 0 : errnoNumber(outcome);
+    this.slotTables.get(0)?.carrier?.lockReady({ waitId, errno, attr: isReserved ? outcome : NO_ATTR });
+  }
+
   /** Handles the client has. */
   get handleCount(): number {
     return this.#opens.size;
@@ -227,6 +243,7 @@ export class Session {
   addChannel(channel: SessionChannel): void {
     assert(!this.isEnded, "an ended session takes no channel");
     this.channels.add(channel);
+    this.share.locks.reconsider(this);
     if (this.#presence.t === "present") return;
     this.#enter({ t: "present" });
     this.#parts.log.info(`${this.label} is back on share '${this.share.name}'`);
@@ -257,6 +274,7 @@ export class Session {
     const late = () => {
       const timer = clock.after(courtesyMs, () => this.#endSoon(0, "the client did not come back"));
       this.#enter({ t: "late", sinceMs: clock.monotonicMs(), timer });
+      this.share.locks.reconsider(this);
     };
     this.#enter({ t: "away", sinceMs, timer: clock.after(keepMs, late) });
     log.info(`${this.label} is away from share '${this.share.name}'; its ${this.#opens.size} opens are kept`);
@@ -434,8 +452,11 @@ export class Session {
     }
     if (open.handles > 0) return;
     this.share.modes.delete(open);
-    await open.idle();
-    const { fileSystem } = this.share;
+    const { fileSystem, locks } = this.share;
+    const idle = open.idle();
+    // Before anybody behind this request can ask for what it gives up.
+    await locks.release(open, idle);
+    await idle;
     if (open.kind === "file") await fileSystem.release(ctx, open.inner);
     else await fileSystem.releasedir(ctx, open.inner);
   }
@@ -449,12 +470,14 @@ export class Session {
     this.buffers.close();
     this.#parts.onEnd(this);
     this.#parts.keeper?.sessionEnded(this);
+    const waits = this.share.locks.endSession(this);
     const releases = [...this.#opens.keys()].map((handle) => this.releaseHandle(OWN_CONTEXT, handle));
     for (const result of await Promise.allSettled(releases)) {
       if (result.status === "rejected") {
         this.#parts.log.debug(`release at the end of a session failed: ${result.reason}`);
       }
     }
+    await waits;
   }
 
   /** An open made for a channel that died meanwhile: nobody knows its handle. */

@@ -236,6 +236,7 @@ export class ServerSetUp implements ChannelReceiver {
       readOnly: session.readOnly,
       squash: SQUASH_NAMES.indexOf(squash),
       flushless: session.share.fileSystem.isFlushless === true,
+      mandatoryLocks: session.share.locking === "mandatory",
       share: session.share.name,
       proof: Buffer.alloc(PROOF_BYTES),
     };

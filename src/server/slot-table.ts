@@ -10,6 +10,7 @@
 import { CloseCode, ProtocolError } from "../base/errors.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import type { FrameHeader } from "../wire/frame.ts";
+import type { Request } from "../wire/messages.ts";
 import type { ServedRequest } from "./served-request.ts";
 import type { Appended } from "./state/intents.ts";
 
@@ -45,6 +46,8 @@ export interface Slot {
 
 /** The connection that carries the channel at the moment. */
 export interface Carrier {
+  /** Tells the client about a lock it waits for. */
+  lockReady(notice: Request<"lockReady">): void;
   /** Ends it at once: another one has taken its place. */
   supersede(): void;
 }

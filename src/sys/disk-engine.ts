@@ -108,9 +108,6 @@ export const SETATTR = {
   KILL_SUIDGID: 1 << 8,
 } as const;
 
-/** LockType of native/disk.h. */
-export const LOCK_TYPES = ["unlock", "read", "write"] as const;
-
 export const NODE_KEY_BYTES = 16;
 
 /** Not an errno: the request is on its way. */

@@ -12,6 +12,10 @@ import { loadAddon } from "./addon.ts";
 /** struct fuse_in_header and struct fuse_write_in lie before the page-aligned data of a slot. */
 const HEAD_BYTES = 80;
 const PAGE_BYTES = 4096;
+/** A ticket and an errno make one number. Requests in flight are fewer than tickets. */
+const TICKET_SHIFT = 12;
+const ERRNO_MASK = (1 << TICKET_SHIFT) - 1;
+const TICKETS = 1 << 18;
 
 interface Native {
   fuseCreateDevice(
@@ -37,6 +41,7 @@ interface Native {
   fuseCloseDevice(device: object): void;
   fuseReply(device: object, offset: number, bytes: number, slot: number): number;
   fuseReplyLater(device: object, offset: number, bytes: number, slot: number): number;
+  fuseNotifyLater(device: object, bytes: Buffer, ticket: number, onNotified: (done: number) => void): number;
   fuseReplyWith(device: object, offset: number, bytes: number, payload: Buffer): number;
   fuseReturnSlot(device: object, slot: number): void;
 }
@@ -75,6 +80,12 @@ export interface FuseDevice {
   replyLater(offset: number, bytes: number, slot: number): number;
   /** The same with a payload behind; it is copied before this returns. */
   replyWith(offset: number, bytes: number, payload: Buffer): number;
+  /**
+   * Sends a message that is no reply and that the kernel may take its time with, 64 bytes at most, by another thread.
+   *
+   * @returns 0, or the errno of the kernel's refusal, or why it cannot be; never rejects. ENODEV when the connection ends.
+   */
+  notifyLater(message: Buffer): Promise<number>;
   returnSlot(slot: number): void;
   /** Starts reading. */
   start(events: DeviceEvents): void;
@@ -93,6 +104,14 @@ export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: nu
   const sent = new Int32Array(made.sent);
   let ended = false;
   let end = (_errno: number) => {};
+  /** By ticket: those who wait for a message to be taken. */
+  const notifying = new Map<number, (errno: number) => void>();
+  let lastTicket = 0;
+  const onNotified = (done: number) => {
+    const ticket = done >> TICKET_SHIFT;
+    notifying.get(ticket)?.(done & ERRNO_MASK);
+    notifying.delete(ticket);
+  };
   return {
     slotCount,
     dataBytesMax,
@@ -102,6 +121,13 @@ export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: nu
     reply: (offset, bytes, slot) => native.fuseReply(device, offset, bytes, slot),
     replyLater: (offset, bytes, slot) => native.fuseReplyLater(device, offset, bytes, slot),
     replyWith: (offset, bytes, payload) => native.fuseReplyWith(device, offset, bytes, payload),
+    notifyLater: (message) =>
+      new Promise((resolve) => {
+        lastTicket = (lastTicket + 1) % TICKETS;
+        const failure = ended ? errnoNumber("ENODEV") : native.fuseNotifyLater(device, message, lastTicket, onNotified);
+        if (failure === 0) notifying.set(lastTicket, resolve);
+        else resolve(failure);
+      }),
     returnSlot(slot) {
       if (!ended) native.fuseReturnSlot(device, slot);
     },
@@ -119,6 +145,8 @@ export function createFuseDevice(fd: number, slotCount: number, dataBytesMax: nu
       };
       end = (errno) => {
         ended = true;
+        for (const resolve of notifying.values()) resolve(errnoNumber("ENODEV"));
+        notifying.clear();
         events.end(errno);
       };
       const failure = native.fuseStartDevice(device, {}, onBatch, onSent, end);

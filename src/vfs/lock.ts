@@ -11,6 +11,11 @@ export const LOCK_END = 2n ** 63n - 1n;
 /** `posix`: fcntl's, of a range, whose owner is a process (or, by F_OFD_SETLK, an open). `flock`: of the whole file, whose owner is the open. */
 export type LockKind = "posix" | "flock";
 
+/** As they are numbered on the wire: append only. */
+export const LOCK_KINDS: readonly LockKind[] = ["posix", "flock"];
+/** As they are numbered on the wire and in native/disk.h: append only. */
+export const LOCK_TYPES = ["unlock", "read", "write"] as const;
+
 /** What is held: shared or exclusive. */
 export type HeldType = "read" | "write";
 
@@ -31,7 +36,7 @@ export const WHOLE_FILE: LockRange = { startBytes: 0n, endBytes: LOCK_END };
 /** A lock that is asked for, given up (`unlock`), or in the way. */
 export interface Lock extends LockRange {
   readonly kind: LockKind;
-  readonly type: HeldType | "unlock";
+  readonly type: (typeof LOCK_TYPES)[number];
   readonly owner: LockOwner;
   /** The process, at its client; 0 if it is one of another client, or unknown. */
   readonly pid: number;
@@ -45,7 +50,7 @@ export interface HeldLock extends Lock {
 /** A lock without an owner, as the file system as a whole holds it against others. */
 export interface NodeLock extends LockRange {
   readonly kind: LockKind;
-  readonly type: HeldType | "unlock";
+  readonly type: (typeof LOCK_TYPES)[number];
 }
 
 export function overlaps(a: LockRange, b: LockRange): boolean {

@@ -44,6 +44,15 @@ const ENTRY = { id: "nodeId", attr: "attr" } as const satisfies Fields;
 const DIRECTORY = { directory: "attr" } as const satisfies Fields;
 const NEW_NODE = { mode: "u32", umask: "u32" } as const satisfies Fields;
 const EMPTY = {} as const satisfies Fields;
+const LOCK_RANGE = { startBytes: "u64", endBytes: "u64" } as const satisfies Fields;
+const LOCK = {
+  caller: "caller",
+  kind: "u8",
+  type: "u8",
+  owner: "u64",
+  ...LOCK_RANGE,
+  pid: "u32",
+} as const satisfies Fields;
 /** What an open is given besides its handle; sealed and opaque to the client. */
 const KEYS = {
   openId: "u53",
@@ -104,6 +113,7 @@ export const MESSAGES = {
       readOnly: "bool",
       squash: "u8",
       flushless: "bool",
+      mandatoryLocks: "bool",
       share: "text",
       proof: "bytes32",
     },
@@ -451,6 +461,38 @@ export const MESSAGES = {
     says: "One reply to many: the writes with these tags wrote all their bytes. Each is of a `write` of this channel, still unanswered, and there once.",
   },
 
+  getlk: {
+    code: 45,
+    since: 1,
+    sender: "client",
+    phase: "ready",
+    handle: "given",
+    replay: "idempotent",
+    request: LOCK,
+    reply: { type: "u8", ...LOCK_RANGE, pid: "u32" },
+    says: "A lock that keeps this one from being had; type 0: it could be had. `pid` is 0 unless the process is of this session.",
+  },
+  setlk: {
+    code: 46,
+    since: 1,
+    sender: "client",
+    phase: "ready",
+    handle: "given",
+    replay: "once",
+    request: { ...LOCK, waitId: "u32" },
+    reply: { waits: "bool", attr: "attr" },
+    says: "Locks or unlocks. `waitId` 0: at once, or EAGAIN; else the reply may say that it waits, and `lockReady` when to ask again.",
+  },
+  lockReady: {
+    code: 47,
+    since: 1,
+    sender: "server",
+    phase: "ready",
+    replay: "idempotent",
+    request: { waitId: "u32", errno: "u16", attr: "attr" },
+    says: "A lock that is waited for is reserved for its client, which has it by asking again; or waiting for it has failed (errno).",
+  },
+
   opendir: {
     code: 48,
     since: 1,
@@ -484,6 +526,17 @@ export const MESSAGES = {
     request: { caller: "caller", dataOnly: "bool" },
     reply: EMPTY,
     says: "fsync of an open directory.",
+  },
+
+  cancelLock: {
+    code: 51,
+    since: 1,
+    sender: "client",
+    phase: "ready",
+    replay: "idempotent",
+    request: { waitId: "u32" },
+    reply: EMPTY,
+    says: "A lock is waited for no more, or not wanted though it is reserved. Ids that are not known are ignored.",
   },
 
   getxattr: {

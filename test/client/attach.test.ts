@@ -35,7 +35,11 @@ function channels(
 }
 
 test("a server that does not know the open's key is not believed", async () => {
-  const opens = new RemoteOpens(new NodeNames(), () => assert.fail());
+  const opens = new RemoteOpens(
+    new NodeNames(),
+    () => assert.fail(),
+    () => {},
+  );
   const transcript = Buffer.alloc(32, 5);
   const liar = channels([transcript], ({ clientNonce }) =>
     attachedProof(Buffer.alloc(32), transcript, clientNonce, next),
@@ -47,7 +51,11 @@ test("a server that does not know the open's key is not believed", async () => {
 });
 
 test("a proof that was refused on another connection than it was made for is made anew, once", async () => {
-  const opens = new RemoteOpens(new NodeNames(), () => assert.fail());
+  const opens = new RemoteOpens(
+    new NodeNames(),
+    () => assert.fail(),
+    () => {},
+  );
   let asked = 0;
   const moving = channels([Buffer.alloc(32, 5), Buffer.alloc(32, 6)], (claim, transcript) => {
     asked += 1;

@@ -15,6 +15,7 @@ test("a right server is believed, and what was agreed is known", async () => {
   assert.deepEqual(remote.share, {
     name: "share",
     readOnly: false,
+    mandatoryLocks: false,
     squash: "none",
     serverId: "02".repeat(16),
     bootId: "03".repeat(16),

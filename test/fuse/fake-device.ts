@@ -25,6 +25,9 @@ export class FakeDevice implements FuseDevice {
   readonly replies: Reply[] = [];
   /** Errno for coming replies instead of taking them: ENOENT is 2. */
   refuse = 0;
+  /** What was sent by `notifyLater`, and its errno for coming ones. */
+  readonly notices: Buffer[] = [];
+  refuseNotices = 0;
   readonly #free: number[] = [];
   readonly #waiting = new Map<number, (reply: Reply) => void>();
   #events: DeviceEvents = { request: () => true, sent() {}, end() {} };
@@ -66,6 +69,12 @@ export class FakeDevice implements FuseDevice {
 
   replyWith(offset: number, bytes: number, payload: Buffer): number {
     return this.#take(Buffer.concat([this.pool.subarray(offset, offset + bytes), payload]));
+  }
+
+  async notifyLater(message: Buffer): Promise<number> {
+    this.notices.push(Buffer.from(message));
+    await new Promise((resolve) => setImmediate(resolve));
+    return this.refuseNotices;
   }
 
   returnSlot(slot: number): void {

@@ -5,6 +5,7 @@
 
 import { ERRNO } from "../../src/base/errno.ts";
 import type { OpcodeName } from "../../src/fuse/abi.ts";
+import { LOCK_END } from "../../src/vfs/lock.ts";
 import type { Call } from "./recording-fs.ts";
 
 export interface KernelRequestCase {
@@ -47,8 +48,9 @@ const ATTR_OUT = `
   ${ATTR}`;
 
 const OPEN_KEEP = "33000000 00000000  fh\n 02000000 00000000  open_flags KEEP_CACHE, backing_id";
-const OPEN_KEEP_NOFLUSH = "33000000 00000000  fh\n 22000000 00000000  open_flags KEEP_CACHE NOFLUSH, backing_id";
 const FH = "33000000 00000000  fh";
+const LOCK_OWNER = "06c8ffff b24eb7ac  owner";
+const LOCK = { kind: "posix", owner: 0xacb7_4eb2_ffff_c806n, pid: 0x1092 };
 const COUNT_64 = "64000000 00000000";
 
 export const NAME_REQUESTS: readonly KernelRequestCase[] = [
@@ -122,7 +124,7 @@ export const FILE_REQUESTS: readonly KernelRequestCase[] = [
     name: "OPEN",
     body: "00800000 00000000  flags O_LARGEFILE, open_flags",
     calls: [["open", "node-x", 1]],
-    reply: OPEN_KEEP_NOFLUSH,
+    reply: OPEN_KEEP,
   },
   {
     name: "OPEN",
@@ -155,7 +157,38 @@ export const FILE_REQUESTS: readonly KernelRequestCase[] = [
   {
     name: "FLUSH",
     body: `${FH}\n 00000000 00000000  unused, padding\n 06c8ffff b24eb7ac  lock_owner`,
-    calls: [["flush", 0x33]],
+    calls: [["flush", 0x33, undefined]],
+    reply: "",
+  },
+  {
+    name: "GETLK",
+    body: `${FH}\n ${LOCK_OWNER}
+      0a000000 00000000 13000000 00000000  from 10 to 19
+      00000000 92100000  F_RDLCK, pid
+      00000000 00000000  lk_flags, padding`,
+    calls: [["getlk", 0x33, { ...LOCK, type: "read", startBytes: 10n, endBytes: 19n }]],
+    reply: "05000000 00000000 ffffffff ffffff7f  from 5 to the end\n 01000000 63000000  F_WRLCK, pid",
+  },
+  {
+    name: "SETLK",
+    label: "to unlock",
+    body: `${FH}\n ${LOCK_OWNER}
+      00000000 00000000 ffffffff ffffff7f  from 0 to the end
+      02000000 00000000  F_UNLCK, pid
+      00000000 00000000  lk_flags, padding`,
+    calls: [["setlk", 0x33, { ...LOCK, type: "unlock", startBytes: 0n, endBytes: LOCK_END, pid: 0 }, false]],
+    reply: "",
+  },
+  {
+    name: "SETLKW",
+    label: "for flock, to unlock",
+    body: `${FH}\n ${LOCK_OWNER}
+      00000000 00000000 ffffffff ffffff7f  from 0 to the end
+      02000000 00000000  F_UNLCK, pid
+      01000000 00000000  lk_flags FLOCK, padding`,
+    calls: [
+      ["setlk", 0x33, { ...LOCK, kind: "flock", type: "unlock", startBytes: 0n, endBytes: LOCK_END, pid: 0 }, true],
+    ],
     reply: "",
   },
   { name: "FSYNC", body: `${FH}\n 01000000 00000000  data only`, calls: [["fsync", 0x33, true]], reply: "" },

@@ -4,6 +4,7 @@
 import type { Attr } from "../../src/vfs/attr.ts";
 import { encodeDirent } from "../../src/vfs/dirent-page.ts";
 import type { FileSystem, HandleId, NodeId } from "../../src/vfs/file-system.ts";
+import { LOCK_END, type Lock } from "../../src/vfs/lock.ts";
 
 /** Every field has a value of its own, so that two that change places are noticed. */
 export const SAMPLE_ATTR: Attr = {
@@ -56,6 +57,8 @@ const ANSWERS: Record<string, (...args: unknown[]) => unknown> = {
   write: (_ctx, _handle, _offset, data) => (data as Buffer).length,
   lseek: () => 0x1_0000_0007,
   copyFileRange: () => 0x64,
+  getlk: (_ctx, _handle, lock) => ({ ...(lock as Lock), type: "write", startBytes: 5n, endBytes: LOCK_END, pid: 0x63 }),
+  setlk: () => ({ ...SAMPLE_ATTR }),
   opendir: () => HANDLE,
   readdir: page,
   getxattr: () => Buffer.from("value"),

@@ -9,6 +9,7 @@ import { createLog } from "../../src/base/log.ts";
 import { raceSignal } from "../../src/base/signals.ts";
 import { createDisk } from "../../src/disk/disk.ts";
 import { type FuseMountOptions, mountFuse } from "../../src/fuse/mount.ts";
+import { NO_ATTR } from "../../src/vfs/attr.ts";
 import type { FileSystem, RequestContext } from "../../src/vfs/file-system.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 
@@ -17,10 +18,15 @@ export interface StackOptions {
   directory?: string;
   /** The disk acts as its callers. */
   applyCredentials?: boolean;
-  /** Names that begin with "hang" are never found, until the request is aborted. */
+  /** Names that begin with "hang" are never found, and nothing behind HANGING_OFFSET is ever read, until the request is aborted. */
   hangs?: boolean;
+  /** Every lock can be had, and every file has changed since. */
+  locks?: boolean;
   mountOptions?: Partial<FuseMountOptions>;
 }
+
+/** 1 MiB. */
+const HANGING_OFFSET = 1 << 20;
 
 function hanging(fileSystem: FileSystem): FileSystem {
   return new Proxy(fileSystem, {
@@ -32,6 +38,22 @@ function hanging(fileSystem: FileSystem): FileSystem {
             ? raceSignal(new Promise(() => {}), ctx.signal)
             : target.lookup(ctx, parent, name as never);
       }
+      if (method === "read") {
+        return (ctx: RequestContext, handle: never, offsetBytes: number, buffer: Buffer) =>
+          offsetBytes >= HANGING_OFFSET
+            ? raceSignal(new Promise(() => {}), ctx.signal)
+            : target.read(ctx, handle, offsetBytes, buffer);
+      }
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+function locking(fileSystem: FileSystem): FileSystem {
+  return new Proxy(fileSystem, {
+    get(target, method) {
+      if (method === "setlk") return async () => NO_ATTR;
+      const value = Reflect.get(target, method);
       return typeof value === "function" ? value.bind(target) : value;
     },
   });
@@ -54,7 +76,8 @@ const descriptors = () =>
 try {
   const memory = new MemoryFs();
   const disk = directory === undefined ? undefined : await createDisk({ directory, applyCredentials, log });
-  const fileSystem = options.hangs === true ? hanging(memory) : (disk ?? memory);
+  const bare = options.hangs === true ? hanging(memory) : (disk ?? memory);
+  const fileSystem = options.locks === true ? locking(bare) : bare;
   const source = directory ?? "memory";
   const descriptorsBefore = descriptors();
   const mount = await mountFuse({ fileSystem, path, source, log, clock: systemClock, mountOptions });

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { command } from "../support/child.ts";
 import { startDrive } from "../support/drive.ts";
+import { startTwoMounts } from "../support/two-mounts.ts";
 
 const SCHEMA = `
   CREATE TABLE author(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -62,5 +63,31 @@ for (const mode of ["DELETE", "WAL", "TRUNCATE"]) {
       (await sqlite(path, "SELECT count(*), (SELECT n FROM total) FROM t; PRAGMA integrity_check;")).trim(),
       `${4 * each}|${4 * each}\nok`,
     );
+  });
+}
+
+for (const mode of ["DELETE", "TRUNCATE", "PERSIST"]) {
+  test(`processes on two mounts and on the server write to one database in journal mode ${mode}, and lose nothing`, async () => {
+    await using mounts = await startTwoMounts();
+    const { drive, other } = mounts;
+    const schema = "CREATE TABLE t(process INTEGER, n INTEGER, UNIQUE(process, n)); CREATE TABLE total(n INTEGER);";
+    await sqlite(drive.path, `PRAGMA journal_mode=${mode}; ${schema} INSERT INTO total VALUES(0);`);
+    const each = 20;
+    // Every transaction reads what another may have written last.
+    const transaction = (process: number, n: number) =>
+      `BEGIN IMMEDIATE; INSERT INTO t SELECT ${process}, ${n}; UPDATE total SET n = n + 1; COMMIT; SELECT count(*) FROM t WHERE process = ${process};`;
+    const places = [drive.path, other.path, drive.path, other.path, drive.directory];
+    const outputs = await Promise.all(
+      places.map((place, process) => {
+        const sql = Array.from({ length: each }, (_, n) => transaction(process, n)).join("\n");
+        return sqlite(place, `PRAGMA journal_mode=${mode};\n${sql}`);
+      }),
+    );
+    const counts = Array.from({ length: each }, (_, n) => String(n + 1));
+    for (const output of outputs) assert.deepEqual(output.trim().split("\n").slice(1), counts);
+    for (const place of [drive.path, other.path, drive.directory]) {
+      const found = await sqlite(place, "SELECT count(*), (SELECT n FROM total) FROM t; PRAGMA integrity_check;");
+      assert.equal(found.trim(), `${places.length * each}|${places.length * each}\nok`);
+    }
   });
 }

@@ -21,7 +21,10 @@ test("hello is answered by a challenge and a right proof by a welcome: the chann
   const { peer: newPeer, server } = linkDrive();
   const peer = newPeer();
   const welcome = await peer.setUp();
-  assert.match(welcome, /^auth reply tag=0 .*readOnly=false squash=0 flushless=false share="share" proof=/);
+  assert.match(
+    welcome,
+    /^auth reply tag=0 .*readOnly=false squash=0 flushless=false mandatoryLocks=false share="share" proof=/,
+  );
   assert.match(
     peer.frames[0] ?? "",
     /^hello reply tag=0 version=1 features=0 .*sectionBytes=65536 credits=8 salt=<0 bytes> iterations=0$/,

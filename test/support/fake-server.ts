@@ -137,6 +137,7 @@ export class FakeServer implements ChannelReceiver {
       readOnly: false,
       squash: 0,
       flushless: false,
+      mandatoryLocks: false,
       share: hello.share,
       proof: Buffer.alloc(32),
       ...this.#faults.welcome,

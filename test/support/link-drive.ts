@@ -8,6 +8,7 @@ import type { OpenTicket } from "../../src/client/attach.ts";
 import { connectLink, type Remote } from "../../src/client/remote.ts";
 import { keySecret, type Prover, tokenKey, transcriptOf } from "../../src/resume/proof.ts";
 import type { ServerLimits } from "../../src/server/limits.ts";
+import type { Locking } from "../../src/server/lock-requests.ts";
 import { LinkServer, type ServerOptions } from "../../src/server/server.ts";
 import type { Squash } from "../../src/server/squash.ts";
 import { Channel, type ChannelReceiver } from "../../src/transport/channel.ts";
@@ -53,12 +54,13 @@ export function linkDrive(
   options: { fileSystem?: FileSystem; readOnly?: boolean; squash?: Squash; limits?: Partial<ServerLimits> } & Pick<
     Partial<ServerOptions>,
     "users" | "security" | "memory"
-  > & { isTokenless?: boolean } = {},
+  > & { isTokenless?: boolean; locking?: Locking } = {},
 ): LinkDrive {
   const clock = new FakeClock();
   const lines: string[] = [];
   const log = createLog({ level: "debug", clock, sink: (line) => lines.push(line) });
-  const share = { fileSystem: options.fileSystem ?? new MemoryFs(), readOnly: options.readOnly === true };
+  const { fileSystem = new MemoryFs(), readOnly = false, locking = "advisory" } = options;
+  const share = { fileSystem, readOnly, locking };
   const { users, security, memory } = options;
   const server = new LinkServer({
     ...(users === undefined ? {} : { users }),

@@ -114,7 +114,10 @@ static int act(char** word) {
   else if (!strcmp(what, "restart")) start_timer(word[1], SA_RESTART);
   else if (!strcmp(what, "interrupted")) printf("ok %d\n", interrupted);
   else if (!strcmp(what, "fork")) fork_here();
-  else if (!strcmp(what, "exit")) return 0;
+  else if (!strcmp(what, "exit")) {
+    answer(0);
+    return 0;
+  }
   else printf("what?\n");
   return 1;
 }
@@ -124,7 +127,12 @@ int main(void) {
   setvbuf(stdin, NULL, _IONBF, 0);
   printf("ok %d\n", getpid());
   fflush(stdout);
-  while (fgets(line, sizeof line, stdin) != NULL) {
+  for (;;) {
+    if (fgets(line, sizeof line, stdin) == NULL) {
+      if (errno != EINTR) break;
+      clearerr(stdin);
+      continue;
+    }
     char* word[8];
     int count = 0;
     for (char* at = strtok(line, " \n"); at != NULL && count < 7; at = strtok(NULL, " \n")) word[count++] = at;

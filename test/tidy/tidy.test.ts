@@ -57,7 +57,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
   [/^src\/cli\/(channel-security|password|prompt|server-trust)\.ts$/, "test/cli/trust and usage, as processes"],
   [/^src\/cli\/(mount-drive|mount-daemon|launch-daemon|daemon-message)\.ts$/, "test/cli/mount, as processes"],
   [/^src\/cli\/(handle|export-open|export-socket)\.ts$/, "test/mount/handles, as processes"],
-  [/^src\/fuse\/serve-(attrs|dirs|files|names)\.ts$/, "test/fuse/session and test/conformance/fuse-disk"],
+  [/^src\/fuse\/serve-(attrs|dirs|files|locks|names)\.ts$/, "test/fuse/session and test/conformance/fuse-disk"],
   [/^src\/fuse\/(data-room|encode|file-handle|init|notify|request)\.ts$/, "test/fuse/session"],
   [
     /^src\/client\/(argument-checks|call|open-data|remote-open|remote-file-system)\.ts$/,
@@ -65,7 +65,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
   ],
   [/^src\/server\/(dispatch|served-request|session|state)\.ts$/, "test/server/served-channel"],
   [
-    /^src\/client\/(call-windows|heartbeat|network-state|open-table|resume-opens|results|forget-queue)\.ts$/,
+    /^src\/client\/(call-windows|heartbeat|network-state|node-calls|open-table|resume-opens|results|forget-queue)\.ts$/,
     "test/client/session and test/client/call-channel",
   ],
   [

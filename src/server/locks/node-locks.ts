@@ -8,7 +8,7 @@ import type { Clock, Timer } from "../../base/clock.ts";
 import type { ErrnoName } from "../../base/errno.ts";
 import { FsError, toErrno } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
-import type { Attr } from "../../vfs/attr.ts";
+import { type Attr, NO_ATTR } from "../../vfs/attr.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../../vfs/file-system.ts";
 import { type LockKind, type LockRange, type NodeLock, WHOLE_FILE } from "../../vfs/lock.ts";
 import { type Locker, LockSpace, type Waiter, type Wish } from "./lock-space.ts";
@@ -43,6 +43,8 @@ export interface LockSurroundings {
   readonly waits: (waiter: Waiter<LockOpen>) => void;
   /** Somebody wants what an open has whose client is away; true: the open is given up, its locks may be dropped. */
   readonly giveUp: (open: LockOpen) => boolean;
+  /** Settles when nothing is under way that a lock forbids which is held by now. @returns whether anything was. */
+  readonly accessesEnd: (node: NodeId, held: Wish<LockOpen>) => Promise<boolean>;
   /** Nothing is held, waited for or under way here any more. */
   readonly idle: (nodeLocks: NodeLocks) => void;
 }
@@ -80,7 +82,7 @@ export class NodeLocks {
       this.space.dismiss(waiter);
       this.space.hold(waiter);
       await this.#wake();
-      return this.#around.fileSystem.getattr(OWN_CONTEXT, this.node, waiter.through.inner);
+      return this.#attrOf(waiter.through);
     });
   }
 
@@ -133,8 +135,9 @@ export class NodeLocks {
     if (attr !== undefined) {
       space.hold(wish);
       this.#checkDeadlocks(wish.locker);
+      const settled = await this.#settled(wish, attr);
       await this.#wake();
-      return attr;
+      return settled;
     }
     if (waiter === undefined) throw new FsError("EAGAIN", "setlk");
     if (this.kind === "posix" && space.isDeadlock(wish)) throw new FsError("EDEADLK", "setlk");
@@ -167,8 +170,8 @@ export class NodeLocks {
         if (attr === undefined) isRefused = true;
         else {
           space.reserve(waiter);
-          this.#around.ready(waiter, attr);
           this.#checkDeadlocks(waiter.locker);
+          this.#around.ready(waiter, await this.#settled(waiter, attr));
         }
       } catch (error) {
         space.dismiss(waiter);
@@ -181,6 +184,16 @@ export class NodeLocks {
       this.#retry = undefined;
       this.#retryMs = RETRY_MS_MIN;
     }
+  }
+
+  /** The attributes when everything has ended that the lock, which is held now, would not have let begin. */
+  async #settled(held: Wish<LockOpen>, attr: Attr): Promise<Attr> {
+    return (await this.#around.accessesEnd(this.node, held)) ? this.#attrOf(held.through) : attr;
+  }
+
+  /** It is locked already; so not to know them is no reason to fail. */
+  #attrOf(open: LockOpen): Promise<Attr> {
+    return this.#around.fileSystem.getattr(OWN_CONTEXT, this.node, open.inner).catch(() => NO_ATTR);
   }
 
   #tryLater(): void {

@@ -14,6 +14,7 @@ import {
   type HeldLock,
   type HeldType,
   LOCK_END,
+  LOCK_KINDS,
   type Lock,
   type LockKind,
   type LockOwner,
@@ -35,6 +36,13 @@ export interface LockSession {
   readonly isAway: boolean;
   /** Tells the client about a lock it waits for: reserved for it (attributes as of that moment), or over with an error. */
   lockReady(waitId: number, outcome: Attr | ErrnoName): void;
+}
+
+/** Something done to a range of a file; `open` undefined: through none. */
+export interface FileAccess extends LockRange {
+  readonly node: NodeId;
+  readonly open: LockOpen | undefined;
+  readonly access: HeldType;
 }
 
 /** What one session has and waits for. */
@@ -67,13 +75,13 @@ interface Wait extends Waiter<LockOpen> {
   readonly nodeLocks: NodeLocks;
 }
 
-const KINDS: readonly LockKind[] = ["posix", "flock"];
-
 export class ShareLocks {
   readonly #limits: LockLimits;
   readonly #around: LockSurroundings;
   readonly #nodes: Readonly<Record<LockKind, Map<NodeId, NodeLocks>>> = { posix: new Map(), flock: new Map() };
   readonly #clients = new Map<LockSession, Client>();
+  /** What is under way where locks are mandatory. As many as there are requests. */
+  readonly #accesses = new Set<{ readonly access: FileAccess; readonly done: Promise<unknown> }>();
 
   /**
    * `giveUp` is asked when somebody wants what an open has locked whose session is away; true: the open is given up. Its locks are dropped at once, and
@@ -93,6 +101,7 @@ export class ShareLocks {
       ready: (waiter, outcome) => this.#ready(waiter as Wait, outcome),
       waits: (waiter) => this.#wakeReached(waiter),
       idle: ({ kind, node }) => this.#nodes[kind].delete(node),
+      accessesEnd: (node, held) => this.#accessesEnd(node, held),
     };
   }
 
@@ -104,7 +113,7 @@ export class ShareLocks {
       figures.waits += waits.size;
       figures.lockers += lockers.size;
     }
-    for (const kind of KINDS) figures.nodes += this.#nodes[kind].size;
+    for (const kind of LOCK_KINDS) figures.nodes += this.#nodes[kind].size;
     return figures;
   }
 
@@ -169,7 +178,7 @@ export class ShareLocks {
    * To be called before anybody else may get a turn, and to be waited for before the open of the file system is released. Undefined: it has no locks.
    */
   release(open: LockOpen, idle: Promise<void>): Promise<void> | undefined {
-    const nodes = KINDS.map((kind) => this.#nodes[kind].get(open.node)).filter((found) => found !== undefined);
+    const nodes = LOCK_KINDS.map((kind) => this.#nodes[kind].get(open.node)).filter((found) => found !== undefined);
     if (nodes.length === 0) return undefined;
     return this.#releaseFrom(nodes, open, idle);
   }
@@ -186,7 +195,7 @@ export class ShareLocks {
   reconsider(session: LockSession): void {
     const client = this.#clients.get(session);
     if (client === undefined) return;
-    for (const kind of KINDS) {
+    for (const kind of LOCK_KINDS) {
       for (const nodeLocks of this.#nodes[kind].values()) {
         // #wake tells of every failure itself.
         if (nodeLocks.space.waiters.length > 0) void nodeLocks.wake();
@@ -197,7 +206,7 @@ export class ShareLocks {
   /** What is locked through an open, and what is reserved: plain data, from which `restore` makes the same. */
   locksOf(open: LockOpen): HeldLock[] {
     const locks: HeldLock[] = [];
-    for (const kind of KINDS) {
+    for (const kind of LOCK_KINDS) {
       for (const { locker, through, type, startBytes, endBytes } of this.#nodes[kind].get(open.node)?.space.held() ??
         []) {
         const { owner, pid } = locker as ClientLocker;
@@ -220,15 +229,36 @@ export class ShareLocks {
     return lost;
   }
 
-  /** Whether an open other than `open` has locked something of a range: against reading only what is locked exclusively counts. */
-  isLockedByOther(node: NodeId, open: LockOpen | undefined, range: LockRange, access: HeldType): boolean {
-    for (const kind of KINDS) {
-      for (const held of this.#nodes[kind].get(node)?.space.held() ?? []) {
-        if (held.through === open || !overlaps(held, range)) continue;
-        if (access === "write" || held.type === "write") return true;
+  /**
+   * Reads or changes a range, if no other open has locked any of it: against reading only what is locked exclusively counts. Locks that would forbid it wait
+   * for its end.
+   *
+   * @throws FsError EAGAIN.
+   */
+  async unlessLocked<T>(access: FileAccess, act: () => Promise<T>): Promise<T> {
+    for (const kind of LOCK_KINDS) {
+      for (const held of this.#nodes[kind].get(access.node)?.space.held() ?? []) {
+        if (isForbidden(access, held)) throw new FsError("EAGAIN", access.access);
       }
     }
-    return false;
+    const done = act();
+    const current = { access, done };
+    this.#accesses.add(current);
+    try {
+      return await done;
+    } finally {
+      this.#accesses.delete(current);
+    }
+  }
+
+  /** Settles when nothing is under way that a lock forbids, whatever became of it. @returns whether anything was. */
+  async #accessesEnd(node: NodeId, held: Wish<LockOpen>): Promise<boolean> {
+    const ends: Promise<unknown>[] = [];
+    for (const { access, done } of this.#accesses) {
+      if (access.node === node && isForbidden(access, held)) ends.push(done);
+    }
+    if (ends.length > 0) await Promise.allSettled(ends);
+    return ends.length > 0;
   }
 
   async #lockWaiting(wait: Wait): Promise<Attr | undefined> {
@@ -269,7 +299,7 @@ export class ShareLocks {
     if (waiter.locker.count === 0) return;
     const reached = reachedFrom([waiter.locker], "order");
     const spaces = reached && new Set([...reached].flatMap(({ waiters }) => [...waiters].map(({ space }) => space)));
-    for (const kind of KINDS) {
+    for (const kind of LOCK_KINDS) {
       for (const nodeLocks of this.#nodes[kind].values()) {
         // #wake tells of every failure itself.
         if (spaces?.has(nodeLocks.space) ?? true) void nodeLocks.wake();
@@ -313,6 +343,11 @@ export class ShareLocks {
 function wishOf(locker: ClientLocker, through: LockOpen, { type, startBytes, endBytes }: Lock): Wish<LockOpen> {
   if (type === "unlock" || startBytes > endBytes || endBytes > LOCK_END) throw new FsError("EINVAL", "lock");
   return { locker, through, type, startBytes, endBytes };
+}
+
+function isForbidden(access: FileAccess, held: Wish<LockOpen>): boolean {
+  if (held.through === access.open || !overlaps(held, access)) return false;
+  return access.access === "write" || held.type === "write";
 }
 
 /** As fcntl(2) has it; flock(2) asks for nothing. */

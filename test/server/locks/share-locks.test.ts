@@ -377,18 +377,49 @@ test("what was locked before a restart can be locked again, unless somebody besi
   checkEmpty();
 });
 
-test("locks are told from reads and writes of others, and of the same open", async () => {
+test("where locks are mandatory, others neither change what is locked nor read what is locked exclusively", async () => {
   const session = new FakeSession();
   const [open, other] = [openOf(), openOf()];
   await locks.setlk(session, open, lock("read", 10, 19), 0);
   await locks.setlk(session, open, lock("write", 20, 29), 0);
-  const at = (start: number, end: number) => ({ startBytes: BigInt(start), endBytes: BigInt(end) });
   const node = "n" as NodeId;
-  assert.equal(locks.isLockedByOther(node, other, at(0, 9), "write"), false);
-  assert.equal(locks.isLockedByOther(node, other, at(0, 10), "write"), true);
-  assert.equal(locks.isLockedByOther(node, other, at(0, 19), "read"), false);
-  assert.equal(locks.isLockedByOther(node, undefined, at(0, 20), "read"), true);
-  assert.equal(locks.isLockedByOther(node, open, at(0, 100), "write"), false);
+  const tries = (who: LockOpen | undefined, access: HeldType, start: number, end: number) => {
+    const range = { startBytes: BigInt(start), endBytes: BigInt(end) };
+    return locks.unlessLocked({ node, open: who, access, ...range }, async () => "done");
+  };
+  assert.equal(await tries(other, "write", 0, 9), "done");
+  await refused("EAGAIN", tries(other, "write", 0, 10));
+  assert.equal(await tries(other, "read", 0, 19), "done");
+  await refused("EAGAIN", tries(undefined, "read", 0, 20));
+  assert.equal(await tries(open, "write", 0, 100), "done");
+  await close(open);
+  checkEmpty();
+});
+
+test("nobody is told of a lock while something is under way that it forbids", async () => {
+  const session = new FakeSession();
+  const [open, other] = [openOf(), openOf()];
+  let end = () => {};
+  const write = locks.unlessLocked(
+    { node: "n" as NodeId, open: other, access: "write", startBytes: 5n, endBytes: 5n },
+    () =>
+      new Promise<void>((resolve) => {
+        end = resolve;
+      }),
+  );
+  let isLocked = false;
+  const locked = locks.setlk(session, open, lock("write", 0, 9), 0).then(() => {
+    isLocked = true;
+  });
+  await settle();
+  assert.equal(isLocked, false);
+  const again = { node: "n" as NodeId, open: other, access: "write" as const, startBytes: 9n, endBytes: 9n };
+  await refused(
+    "EAGAIN",
+    locks.unlessLocked(again, async () => {}),
+  );
+  end();
+  await Promise.all([write, locked]);
   await close(open);
   checkEmpty();
 });

@@ -1,0 +1,338 @@
+/**
+ * Locks on the client: what its processes hold, as the server has confirmed it, and what they wait for.
+ *
+ * Who waits for a lock occupies nothing: the server says when the lock is reserved (`lockReady`), the caller has it from then on, and it is asked for
+ * once more so that the server knows. After the session has come back everything that is waited for is asked for again.
+ * A caller may lose interest at any moment and is let go at once. If the lock comes all the same, it is turned back into what its owner had there before;
+ * until that is known, and done, the same owner's next request on the file waits.
+ *
+ * INVARIANT: a ledger says what its owner holds on the server, but for requests that are under way.
+ */
+import { errnoName } from "../base/errno.ts";
+import { FsError } from "../base/errors.ts";
+import { raceSignal } from "../base/signals.ts";
+import { type Attr, NO_ATTR } from "../vfs/attr.ts";
+import type { NodeId, RequestContext } from "../vfs/file-system.ts";
+import {
+  LOCK_KINDS,
+  LOCK_TYPES,
+  type Lock,
+  type LockOwner,
+  type LockRange,
+  overlaps,
+  WHOLE_FILE,
+} from "../vfs/lock.ts";
+import { LockRanges } from "../vfs/lock-ranges.ts";
+import { type Message, messages } from "../wire/codec.ts";
+import type { CallName, Reply, Request } from "../wire/messages.ts";
+import type { RemoteOpen } from "./remote-open.ts";
+import type { SessionChannels } from "./session-channels.ts";
+
+const U32 = 2 ** 32;
+/** Requests nobody waits for are made on behalf of the client itself. */
+const NOBODYS: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
+
+/** What one owner has on one node. */
+class Ledger {
+  readonly node: NodeId;
+  /** Of fcntl's locks their owner, of a flock its open. */
+  readonly key: LockOwner | RemoteOpen;
+  readonly ranges = new LockRanges<RemoteOpen>();
+  /** Requests under way. */
+  readonly calls = new Set<Promise<unknown>>();
+  /** Callers that are not answered. */
+  users = 0;
+  /** Settles when what became of abandoned requests is known, and undone. */
+  settling: Promise<void> | undefined;
+
+  constructor(node: NodeId, key: LockOwner | RemoteOpen) {
+    this.node = node;
+    this.key = key;
+  }
+
+  get isEmpty(): boolean {
+    return this.ranges.size === 0 && this.calls.size === 0 && this.users === 0 && this.settling === undefined;
+  }
+
+  /** Whether its owner has nothing in this range, for certain. */
+  isFree(range: LockRange): boolean {
+    return this.calls.size === 0 && !this.ranges.all.some((held) => overlaps(held, range));
+  }
+
+  record(open: RemoteOpen, lock: Lock): void {
+    if (lock.type === "unlock") this.ranges.clear(lock);
+    else this.ranges.set(lock, lock.type, open);
+  }
+}
+
+/** A lock somebody waits for. */
+interface Wait {
+  readonly id: number;
+  readonly ledger: Ledger;
+  readonly open: RemoteOpen;
+  readonly lock: Lock;
+  readonly resolve: (attr: Attr) => void;
+  readonly reject: (error: unknown) => void;
+  /** The request for it that was made last; settles with whether it was granted. */
+  asked: Promise<boolean>;
+}
+
+type Answer = Reply<"setlk">;
+
+export class RemoteLocks {
+  readonly #channels: Pick<SessionChannels, "call">;
+  readonly #ledgers = new Map<NodeId, Map<LockOwner | RemoteOpen, Ledger>>();
+  readonly #waits = new Map<number, Wait>();
+  #lastWaitId = 0;
+  /** How often the session came back. */
+  #returns = 0;
+
+  constructor(channels: Pick<SessionChannels, "call">) {
+    this.#channels = channels;
+  }
+
+  async getlk(ctx: RequestContext, open: RemoteOpen, lock: Lock): Promise<Lock | undefined> {
+    const fields = fieldsOf(ctx, lock);
+    const message = messages.getlk as unknown as Message<CallName>;
+    const parts = { message, fields, open, signal: ctx.signal };
+    return this.#channels.call(parts, (reply) => {
+      const { type, startBytes, endBytes, pid } = reply as unknown as Reply<"getlk">;
+      const name = LOCK_TYPES[type];
+      return name === undefined || name === "unlock" ? undefined : { ...lock, type: name, startBytes, endBytes, pid };
+    });
+  }
+
+  /** As `FileSystem.setlk`. */
+  async setlk(ctx: RequestContext, open: RemoteOpen, lock: Lock, wait: boolean): Promise<Attr> {
+    const ledger = this.#ledgerOf(open, lock);
+    ledger.users += 1;
+    try {
+      while (ledger.settling !== undefined) await raceSignal(ledger.settling, ctx.signal);
+      if (lock.type === "unlock" && ledger.isFree(lock)) return NO_ATTR;
+      if (wait && lock.type !== "unlock") return await this.#wait(ctx, ledger, open, lock);
+      return await this.#try(ctx, ledger, open, lock);
+    } finally {
+      ledger.users -= 1;
+      this.#forgetIfEmpty(ledger);
+    }
+  }
+
+  /** A descriptor of `closer` was closed: he gives up all his fcntl locks on the node. Undefined: he has none. */
+  flush(ctx: RequestContext, open: RemoteOpen, closer: LockOwner): Promise<void> | undefined {
+    const ledger = this.#ledgers.get(open.node)?.get(closer);
+    return ledger === undefined ? undefined : this.#unlockAll(ctx, ledger, open, closer);
+  }
+
+  /** The open is being released: nothing is known of its locks any more. @returns whether it has had any. */
+  release(open: RemoteOpen): boolean {
+    let hasLocks = false;
+    for (const ledger of this.#ledgers.get(open.node)?.values() ?? []) {
+      if (ledger.ranges.clearThrough(open).length > 0 || ledger.calls.size > 0) hasLocks = true;
+      this.#forgetIfEmpty(ledger);
+    }
+    return hasLocks;
+  }
+
+  /** The server has given up the open: nobody gets a lock through it any more. */
+  gone(open: RemoteOpen): void {
+    for (const wait of [...this.#waits.values()]) {
+      if (wait.open === open) this.#end(wait, new FsError("ESTALE", "setlk"));
+    }
+    this.release(open);
+  }
+
+  /** A lock that is waited for is reserved, or is not to be had. */
+  ready({ waitId, errno, attr }: Request<"lockReady">): void {
+    const wait = this.#waits.get(waitId);
+    // One that nobody wants any more is being cancelled.
+    if (wait === undefined) return;
+    if (errno !== 0) {
+      this.#end(wait, new FsError(errnoName(errno), "setlk"));
+      return;
+    }
+    this.#granted(wait, attr);
+    // It is reserved as long as this session lives, so there is no hurry; it fails only if the open is no more.
+    this.#request(NOBODYS, wait.ledger, wait.open, wait.lock, wait.id).catch(() =>
+      wait.ledger.ranges.clearThrough(wait.open),
+    );
+  }
+
+  /** The session has come back: what it waits for is asked for again, in case it was told something it did not hear. */
+  returned(): void {
+    this.#returns += 1;
+    for (const wait of this.#waits.values()) this.#ask(NOBODYS, wait);
+  }
+
+  /** Asks once. */
+  async #try(ctx: RequestContext, ledger: Ledger, open: RemoteOpen, lock: Lock): Promise<Attr> {
+    const asked = this.#request(ctx, ledger, open, lock, 0);
+    try {
+      const { attr } = await raceSignal(asked, ctx.signal);
+      ledger.record(open, lock);
+      return attr;
+    } catch (error) {
+      if (!(error instanceof FsError) && ctx.signal?.aborted === true) {
+        this.#settle(ledger, async () => {
+          await asked;
+          await this.#undo(ledger, open, lock);
+        });
+      }
+      throw error;
+    }
+  }
+
+  async #wait(ctx: RequestContext, ledger: Ledger, open: RemoteOpen, lock: Lock): Promise<Attr> {
+    let id = this.#lastWaitId;
+    do {
+      id = (id + 1) % U32;
+    } while (id === 0 || this.#waits.has(id));
+    this.#lastWaitId = id;
+    let wait: Wait | undefined;
+    const granted = new Promise<Attr>((resolve, reject) => {
+      wait = { id, ledger, open, lock, resolve, reject, asked: Promise.resolve(false) };
+      this.#waits.set(id, wait);
+      this.#ask(ctx, wait);
+    });
+    try {
+      return await raceSignal(granted, ctx.signal);
+    } catch (error) {
+      if (wait !== undefined && this.#leave(wait)) this.#abandon(wait);
+      throw error;
+    }
+  }
+
+  /** Asks for what is waited for. */
+  #ask(ctx: RequestContext, wait: Wait): void {
+    const returns = this.#returns;
+    const ask = async () => {
+      try {
+        const { waits, attr } = await this.#request(ctx, wait.ledger, wait.open, wait.lock, wait.id);
+        if (!waits) {
+          this.#granted(wait, attr);
+          return true;
+        }
+        // As flock(2) has it: what is to be exchanged is given up before anything is waited for.
+        if (wait.lock.kind === "flock") wait.ledger.ranges.clear(WHOLE_FILE);
+        // What the server had to say since may be lost.
+        if (returns !== this.#returns && this.#waits.get(wait.id) === wait) this.#ask(NOBODYS, wait);
+      } catch (error) {
+        this.#end(wait, error);
+      }
+      return false;
+    };
+    wait.asked = ask();
+  }
+
+  /** The caller does not wait any more. */
+  #abandon(wait: Wait): void {
+    const { id, ledger, open, lock } = wait;
+    this.#settle(ledger, async () => {
+      if (await wait.asked) await this.#undo(ledger, open, lock);
+      else {
+        const message = messages.cancelLock as unknown as Message<CallName>;
+        await this.#channels.call({ message, fields: { waitId: id } }, () => undefined);
+      }
+    });
+  }
+
+  #granted(wait: Wait, attr: Attr): void {
+    if (!this.#leave(wait)) return;
+    wait.ledger.record(wait.open, wait.lock);
+    wait.resolve(attr);
+  }
+
+  #end(wait: Wait, error: unknown): void {
+    if (this.#leave(wait)) wait.reject(error);
+  }
+
+  /** Whether it was still waited for. */
+  #leave(wait: Wait): boolean {
+    return this.#waits.delete(wait.id);
+  }
+
+  /** Finds out what became of an abandoned request and undoes it, before the owner's next request on the node. */
+  #settle(ledger: Ledger, act: () => Promise<void>): void {
+    // What others of this owner have asked for is to be known, and kept.
+    const known = Promise.allSettled([ledger.settling, ...ledger.calls]);
+    // Where it fails the session, or the open, is no more, and so are its locks.
+    const settling = known.then(act).catch(() => {});
+    ledger.settling = settling;
+    void settling.then(() => {
+      if (ledger.settling === settling) ledger.settling = undefined;
+      this.#forgetIfEmpty(ledger);
+    });
+  }
+
+  /** The lock was granted to nobody: the range is locked as its owner had it. */
+  async #undo(ledger: Ledger, open: RemoteOpen, lock: Lock): Promise<void> {
+    if (lock.type === "unlock") {
+      ledger.record(open, lock);
+      return;
+    }
+    const held = ledger.ranges.all.filter((range) => overlaps(range, lock));
+    for (const { type, startBytes, endBytes } of ledger.ranges.pieces(lock)) {
+      const through = held.find((range) => overlaps(range, { startBytes, endBytes }))?.through ?? open;
+      await this.#request(NOBODYS, ledger, through, { ...lock, type, startBytes, endBytes }, 0);
+    }
+  }
+
+  async #unlockAll(ctx: RequestContext, ledger: Ledger, open: RemoteOpen, owner: LockOwner): Promise<void> {
+    const lock: Lock = { ...WHOLE_FILE, kind: "posix", type: "unlock", owner, pid: 0 };
+    ledger.users += 1;
+    try {
+      while (ledger.settling !== undefined) await ledger.settling;
+      if (ledger.isFree(lock)) return;
+      await this.#request({ caller: ctx.caller }, ledger, open, lock, 0);
+    } catch {
+      // The session, or the open, is no more, and so are its locks: for whoever closes a file that is as good.
+    } finally {
+      ledger.record(open, lock);
+      ledger.users -= 1;
+      this.#forgetIfEmpty(ledger);
+    }
+  }
+
+  /** Without a signal: what was asked for must be known. */
+  #request(ctx: RequestContext, ledger: Ledger, open: RemoteOpen, lock: Lock, waitId: number): Promise<Answer> {
+    const message = messages.setlk as unknown as Message<CallName>;
+    const parts = { message, fields: { ...fieldsOf(ctx, lock), waitId }, open };
+    const call = this.#channels.call(parts, (reply) => reply as unknown as Answer);
+    ledger.calls.add(call);
+    const done = () => {
+      ledger.calls.delete(call);
+      this.#forgetIfEmpty(ledger);
+    };
+    call.then(done, done);
+    return call;
+  }
+
+  #ledgerOf(open: RemoteOpen, { kind, owner }: Lock): Ledger {
+    let ledgers = this.#ledgers.get(open.node);
+    if (ledgers === undefined) {
+      ledgers = new Map();
+      this.#ledgers.set(open.node, ledgers);
+    }
+    const key = kind === "flock" ? open : owner;
+    let ledger = ledgers.get(key);
+    if (ledger === undefined) {
+      ledger = new Ledger(open.node, key);
+      ledgers.set(key, ledger);
+    }
+    return ledger;
+  }
+
+  #forgetIfEmpty(ledger: Ledger): void {
+    const { node, key } = ledger;
+    const ledgers = this.#ledgers.get(node);
+    if (!ledger.isEmpty || ledgers?.get(key) !== ledger) return;
+    ledgers.delete(key);
+    if (ledgers.size === 0) this.#ledgers.delete(node);
+  }
+}
+
+function fieldsOf(
+  { caller }: RequestContext,
+  { kind, type, owner, startBytes, endBytes, pid }: Lock,
+): Request<"getlk"> {
+  return { caller, kind: LOCK_KINDS.indexOf(kind), type: LOCK_TYPES.indexOf(type), owner, startBytes, endBytes, pid };
+}
