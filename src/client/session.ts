@@ -320,11 +320,6 @@ export class ClientSession {
   async #reconnect(lane: Lane): Promise<void> {
     lane.isConnecting = true;
     while (!this.#isOver && !lane.isUp) {
-      // Without its control channel a session has nothing to join.
-      if (lane.slotTable !== 0 && this.#state.t !== "ready") {
-        await new Promise<void>((resolve) => this.#wakers.push(resolve));
-        continue;
-      }
       try {
         await this.#bringBack(lane);
       } catch (error) {
