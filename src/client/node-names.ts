@@ -3,7 +3,8 @@
  *
  * A node's id stays the same, but a server that has just started, or has seen too many nodes since, may not know where such a node is, and answers ESTALE. Then
  * the way to it is walked once more, from whatever the server knows, the root at the latest; if the same id is found there, the server knows it again. This is
- * told of names as they pass by, keeps a bounded number of them, those met last, and forgets what is forgotten.
+ * told of names as they pass by, and keeps a bounded number of them, those met last. What is forgotten is kept for a while: names that are answered from what is known,
+ * and answers under way while a node is forgotten, bring such nodes back without a word to this.
  */
 import { FsError } from "../base/errors.ts";
 import type { Name } from "../base/name.ts";
@@ -11,6 +12,7 @@ import { decodeDirents } from "../vfs/dirent-page.ts";
 import type { Entry, NodeId } from "../vfs/file-system.ts";
 
 const NODES_MAX = 1 << 18;
+export const FORGOTTEN_MAX = 1 << 15;
 
 interface Place {
   parent: NodeId;
@@ -33,12 +35,15 @@ export class NodeNames {
   readonly #places = new Map<NodeId, Place>();
   /** INVARIANT: a name here is of a node that was met there last, or of none. */
   readonly #children = new Map<NodeId, Map<Name, NodeId>>();
+  /** INVARIANT: each has a place; those forgotten longest ago are first. */
+  readonly #forgotten = new Set<NodeId>();
   /** Nodes that are being looked for. */
   readonly #walks: Walks = new Map();
 
   /** The node has this name. */
   met(id: NodeId, parent: NodeId, name: Name): void {
     const place = this.#places.get(id);
+    this.#forgotten.delete(id);
     if (place === undefined) {
       this.#places.set(id, { parent, name });
       if (this.#places.size > NODES_MAX) this.#dropOldest();
@@ -73,7 +78,15 @@ export class NodeNames {
   }
 
   forget(ids: readonly NodeId[]): void {
-    for (const id of ids) this.#forget(id);
+    for (const id of ids) {
+      if (!this.#places.has(id)) continue;
+      this.#forgotten.delete(id);
+      this.#forgotten.add(id);
+    }
+    for (const id of this.#forgotten) {
+      if (this.#forgotten.size <= FORGOTTEN_MAX) return;
+      this.#forget(id);
+    }
   }
 
   /**
@@ -113,6 +126,7 @@ export class NodeNames {
     const place = this.#places.get(id);
     if (place === undefined) return;
     this.#places.delete(id);
+    this.#forgotten.delete(id);
     this.#deleteChild(id, place);
   }
 

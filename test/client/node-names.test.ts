@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import type { Name } from "../../src/base/name.ts";
-import { NodeNames, type Walker } from "../../src/client/node-names.ts";
+import { FORGOTTEN_MAX, NodeNames, type Walker } from "../../src/client/node-names.ts";
 import { NO_ATTR } from "../../src/vfs/attr.ts";
 import type { NodeId } from "../../src/vfs/file-system.ts";
 
@@ -74,6 +74,10 @@ test("a node that had a name before is forgotten without the one that has it now
   const names = met();
   names.met(id("R/a/new"), id("R/a"), name("b"));
   names.forget([id("R/a/b")]);
+  for (let count = 0; count < FORGOTTEN_MAX; count += 1) {
+    names.met(id(`R/${count}`), id("R"), name(`${count}`));
+    names.forget([id(`R/${count}`)]);
+  }
   names.moved({ parent: id("R/a"), name: name("b") }, { parent: id("R"), name: name("new") }, false);
   const server = new Server();
   server.changed.set("R/new", "R/a/new");
@@ -92,9 +96,14 @@ test("a node that this client has moved is found where it is now", async () => {
   assert.equal(await names.find([id("R/a"), id("R/a/b/c")], server), true);
 });
 
-test("what is forgotten is not found, and nothing else is lost with it", async () => {
+test("what was forgotten is found for a while, then it is not, and nothing else is lost with it", async () => {
   const names = met();
   names.forget([id("R/a/b/c"), id("unknown")]);
+  assert.equal(await names.find([id("R/a/b/c")], new Server()), true);
+  for (let count = 0; count < FORGOTTEN_MAX; count += 1) {
+    names.met(id(`R/${count}`), id("R"), name(`${count}`));
+    names.forget([id(`R/${count}`)]);
+  }
   assert.equal(await names.find([id("R/a/b/c")], new Server()), false);
   assert.equal(await names.find([id("R/a/b")], new Server()), true);
 });

@@ -221,7 +221,7 @@ export async function runStorm(plan: StormPlan): Promise<StormResult> {
     );
     isDone = true;
     const kills = await stormed;
-    await shell(`sync -f ${drive.path}; diff -r --no-dereference ${drive.path} ${drive.directory}`, {
+    await shell(`sync -f ${drive.path}; diff -r --no-dereference -x .netdrive-kept ${drive.path} ${drive.directory}`, {
       timeoutMs: ROUND_TIMEOUT_MS,
     });
     const { cutCount, acceptedCount, connectionCount } = (await drive.link?.stats()) ?? {
