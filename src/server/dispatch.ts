@@ -181,7 +181,7 @@ export function createHandlers(state: ServerState): Handlers<Context> {
     ...openHandlers(state),
     ...dataHandlers(state),
     ...directoryHandlers(state),
-    ...lockHandlers(),
+    ...lockHandlers(state.keeper),
   };
 }
 

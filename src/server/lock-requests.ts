@@ -13,6 +13,7 @@ import { type HeldType, LOCK_END, LOCK_KINDS, LOCK_TYPES, type Lock, type LockOw
 import type { Handlers, Request } from "../wire/messages.ts";
 import type { ServedRequest } from "./served-request.ts";
 import type { Open } from "./session.ts";
+import type { Keeper } from "./state/keeper.ts";
 
 /** What locks are to those who do not ask for them. */
 export type Locking = "advisory" | "mandatory";
@@ -27,8 +28,8 @@ function lockOf({ kind, type, owner, startBytes, endBytes, pid }: Request<"getlk
   return { kind: kindName, type: typeName, owner: owner as LockOwner, startBytes, endBytes, pid };
 }
 
-/** Each takes its turn before it first waits: requests on one node are served in the order they came. */
-export function lockHandlers() {
+/** Each takes its turn before it first waits: requests on one node are served in the order they came. `keeper` is told what is locked. */
+export function lockHandlers(keeper: Keeper | undefined) {
   return {
     async getlk(ctx, asked) {
       const { session } = ctx;
@@ -39,7 +40,9 @@ export function lockHandlers() {
     },
     async setlk(ctx, asked) {
       const { session } = ctx;
-      const attr = await session.share.locks.setlk(session, ctx.file(), lockOf(asked), asked.waitId);
+      const open = ctx.file();
+      const attr = await session.share.locks.setlk(session, open, lockOf(asked), asked.waitId);
+      keeper?.locked(open);
       return { waits: attr === undefined, attr: attr ?? NO_ATTR };
     },
     async cancelLock(ctx, { waitId }) {

@@ -217,6 +217,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     this.#table.enter(slot, request);
     // A release waits for the requests on its open, itself not among them.
     if (open !== undefined && message.name !== "release") open.beginRequest();
+    // All opens it knew it has resumed; of this one it has only learnt since, by a reply that was kept.
+    if (open !== undefined) this.#session.cameBack(open);
     return request;
   }
 

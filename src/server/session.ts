@@ -312,6 +312,7 @@ export class Session implements LockSession {
 
   /** The client is back at this open, and knows what happened to it. */
   cameBack(open: Open): void {
+    if (this.#absences.size === 0) return;
     const absence = this.#absences.get(open);
     if (absence === undefined) return;
     this.#absences.delete(open);

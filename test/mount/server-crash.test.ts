@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { command, shell, startService } from "../support/child.ts";
 import { netdrive, startDrive, startServe } from "../support/drive.ts";
+import { startLocker } from "../support/locker.ts";
 import { makeTemp } from "../support/temp.ts";
 
 /** A drive whose server can be killed and started again at its address. */
@@ -140,4 +141,32 @@ test("a file that was unlinked or replaced while it was open outlives the server
   }
   // The last close travels by itself.
   await shell('until [ -z "$(ls -A .netdrive-kept)" ]; do sleep 0.05; done', { cwd: drive.directory });
+});
+
+test("locks outlive the server's process: nobody else has them meanwhile or afterwards", async () => {
+  await using drive = await mortalDrive();
+  const holder = await startLocker(drive.path);
+  const beside = await startLocker(drive.directory);
+  try {
+    for (const locker of [holder, beside]) assert.equal(await locker.tell("open 0 f rw"), "ok");
+    assert.equal(await holder.tell("lock 0 posix write 0 10"), "ok");
+    assert.equal(await holder.tell("flock 0 ex"), "ok");
+    for (let round = 0; round < 2; round += 1) {
+      await drive.kill();
+      await drive.start();
+      assert.equal(await beside.tell("lock 0 posix read 5 1"), "EAGAIN");
+      assert.equal(await beside.tell("flock 0 sh"), "EAGAIN");
+    }
+    assert.equal(await holder.tell("lock 0 posix unlock 0 5"), "ok");
+    assert.equal(await beside.tell("lock 0 posix write 0 5"), "ok");
+    assert.equal(await beside.tell("lock 0 posix write 5 1"), "EAGAIN");
+    await drive.kill();
+    await drive.start();
+    assert.equal(await beside.tell("lock 0 posix write 5 1"), "EAGAIN");
+    assert.equal(await holder.tell("close 0"), "ok");
+    assert.equal(await beside.tell("lock 0 posix write 5 1"), "ok");
+  } finally {
+    await holder.kill();
+    await beside.kill();
+  }
 });

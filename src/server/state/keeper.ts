@@ -6,6 +6,7 @@
  */
 import { FsError } from "../../base/errors.ts";
 import type { Attr } from "../../vfs/attr.ts";
+import type { NodeId } from "../../vfs/file-system.ts";
 import type { BodyCodec } from "../../wire/codec.ts";
 import { bodyBytes, messageOf } from "../../wire/codec.ts";
 import { versionOf } from "../node-changes.ts";
@@ -14,7 +15,16 @@ import type { Open, Session } from "../session.ts";
 import type { KeptReply } from "../slot-table.ts";
 import { intentOf, intentRecord } from "./intents.ts";
 import type { LifeStamp } from "./life-stamp.ts";
-import { locksKeyOf, openKeyOf, openRecord, sessionKeyOf, sessionRecord, slotKeyOf, slotRecord } from "./records.ts";
+import {
+  locksKeyOf,
+  locksRecord,
+  openKeyOf,
+  openRecord,
+  sessionKeyOf,
+  sessionRecord,
+  slotKeyOf,
+  slotRecord,
+} from "./records.ts";
 import type { StateStore } from "./state-store.ts";
 
 const NOTHING = Buffer.alloc(0);
@@ -23,6 +33,8 @@ const TURN_SHIFT = 16;
 
 export class Keeper {
   readonly store: StateStore;
+  /** Opens through which something is locked, by file. */
+  readonly #lockedOpens = new Map<NodeId, Set<Open>>();
   readonly #life: LifeStamp | undefined;
 
   constructor(store: StateStore, life: LifeStamp | undefined) {
@@ -72,7 +84,30 @@ export class Keeper {
   closed(open: Open): void {
     if (open.kind !== "file") return;
     this.store.delete(openKeyOf(open.id));
-    if (open.hasStoredLocks) this.store.delete(locksKeyOf(open.id));
+    this.#forgetLocks(open);
+  }
+
+  /** What is locked through an open has changed; a process's lock may have moved there from another open of the file. */
+  locked(open: Open): void {
+    const opens = this.#lockedOpens.get(open.node) ?? new Set();
+    this.#lockedOpens.set(open.node, opens.add(open));
+    for (const each of [...opens]) {
+      const locks = each.owner.share.locks.locksOf(each);
+      if (locks.length === 0) this.#forgetLocks(each);
+      else {
+        each.hasStoredLocks = true;
+        this.store.put(locksKeyOf(each.id), locksRecord.encode(locks));
+      }
+    }
+  }
+
+  #forgetLocks(open: Open): void {
+    const opens = this.#lockedOpens.get(open.node);
+    opens?.delete(open);
+    if (opens?.size === 0) this.#lockedOpens.delete(open.node);
+    if (!open.hasStoredLocks) return;
+    open.hasStoredLocks = false;
+    this.store.delete(locksKeyOf(open.id));
   }
 
   /** Data was changed, and is about to be acknowledged. */

@@ -10,6 +10,7 @@ import { ByteReader, viewOf } from "../../base/byte-cursor.ts";
 import type { Log } from "../../base/log.ts";
 import type { Attr } from "../../vfs/attr.ts";
 import { type FileSystem, OpenFlag, type RequestContext } from "../../vfs/file-system.ts";
+import type { LockOwner } from "../../vfs/lock.ts";
 import { type BodyCodec, messageOf } from "../../wire/codec.ts";
 import { isSame, versionOf } from "../node-changes.ts";
 import { Open, type Session } from "../session.ts";
@@ -20,6 +21,7 @@ import {
   IDENTITY_KEY,
   type IdentityRecord,
   identityRecord,
+  locksRecord,
   type OpenRecord,
   openRecord,
   partsOfKey,
@@ -81,6 +83,7 @@ export async function restore(
   for (let at = 0; at < opens.length; at += OPENS_AT_ONCE) {
     await Promise.all(opens.slice(at, at + OPENS_AT_ONCE).map(([key, value]) => restoring.open(key, value)));
   }
+  for (const [key, value] of records) if (partsOfKey(key)?.of === "locks") await restoring.locks(key, value);
   await restoring.requests();
   restoring.end();
   await Promise.all([...state.shares.values()].map(({ fileSystem }) => sweep(fileSystem, state.log)));
@@ -99,6 +102,7 @@ class Restoring {
   readonly #before: Before;
   readonly #log: Log;
   readonly #sessions: Session[] = [];
+  readonly #restoredOpens = new Map<number, Open>();
   readonly #unfinished: Unfinished;
   #opens = 0;
   #lost = 0;
@@ -201,6 +205,7 @@ class Restoring {
     const { id, kind, openedAtMs, pid } = record;
     const open = new Open({ id, owner: session, kind, node, inner, flags, openedAtMs, pid });
     open.mayHaveLostData = mayHaveLost;
+    this.#restoredOpens.set(id, open);
     session.restored(open, handle, this.#isLeftAlone(attr, record) ? versionOf(attr) : "unknown");
   }
 
@@ -212,6 +217,26 @@ class Restoring {
       attr.ctimeSec * 1000 + Math.trunc(attr.ctimeNsec / 1e6),
     );
     return this.#before.times !== undefined && latestMs <= this.#before.times.changedAtMs;
+  }
+
+  /** Locks are taken again before anybody else can ask for them; programs beside the server may have been quicker. */
+  async locks(key: StateKey, bytes: Buffer): Promise<void> {
+    const parts = partsOfKey(key);
+    const locks = locksRecord.decode(bytes);
+    const open = parts?.of === "locks" ? this.#restoredOpens.get(parts.id) : undefined;
+    if (locks === undefined || open === undefined) {
+      this.#leaveOut(key, locks === undefined ? "locks" : undefined);
+      return;
+    }
+    const { owner, node } = open;
+    const held = locks.map((lock) => ({ ...lock, owner: lock.owner as LockOwner }));
+    const lost = await owner.share.locks.restore(owner, open, held);
+    this.#state.keeper?.locked(open);
+    if (lost.length > 0) {
+      this.#log.warn(
+        `${owner.label} has lost ${lost.length} locks of node ${Buffer.from(node, "latin1").toString("hex")} to others`,
+      );
+    }
   }
 
   /** What was under way when the server before died. */
