@@ -252,6 +252,9 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     const { opcode, section, made, status, answer } = kept;
     const header = { ...emptyHeader(), opcode, flags: FLAG_REPLY, tag, section, status };
     header.handle = made === 0 ? kept.handle : made;
+    // An open that its client learns of only now has missed nothing.
+    const open = made === 0 ? undefined : this.#session.find(made);
+    if (open !== undefined) this.#session.cameBack(open);
     const codec = answer === undefined ? undefined : (messageOf(opcode).reply as BodyCodec);
     this.channel.send(header, codec, answer);
   }
