@@ -140,10 +140,13 @@ function speakTls(server: Server, { certificate: cert, key }: Identity, clock: C
     const timer = clock.after(REQUEST_TIMEOUT_MS, onError);
     raw.once("close", () => timer.stop());
     raw.on("error", onError);
+    // Who goes without a word is not waited for: HTTP's sockets stay half open otherwise.
+    raw.on("end", onError);
     const onReadable = () => {
       const first = raw.read() as Buffer | null;
       if (first === null) return;
       raw.off("readable", onReadable);
+      raw.off("end", onError);
       timer.stop();
       raw.unshift(first);
       if (first[0] !== TLS_HANDSHAKE) {
