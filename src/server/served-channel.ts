@@ -201,8 +201,6 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     const asked = (message.request as BodyCodec).read(body) as Record<string, unknown>;
     checkCall(message.name as CallName, asked, header.payloadBytes, this.#session.sectionBytes);
     const open = header.handle === 0 ? undefined : this.#session.find(header.handle);
-    // Made when its client was on its way out, and used without a resume: the client knows the state it is in.
-    if (open !== undefined) this.#session.cameBack(open);
     const request = new ServedRequest({
       message: message as unknown as Message<CallName>,
       session: this.#session,
