@@ -1,6 +1,6 @@
 /** The state store in a folder: what is told to be down is there after any death, and nothing else ever is. */
 import assert from "node:assert/strict";
-import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -41,8 +41,16 @@ function down(store: StateStore): Promise<void> {
 
 /** What a server that dies now leaves behind, opened. */
 async function afterDeath(folder: string, copy: string) {
-  cpSync(folder, copy, { recursive: true });
-  return openIn(copy);
+  for (;;) {
+    try {
+      cpSync(folder, copy, { recursive: true });
+      return openIn(copy);
+    } catch (cause) {
+      // The table tidies up meanwhile; a death happens in one moment, so the copy is made again.
+      if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause;
+      rmSync(copy, { recursive: true, force: true });
+    }
+  }
 }
 
 function setAsideIn(folder: string): string[] {
