@@ -18,6 +18,7 @@ import { LinkServer } from "../../src/server/server.ts";
 import { LifeStamp } from "../../src/server/state/life-stamp.ts";
 import { memoryLinkPair } from "../../src/transport/memory-link.ts";
 import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { LOCK_END, LOCK_KINDS, LOCK_TYPES, type Lock, type LockOwner } from "../../src/vfs/lock.ts";
 import { type BodyCodec, messageOf } from "../../src/wire/codec.ts";
 import type { Reply, Request } from "../../src/wire/messages.ts";
 import type { ResumeResult, ResumeVerdict } from "../../src/wire/resume-fields.ts";
@@ -58,7 +59,7 @@ class Holder extends Peer {
   }
 
   /** The fields of the reply, or its status. */
-  async ask<N extends "open" | "write" | "read" | "resume">(
+  async ask<N extends "open" | "write" | "read" | "resume" | "setlk">(
     name: N,
     fields: Request<N>,
     handle = 0,
@@ -139,8 +140,8 @@ class Stage implements AsyncDisposable {
   }
 }
 
-/** Somebody else opens the file and writes to it. @returns whether he got it. */
-async function contend(stage: Stage): Promise<boolean> {
+/** Somebody else opens the file, locks it if the holder did, and writes to it. @returns whether he got it. */
+async function contend(stage: Stage, kind: Kind): Promise<boolean> {
   const remote = await stage.contender();
   const { fileSystem } = remote;
   const { id: parent } = await fileSystem.root(ctx);
@@ -149,27 +150,45 @@ async function contend(stage: Stage): Promise<boolean> {
     assert.equal(error.errno, "EBUSY");
     return undefined;
   });
-  if (opened !== undefined) {
+  let isHad = opened !== undefined;
+  if (opened !== undefined && kind === "locked") {
+    assert.ok(fileSystem.setlk !== undefined);
+    isHad = await fileSystem.setlk(ctx, opened.handle, WHOLE_FILE, false).then(
+      () => true,
+      (error: { errno: string }) => {
+        assert.equal(error.errno, "EAGAIN");
+        return false;
+      },
+    );
+  }
+  if (opened !== undefined && isHad) {
     await fileSystem.write(ctx, opened.handle, 2, Buffer.from("XY"));
     await fileSystem.release(ctx, opened.handle);
   }
   await remote.close();
-  return opened !== undefined;
+  return isHad;
 }
 
 const KINDS = {
   read: READ,
   write: READ | WRITE,
   append: READ | WRITE | APPEND,
+  locked: READ | WRITE,
   "share-denied": READ | WRITE | DENY_READ | DENY_WRITE,
 } as const;
 type Kind = keyof typeof KINDS;
+
+const WHOLE_FILE: Lock = {
+  ...{ kind: "posix", type: "write", owner: 1n as LockOwner, pid: 1 },
+  ...{ startBytes: 0n, endBytes: LOCK_END },
+};
 
 interface Row {
   readonly when: "in time" | "late";
   readonly asks: "nobody" | "before" | "after";
   /** Whether somebody else gets the file, and what the client is told. */
   readonly shared: readonly [isHad: boolean, verdict: ResumeVerdict];
+  /** The same where the holder has locked the file, or denies it to others. */
   readonly denied: readonly [isHad: boolean, verdict: ResumeVerdict];
 }
 
@@ -185,7 +204,7 @@ const ROWS: readonly Row[] = [
 for (const loss of ["the link is lost", "the server dies"] as const) {
   for (const row of ROWS) {
     for (const kind of Object.keys(KINDS) as Kind[]) {
-      const [isHad, verdict] = kind === "share-denied" ? row.denied : row.shared;
+      const [isHad, verdict] = kind === "share-denied" || kind === "locked" ? row.denied : row.shared;
       const asks = row.asks === "nobody" ? "nobody asks" : `somebody asks ${row.asks} it is back`;
       test(`${loss}, ${kind}, key ${row.when}, ${asks}: ${verdict}, and he ${isHad ? "gets" : "does not get"} it`, () =>
         play(loss === "the server dies", row, kind, isHad, verdict));
@@ -205,12 +224,17 @@ async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verd
   const { handle } = holder.headers.at(-1) as { handle: number };
   const { openId, resumeKey } = opened as unknown as Reply<"open">;
 
+  if (kind === "locked") {
+    const lock = { ...WHOLE_FILE, kind: LOCK_KINDS.indexOf("posix"), type: LOCK_TYPES.indexOf("write") };
+    assert.equal(typeof (await holder.ask("setlk", { caller, ...lock, waitId: 0 }, handle)), "object");
+  }
+
   holder.link.destroy();
   await settle();
   if (isCrash) await stage.crash();
   if (row.when === "late") stage.clock.advance(KEEP_MS + 1);
   await settle();
-  let isTaken = row.asks === "before" && (await contend(stage));
+  let isTaken = row.asks === "before" && (await contend(stage, kind));
 
   const back = stage.holder();
   const { sessionId, sessionKey } = holder;
@@ -223,7 +247,7 @@ async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verd
     assert.deepEqual(result.ranges, [{ offsetBytes: 2, lengthBytes: 2 }]);
     assert.equal(result.changedBy, "memory client");
   }
-  if (row.asks === "after") isTaken = await contend(stage);
+  if (row.asks === "after") isTaken = await contend(stage, kind);
   assert.equal(isTaken, isHad);
   if (verdict === "gone") {
     assert.equal(await back.ask("read", { caller, offsetBytes: 0, lengthBytes: 4 }, handle), 9, "EBADF");
