@@ -11,7 +11,15 @@ import { errnoName } from "../base/errno.ts";
 import { FsError, toErrno } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { createFuseDevice, type FuseDevice } from "../sys/fuse-device.ts";
-import { findMount, mountDevice, readProcessStatus, setReadAhead, unmountPath } from "../sys/fuse-mount.ts";
+import {
+  abortConnection,
+  findMount,
+  type MountedPath,
+  mountDevice,
+  readProcessStatus,
+  setReadAhead,
+  unmountPath,
+} from "../sys/fuse-mount.ts";
 import { S_IFDIR, S_IFMT } from "../vfs/attr.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
 import { HANDLERS } from "./handlers.ts";
@@ -139,7 +147,7 @@ export async function mountFuse(options: {
   const mount = {
     readAheadBytes: KERNEL_READ_AHEAD_BYTES,
     ended,
-    unmount: () => unmount(path, isThere, device, ended),
+    unmount: () => unmount(path, mounted, isThere, device, ended),
     counters: () => session.counters(),
   };
   await untilInitialized(session, mount, clock);
@@ -193,6 +201,7 @@ async function refuseSecondMount(path: string, subtype: string): Promise<void> {
 
 async function unmount(
   path: string,
+  mounted: MountedPath | undefined,
   isThere: () => Promise<boolean>,
   device: FuseDevice,
   ended: Promise<void>,
@@ -202,7 +211,9 @@ async function unmount(
       await unmountPath(path);
     } catch (error) {
       if (!(error instanceof FsError) || error.errno !== "EBUSY") throw error;
-      await unmountPath(path, { detach: true });
+      // The end of the device is not the end of the connection while a thread of ours still waits for a page (fuse-notifier.h): who asks for the page again
+      // would wait for nobody, and the thread for him. What is left of the mount is detached at the end.
+      if (mounted !== undefined) await abortConnection(mounted);
       device.close();
     }
   } else {
