@@ -57,7 +57,8 @@ class Impatient implements RequestContext {
 export class LastKnownFileSystem extends ForwardingFileSystem {
   readonly #names = new LRUCache<string, NodeId>({ max: NAMES_MAX });
   readonly #attrs = new LRUCache<NodeId, Attr>({ max: ATTRS_MAX });
-  readonly #granted = new LRUCache<string, true>({ max: ACCESS_MAX });
+  /** When each was granted, counted in changes. */
+  readonly #granted = new LRUCache<string, number>({ max: ACCESS_MAX });
   /** When this mount last changed a node, counted in changes. */
   readonly #changed = new LRUCache<NodeId, number>({ max: ATTRS_MAX });
   #changes = 0;
@@ -119,8 +120,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     await this.#ask(
       ctx,
       (asking) => this.inner.access(asking, id, mask).then(() => true as const),
-      () => void this.#granted.set(key, true),
-      () => this.#granted.get(key),
+      (_granted, since) => void this.#granted.set(key, since),
+      () => this.#isUnchanged(id, this.#granted.get(key)) || undefined,
     );
   }
 
@@ -294,7 +295,12 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
 
   /** Attributes that were asked for at `since` are known, if the node was not changed in the meantime. */
   #learn(id: NodeId, attr: Attr, since: number): void {
-    if ((this.#changed.get(id) ?? 0) <= since) this.#attrs.set(id, attr);
+    if (this.#isUnchanged(id, since)) this.#attrs.set(id, attr);
+  }
+
+  /** Whether what was asked of a node at `since` is not of before a change. */
+  #isUnchanged(id: NodeId, since: number | undefined): boolean {
+    return since !== undefined && (this.#changed.get(id) ?? 0) <= since;
   }
 
   /** A name was taken away; whatever had it, and the directory, are not what they were. */

@@ -95,17 +95,19 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   }).catch((cause: unknown) => {
     throw keep.stop.aborted ? interrupted() : cause;
   });
-  let kernelReadAheadBytes = 0;
+  let mount: FuseMount | undefined;
   let status: Server | undefined;
   let exporting: Server | undefined;
   const nameOf = (id: NodeId) => remote.nameOf(id);
   const recovered = new RecoveryFiles({ clock: keep.clock, log: keep.log.room("recovery"), nameOf });
-  const drive = cachedDrive(remote, options, keep, recovered, () => kernelReadAheadBytes);
-  tellOfAbsence(remote, drive, keep.log);
+  const drive = cachedDrive(remote, options, keep, recovered, () => mount?.readAheadBytes ?? 0);
+  tellOfAbsence(remote, keep.log, (node) => {
+    drive.changedByOthers(node);
+    mount?.changedByOthers(node);
+  });
   busyWait();
   try {
-    const mount = await mountDrive(drive, remote.share, request, keep);
-    kernelReadAheadBytes = mount.readAheadBytes;
+    mount = await mountDrive(drive, remote.share, request, keep);
     status = await tellStatus({ remote, drive, mount, request, recovered }, keep);
     exporting = await giveOutTickets({ remote, drive, request }, keep);
     announce(remote, request, keep);
@@ -198,11 +200,11 @@ function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clo
   onReady({ url: shownUrl, readOnly, squash });
 }
 
-/** What happened to open files while the server was away is told to the cache, and to people. */
-function tellOfAbsence(remote: Remote, drive: CachedFileSystem, log: Log): void {
+/** What happened to open files while the server was away is told to those who cache them, and to people. */
+function tellOfAbsence(remote: Remote, log: Log, changed: (node: NodeId) => void): void {
   remote.events = {
     changed: (node, { changedBy }) => {
-      drive.changedByOthers(node);
+      changed(node);
       const by = changedBy === "" ? "" : ` by ${printable(changedBy)}`;
       log.warn(`'${shownName(remote, node)}' was changed${by} while the server was away`);
     },

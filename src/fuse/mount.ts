@@ -21,8 +21,9 @@ import {
   unmountPath,
 } from "../sys/fuse-mount.ts";
 import { S_IFDIR, S_IFMT } from "../vfs/attr.ts";
-import type { FileSystem } from "../vfs/file-system.ts";
+import type { FileSystem, NodeId } from "../vfs/file-system.ts";
 import { HANDLERS } from "./handlers.ts";
+import { forgetNode } from "./notify.ts";
 import { Session, type SessionCounters } from "./session.ts";
 
 /** How long we wait for the kernel to begin after mounting. */
@@ -85,6 +86,8 @@ export interface FuseMount {
   /** Unmounts; if it is in use, it is taken out of sight and what uses it gets errors. @throws FsError EPERM and the like. */
   unmount(): Promise<void>;
   counters(): SessionCounters;
+  /** Others have changed the node: the kernel is told to drop the pages and attributes it has of it. */
+  changedByOthers(id: NodeId): void;
   /** How far the kernel reads ahead on this mount. */
   readonly readAheadBytes: number;
 }
@@ -149,6 +152,7 @@ export async function mountFuse(options: {
     ended,
     unmount: () => unmount(path, mounted, isThere, device, ended),
     counters: () => session.counters(),
+    changedByOthers: (id: NodeId) => forgetNode(session, id),
   };
   await untilInitialized(session, mount, clock);
   const { readAheadBytes } = settings;

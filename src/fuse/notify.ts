@@ -5,6 +5,7 @@
  * to (native/fuse-notifier.h), and whoever waits for it must not be waited for by such a request.
  */
 import { errnoNumber } from "../base/errno.ts";
+import type { NodeId } from "../vfs/file-system.ts";
 import { NOTIFY_INVAL_INODE_OUT_BYTES, Notify, OUT_HEADER_BYTES } from "./abi.ts";
 import type { NodeRow } from "./node-table.ts";
 import type { Session } from "./session.ts";
@@ -36,4 +37,13 @@ export async function dropPages(session: Session, node: NodeRow): Promise<boolea
   session.log.debug(`the kernel keeps the pages of a file that was locked: errno ${errno}`);
   forgetAttrs(session, node);
   return false;
+}
+
+/** Others have changed the node: the kernel is to have nothing of it that is older. */
+export function forgetNode(session: Session, id: NodeId): void {
+  const node = session.nodes.find(id);
+  if (node === undefined) return;
+  node.pages?.dropped();
+  // It never rejects; what the kernel keeps all the same is not believed at the next open.
+  void dropPages(session, node);
 }

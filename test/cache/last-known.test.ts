@@ -61,6 +61,17 @@ test("names, attributes, permissions and space are answered as last known, and t
   await fs.close();
 });
 
+test("a permission is not known any more when this mount has changed what it depends on", async () => {
+  const { drive, fs } = await known();
+  const root = await fs.root(ctx);
+  const folder = await fs.mkdir(ctx, root.id, named("d"), FOLDER);
+  await fs.access(ctx, folder.id, 5);
+  await fs.setattr(ctx, folder.id, { mode: 0o000 });
+  await leave(drive);
+  assert.equal(await isWaiting(fs.access(ctx, folder.id, 5)), true);
+  await fs.close();
+});
+
 test("a question under way when the server goes is answered from what is known", async () => {
   const { drive, fs } = await known();
   const root = await fs.root(ctx);

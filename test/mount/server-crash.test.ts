@@ -143,6 +143,22 @@ test("a file that was unlinked or replaced while it was open outlives the server
   await shell('until [ -z "$(ls -A .netdrive-kept)" ]; do sleep 0.05; done', { cwd: drive.directory });
 });
 
+test("a program that keeps a file open reads what others wrote to it while the server was dead", {
+  timeout: 60_000,
+}, async () => {
+  await using drive = await mortalDrive();
+  await using reader = await startLocker(drive.path);
+  assert.equal(await reader.tell("open 0 f rw"), "ok");
+  assert.equal(await reader.tell("write 0 0 mine"), "ok");
+  assert.equal(await reader.tell("sync 0"), "ok");
+  assert.equal(await reader.tell("read 0 0 9"), "mine");
+  await drive.kill();
+  await shell("printf ours > f", { cwd: drive.directory });
+  assert.equal(await reader.tell("read 0 0 9"), "mine", "what is known, while the server is away");
+  await drive.start();
+  while ((await reader.tell("read 0 0 9")) !== "ours") assert.equal(await reader.tell("size 0"), "4");
+});
+
 test("locks outlive the server's process: nobody else has them meanwhile or afterwards", async () => {
   await using drive = await mortalDrive();
   const holder = await startLocker(drive.path);
