@@ -9,6 +9,7 @@ import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, linkDrive, named, TOKEN } from "../support/link-drive.ts";
+import { outcome } from "../support/outcome.ts";
 
 const SECTION = 64 * 1024;
 const TIMEOUT_MS = 60_000;
@@ -55,20 +56,6 @@ async function pass({ clock, remote, root }: Held, ms: number): Promise<void> {
 
 function sentBytes(remote: Remote): number[] {
   return remote.status().channels.map((channel) => channel.sentBytes);
-}
-
-/** What a promise has come to. */
-function outcome(promise: Promise<number>): { value: number | Error | undefined } {
-  const seen: { value: number | Error | undefined } = { value: undefined };
-  promise.then(
-    (value) => {
-      seen.value = value;
-    },
-    (error: Error) => {
-      seen.value = error;
-    },
-  );
-  return seen;
 }
 
 test("a read without an answer is withdrawn and asked for again on another channel, whose answer counts", async () => {

@@ -8,6 +8,7 @@ import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, linkDrive, named } from "../support/link-drive.ts";
+import { outcome } from "../support/outcome.ts";
 import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
 
 const NEW_FILE = { mode: 0o100644, umask: 0 };
@@ -17,20 +18,6 @@ const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
 function states({ remote }: ReturningDrive): string[] {
   const seen: string[] = [];
   remote.onState((state) => seen.push(state));
-  return seen;
-}
-
-/** What a promise has come to. */
-function outcome<T>(promise: Promise<T>): { value: T | Error | undefined } {
-  const seen: { value: T | Error | undefined } = { value: undefined };
-  promise.then(
-    (value) => {
-      seen.value = value;
-    },
-    (error: Error) => {
-      seen.value = error;
-    },
-  );
   return seen;
 }
 

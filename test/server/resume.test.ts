@@ -1,7 +1,9 @@
 /** Coming back to opens: the verdicts, and keys that are none. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Remote } from "../../src/client/remote.ts";
 import { openKey, resumeProof } from "../../src/resume/resume-proof.ts";
+import type { NodeId } from "../../src/vfs/file-system.ts";
 import { type BodyCodec, messageOf } from "../../src/wire/codec.ts";
 import type { Reply } from "../../src/wire/messages.ts";
 import type { ResumeResult } from "../../src/wire/resume-fields.ts";
@@ -69,6 +71,14 @@ async function opened(): Promise<Opened> {
   return { drive, memory, peer, handle, keys, back };
 }
 
+/** Another client, and the file as it knows it. */
+async function another(drive: LinkDrive, memory: MemoryFs): Promise<{ remote: Remote; parent: NodeId; id: NodeId }> {
+  const { remote } = await drive.connect();
+  const { id: parent } = await memory.root();
+  const { id } = await remote.fileSystem.lookup(ctx, parent, named("f"));
+  return { remote, parent, id };
+}
+
 test("an open nobody has touched is unchanged, and its handle is good", async () => {
   const { peer, handle, back } = await opened();
   peer.link.destroy();
@@ -92,9 +102,7 @@ test("an open is kept when its time is over, as long as nobody needs it", async 
 
 test("what another client has changed is told, with the ranges and who it was", async () => {
   const { drive, memory, peer, back } = await opened();
-  const { remote } = await drive.connect();
-  const { id: parent } = await memory.root();
-  const { id } = await remote.fileSystem.lookup(ctx, parent, named("f"));
+  const { remote, id } = await another(drive, memory);
   peer.link.destroy();
   await settle();
   const { handle } = await remote.fileSystem.open(ctx, id, 2);
@@ -128,9 +136,7 @@ test("what was written by another client's handle of the same open is told like 
 
 test("many changes become one range that holds them all", async () => {
   const { drive, memory, peer, back } = await opened();
-  const { remote } = await drive.connect();
-  const { id: parent } = await memory.root();
-  const { id } = await remote.fileSystem.lookup(ctx, parent, named("f"));
+  const { remote, id } = await another(drive, memory);
   peer.link.destroy();
   await settle();
   const { handle } = await remote.fileSystem.open(ctx, id, 2);
@@ -152,9 +158,7 @@ test("a change beside the server is told without ranges", async () => {
 
 test("another name and other permissions are no change of the data", async () => {
   const { drive, memory, peer, back } = await opened();
-  const { remote } = await drive.connect();
-  const { id: parent } = await memory.root();
-  const { id } = await remote.fileSystem.lookup(ctx, parent, named("f"));
+  const { remote, parent, id } = await another(drive, memory);
   peer.link.destroy();
   await settle();
   await remote.fileSystem.setattr(ctx, id, { mode: 0o600 });

@@ -16,6 +16,7 @@ import { fingerprintOf } from "../../src/transport/tls-settings.ts";
 import { messages } from "../../src/wire/codec.ts";
 import { emptyHeader } from "../../src/wire/frame.ts";
 import { Recorder } from "../support/channels.ts";
+import { sendDiverted } from "../support/diverted.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 
 const HOST = "127.0.0.1";
@@ -159,16 +160,7 @@ test("a payload diverted while it lands leaves its target alone from then on", a
       return target;
     };
   });
-  const write = (chunk: Buffer) => new Promise<void>((resolve) => server.write([chunk], resolve));
-  const frame = Buffer.alloc(24);
-  frame.writeUInt32LE(1_000_000, 0);
-  frame.set([1, messages.read.row.code, 1], 4);
-  await write(Buffer.concat([frame, Buffer.alloc(100_000, 1)]));
-  await begun;
-  while (client.receivedBytes < 100_024) await new Promise((resolve) => setImmediate(resolve));
-  client.divert();
-  await write(Buffer.alloc(900_000, 2));
-  await write(Buffer.from("040000000104000000000000000000000000000000000400" + "09000000", "hex"));
+  await sendDiverted(server, client, begun);
   await done;
   assert.equal(target.indexOf(2), -1);
   assert.equal(target.lastIndexOf(1), 99_999);
