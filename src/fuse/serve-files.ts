@@ -94,12 +94,16 @@ export const write: Handler = async (session, request) => {
     data = copy;
   }
   const isPage = (flags & WRITE_CACHE) !== 0;
+  // The kernel makes EIO of a short direct write, and does not see that a part of its pages was not written.
+  const isWhole = isPage || (decodeOpenFlags(session.u32(body + 32)) & OpenFlag.DIRECT) !== 0;
   const options = (flags & WRITE_KILL_SUIDGID) !== 0 ? KILL : undefined;
   session.writeStarts(file.node);
   let written = -1;
   try {
     const handle = isPage && file.isAppending ? await file.forPages(session.fileSystem) : file.handle;
-    written = await session.fileSystem.write(request, handle, offset, data, options);
+    const put = (from: number) =>
+      session.fileSystem.write(request, handle, offset + from, data.subarray(from), options);
+    written = isWhole ? await putWhole(bytes, put) : await put(0);
   } finally {
     session.writeEnds(file.node, offset, written, file.isAppending && !isPage);
     if (!inSlot) session.room.free(bytes);
@@ -107,6 +111,17 @@ export const write: Handler = async (session, request) => {
   session.bytesWritten += written;
   sendCount(session, request, written);
 };
+
+/** Goes on after a short write, so that what is left meets its own error. */
+async function putWhole(bytes: number, put: (from: number) => Promise<number>): Promise<number> {
+  let written = await put(0);
+  while (written > 0 && written < bytes) {
+    const more = await put(written);
+    if (more === 0) throw new FsError("EIO", "write");
+    written += more;
+  }
+  return written;
+}
 
 /** `struct fuse_write_out`. */
 function sendCount(session: Session, request: KernelRequest, count: number): void {

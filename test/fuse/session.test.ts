@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
+import { constants } from "node:fs";
 import { describe, test } from "node:test";
 import { ERRNO } from "../../src/base/errno.ts";
 import { FsError } from "../../src/base/errors.ts";
 import type { Name } from "../../src/base/name.ts";
-import { FUSE_MINOR, Notify, OPCODE_ROWS, Opcode } from "../../src/fuse/abi.ts";
+import { FUSE_MINOR, Notify, OPCODE_ROWS, Opcode, WRITE_CACHE } from "../../src/fuse/abi.ts";
 import type { FileSystem, NewNode, NodeId, RequestContext } from "../../src/vfs/file-system.ts";
 import { hex, requestBytes } from "./fake-device.ts";
 import { type Fixture, startSession } from "./fixture.ts";
@@ -20,8 +21,7 @@ import { type Call, recordingFs, SAMPLE_ATTR } from "./recording-fs.ts";
 const ALL = [...NAME_REQUESTS, ...FILE_REQUESTS, ...ATTR_REQUESTS, ...DIR_REQUESTS];
 
 /** A session that was initialized, in which node 2 is known and open as file and directory 0x33. */
-async function prepared(): Promise<Fixture & { calls: Call[] }> {
-  const { fileSystem, calls } = recordingFs();
+async function prepared({ fileSystem, calls } = recordingFs()): Promise<Fixture & { calls: Call[] }> {
   const fixture = await startSession(fileSystem);
   await fixture.device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
   await fixture.device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
@@ -140,6 +140,49 @@ test("offsets a double cannot hold are refused: EFBIG for a write, the end for a
     ERRNO.EFBIG,
   );
   assert.deepEqual(calls, []);
+});
+
+test("after a short write of pages, or a direct one, the rest is written, or its error is the answer", async () => {
+  const recording = recordingFs();
+  const asked: number[][] = [];
+  let room = 0;
+  const small = new Proxy(recording.fileSystem, {
+    get: (target, method) =>
+      method !== "write"
+        ? Reflect.get(target, method)
+        : async (_ctx: unknown, _handle: unknown, offset: number, data: Buffer) => {
+            asked.push([offset, data.length]);
+            const put = Math.min(data.length, 2, room);
+            room -= put;
+            if (put === 0) throw new FsError("ENOSPC", "write");
+            return put;
+          },
+  });
+  const { device } = await prepared({ ...recording, fileSystem: small });
+  const write = async (writeFlags: number, fileFlags: number, bytes: number) => {
+    const body = Buffer.alloc(40 + 5);
+    body.writeUInt32LE(0x33, 0);
+    body.writeUInt32LE(5, 16);
+    body.writeUInt32LE(writeFlags, 20);
+    body.writeUInt32LE(fileFlags, 32);
+    room = bytes;
+    asked.length = 0;
+    const { errno, body: reply } = await device.ask(requestBytes(Opcode.WRITE, body));
+    return [errno, reply.length > 0 ? reply.readUInt32LE(0) : -1, asked.length];
+  };
+  assert.deepEqual(await write(0, 2, 5), [0, 2, 1]);
+  for (const [writeFlags, fileFlags] of [
+    [WRITE_CACHE, 2],
+    [0, 2 | constants.O_DIRECT],
+  ] as const) {
+    assert.deepEqual(await write(writeFlags, fileFlags, 5), [0, 5, 3]);
+    assert.deepEqual(asked, [
+      [0, 5],
+      [2, 3],
+      [4, 1],
+    ]);
+    assert.deepEqual(await write(writeFlags, fileFlags, 3), [ERRNO.ENOSPC, -1, 3]);
+  }
 });
 
 test("what the FileSystem throws is the answer; what nobody expected is EIO and one line with its stack", async () => {

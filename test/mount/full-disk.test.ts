@@ -143,6 +143,17 @@ os.close(fd)
   await recovers(drive);
 });
 
+test("a disk with room for a part of a write: ENOSPC, however the file was opened", async () => {
+  await using disk = await smallTmpfs(DISK_BYTES);
+  await using drive = await startDrive({ directory: disk.path });
+  for (const flag of ["oflag=direct", "oflag=sync", "conv=fsync"]) {
+    const script = `dd if=/dev/zero of=${drive.path}/full bs=300k count=100 ${flag}`;
+    const { stderr } = await command("bash", ["-c", `LC_ALL=C ${script}`], { codes: [1], timeoutMs: 60_000 });
+    assert.match(stderr, /No space left on device/, flag);
+    await recovers(drive);
+  }
+});
+
 test("several programs fill a disk at once: each is told, and a reader beside them goes on", async () => {
   await using disk = await smallTmpfs(DISK_BYTES);
   await using drive = await startDrive({ directory: disk.path });
