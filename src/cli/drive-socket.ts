@@ -7,8 +7,10 @@ import { rmSync } from "node:fs";
 import { connect as connectTo, createServer, type Server, type Socket } from "node:net";
 import type { Clock } from "../base/clock.ts";
 
-/** Answers and questions are far smaller; more is not one of ours. */
-const LINE_BYTES_MAX = 64 * 1024;
+/** Questions are far smaller; more is not one of ours. */
+export const QUESTION_CHARS_MAX = 64 * 1024;
+/** An answer may name each file of a drive whose data could not be sent. */
+const ANSWER_CHARS_MAX = 16 * 1024 * 1024;
 
 /** Serves the socket file `file` until closed. Without it a drive still works, so an error is the caller's to log. */
 export async function serveSocket(
@@ -36,8 +38,8 @@ export function sayLine(socket: Socket, value: unknown): void {
   socket.end(`${JSON.stringify(value)}\n`);
 }
 
-/** What the other side says first, as JSON; undefined if nothing does. Calls `done` once. */
-export function onLine(socket: Socket, done: (value: unknown) => void): void {
+/** What the other side says first, as JSON; undefined if that is nothing, no JSON or too much. Calls `done` once. */
+export function onLine(socket: Socket, charsMax: number, done: (value: unknown) => void): void {
   let text = "";
   let isDone = false;
   const end = (line: string | undefined) => {
@@ -47,10 +49,11 @@ export function onLine(socket: Socket, done: (value: unknown) => void): void {
   };
   socket.setEncoding("utf8");
   socket.on("data", (chunk: string) => {
+    const from = text.length;
     text += chunk;
-    const at = text.indexOf("\n");
-    if (at >= 0) end(text.slice(0, at));
-    else if (text.length > LINE_BYTES_MAX) end(undefined);
+    const at = text.indexOf("\n", from);
+    if ((at < 0 ? text.length : at) > charsMax) end(undefined);
+    else if (at >= 0) end(text.slice(0, at));
   });
   socket.on("close", () => end(undefined));
 }
@@ -66,7 +69,7 @@ export function askSocket(
     // "close" follows.
     socket.on("error", () => {});
     if (question !== undefined) socket.write(`${JSON.stringify(question)}\n`);
-    onLine(socket, (value) => {
+    onLine(socket, ANSWER_CHARS_MAX, (value) => {
       timer.stop();
       socket.destroy();
       resolve(value);

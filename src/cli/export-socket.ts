@@ -5,7 +5,7 @@
  */
 import type { Server } from "node:net";
 import type { Clock } from "../base/clock.ts";
-import { askSocket, onLine, sayLine, serveSocket } from "./drive-socket.ts";
+import { askSocket, onLine, QUESTION_CHARS_MAX, sayLine, serveSocket } from "./drive-socket.ts";
 
 /** A file of the drive, as seen from outside. */
 export interface ExportRequest {
@@ -23,7 +23,7 @@ const CONNECTIONS_MAX = 4;
 /** Answers at the socket file `file` until closed. `answer` never rejects. */
 export function serveExport(file: string, answer: (request: ExportRequest) => Promise<ExportAnswer>): Promise<Server> {
   return serveSocket(file, CONNECTIONS_MAX, (socket) =>
-    onLine(socket, (asked) => {
+    onLine(socket, QUESTION_CHARS_MAX, (asked) => {
       if (!isRequest(asked)) socket.destroy();
       // `answer` never rejects.
       else void answer(asked).then((said) => sayLine(socket, said));

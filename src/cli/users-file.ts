@@ -23,6 +23,7 @@ import { type Log, printable } from "../base/log.ts";
 import { isShareName, isUserName } from "../client/url.ts";
 import { PROOF_BYTES } from "../resume/proof.ts";
 import { ITERATIONS_MAX, ITERATIONS_MIN, SALT_BYTES } from "../resume/scram.ts";
+import { syncFolder } from "../server/state/journal.ts";
 import { type Access, OTHER_SHARES, type User, type UserDirectory } from "../server/users.ts";
 import { Exit, failure } from "./failure.ts";
 
@@ -75,6 +76,8 @@ export async function changeUsers(
     fsyncSync(descriptor);
     renameSync(lock, file);
     isHeld = false;
+    // Who was removed stays removed, also after a power cut.
+    await syncFolder(stateFolder);
   } finally {
     closeSync(descriptor);
     // Once renamed, a file of this name is somebody else's lock.

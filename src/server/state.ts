@@ -1,7 +1,7 @@
 /**
  * What all channels of one server share.
  *
- * It is the part of the server a state store will hold: sessions by id, the keys opens are sealed with, who the server is.
+ * Sessions by id, the keys opens are sealed with, who the server is: with `--state` the keeper writes down what of it must outlive the process.
  */
 import { randomBytes, randomFillSync } from "node:crypto";
 import { BufferPool } from "../base/buffer-pool.ts";

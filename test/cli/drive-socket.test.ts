@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import type { Server, Socket } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
-import { askSocket, onLine, sayLine, serveSocket } from "../../src/cli/drive-socket.ts";
+import { askSocket, onLine, QUESTION_CHARS_MAX, sayLine, serveSocket } from "../../src/cli/drive-socket.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { makeTemp } from "../support/temp.ts";
 
@@ -32,15 +32,22 @@ async function asked(
 
 test("a line each way, or one alone", async () => {
   assert.deepEqual(await asked((socket) => sayLine(socket, { a: 1 })), { answer: { a: 1 } });
-  const echo = (socket: Socket) => onLine(socket, (value) => sayLine(socket, { value }));
+  const echo = (socket: Socket) => onLine(socket, QUESTION_CHARS_MAX, (value) => sayLine(socket, { value }));
   assert.deepEqual(await asked(echo, { b: "\n" }), { answer: { value: { b: "\n" } } });
+  assert.equal(
+    JSON.stringify((await asked(echo, { b: "x".repeat(QUESTION_CHARS_MAX) })).answer),
+    "{}",
+    "too much to ask",
+  );
+  const names = Array.from({ length: 65_536 }, (_, index) => `/some/where/recovered-${index}`);
+  assert.deepEqual(await asked((socket) => sayLine(socket, names)), { answer: names });
 });
 
 test("silence, half a line, nonsense and too much are no answer", async () => {
   assert.deepEqual(await asked((_socket, clock) => clock.advance(1000)), { answer: undefined });
   assert.deepEqual(await asked((socket) => socket.end('{"a":1}')), { answer: undefined });
   assert.deepEqual(await asked((socket) => socket.end("nonsense\n")), { answer: undefined });
-  assert.deepEqual(await asked((socket) => socket.write("x".repeat(100_000))), { answer: undefined });
+  assert.deepEqual(await asked((socket) => socket.write("x".repeat(17 << 20))), { answer: undefined });
 });
 
 test("where nobody listens there is no answer, and a question that is none is heard as nothing", async () => {
@@ -49,7 +56,7 @@ test("where nobody listens there is no answer, and a question that is none is he
   const heard: unknown[] = [];
   await asked((socket) => {
     socket.unshift("nonsense\n");
-    onLine(socket, (value) => {
+    onLine(socket, QUESTION_CHARS_MAX, (value) => {
       heard.push(value);
       socket.destroy();
     });
