@@ -12,7 +12,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { systemClock } from "../../src/base/clock.ts";
 import { command, shell, startService } from "../support/child.ts";
-import { netdrive, socketCount, startDrive, startServe } from "../support/drive.ts";
+import { netdrive, socketCount, startDrive } from "../support/drive.ts";
+import { startMortalDrive } from "../support/mortal-drive.ts";
 import { makeTemp, mountsBelow } from "../support/temp.ts";
 
 /** Nothing here takes longer, unless it hangs. */
@@ -20,16 +21,15 @@ const PROMPT_MS = 10_000;
 
 const run = (...args: string[]) => command(process.execPath, netdrive(...args), { cwd: "/", timeoutMs: 30_000 });
 
-/**
- * What a shell command in `folder` says when it fails, soon. The shell changes into the folder: if this process started it there, it would wait for
- * the mount as well.
- */
+/** What a shell command in `folder` says when it fails, soon. */
 async function failure(folder: string, script: string): Promise<string> {
-  const options = { timeoutMs: PROMPT_MS, codes: [1, 2], env: { ...process.env, LC_ALL: "C" } };
-  return (await command("bash", ["-c", `cd ${folder} && ${script}`], options)).stderr;
+  const ENV_CANNOT_ENTER = 125;
+  const codes = [1, 2, ENV_CANNOT_ENTER];
+  const options = { cwd: folder, timeoutMs: PROMPT_MS, codes, env: { ...process.env, LC_ALL: "C" } };
+  return (await command("bash", ["-c", script], options)).stderr;
 }
 
-test("a server killed while mounted: with a timeout every operation fails with EHOSTDOWN, nothing hangs, umount works", async () => {
+test("a server killed while mounted: with a timeout every operation fails with EHOSTDOWN, nothing hangs, umount works", async (t) => {
   await using drive = await startDrive({ mount: ["--timeout", "0.5"] });
   const { path } = drive;
   await shell("mkdir d; echo content > d/f; echo more > g", { cwd: path });
@@ -37,6 +37,7 @@ test("a server killed while mounted: with a timeout every operation fails with E
     "-c",
     `exec 3<> ${path}/g 4< ${path}/d/f; echo open; read -r <&0; exec sleep 1000`,
   ]);
+  t.after(() => holder.end("SIGKILL"));
   await holder.firstLine;
   process.kill(drive.served.service.pid, "SIGKILL");
   await drive.served.service.exited;
@@ -55,9 +56,9 @@ test("a server killed while mounted: with a timeout every operation fails with E
   ]) {
     assert.match(await failure(path, script), /Host is down/, script);
   }
+  await holder.end("SIGKILL");
   // df is asked by people who want to know what is wrong: it answers or fails, and does not wait.
   await command("df", [path], { timeoutMs: PROMPT_MS, codes: [0, 1] });
-  await holder.end("SIGKILL");
   await run("umount", path);
   assert.deepEqual(mountsBelow(path), []);
   assert.equal(await drive.mounted.service.exited, 0);
@@ -124,27 +125,28 @@ test("the mount's own process killed: operations fail with ENOTCONN, list says s
   assert.deepEqual(mountsBelow(path), []);
 });
 
+test("a program that is started in a directory nobody has looked at waits for the server, not whoever started it", async () => {
+  await using drive = await startMortalDrive();
+  mkdirSync(join(drive.directory, "new"));
+  await drive.kill();
+  const running = shell("echo x > f && cat f", { cwd: join(drive.path, "new") });
+  await drive.start();
+  assert.equal((await running).stdout, "x\n");
+});
+
 test("a server that ends is waited for, and what it served goes on when it is back at its address", async () => {
-  const temp = makeTemp("state");
-  const state = ["--state", join(temp.path, "state")];
-  await using drive = await startDrive({ serve: state });
+  await using drive = await startMortalDrive();
   await shell("echo x > f", { cwd: drive.path });
-  assert.equal(await drive.served.service.end("SIGTERM"), 0);
+  assert.equal(await drive.server.end("SIGTERM"), 0);
   const waiting = startService("bash", [
     "-c",
     `echo started; cd ${drive.path}; mkdir -p new/deep && echo y > new/deep/g && cat f >&2`,
   ]);
   await waiting.firstLine;
-  const { port } = drive.served;
-  const again = await startServe(drive.directory, "--squash", "none", "--listen", `127.0.0.1:${port}`, ...state);
-  try {
-    assert.equal(await waiting.exited, 0);
-    assert.equal(waiting.errors(), "x\n");
-    assert.equal((await shell(`cat ${drive.directory}/new/deep/g`)).stdout, "y\n");
-  } finally {
-    await again.service.end();
-    await temp.remove();
-  }
+  await drive.start();
+  assert.equal(await waiting.exited, 0);
+  assert.equal(waiting.errors(), "x\n");
+  assert.equal((await shell(`cat ${drive.directory}/new/deep/g`)).stdout, "y\n");
 });
 
 test("Ctrl-C of 'up' unmounts, ends and leaves nothing", async () => {

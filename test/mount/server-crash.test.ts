@@ -6,36 +6,14 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { command, shell, startService } from "../support/child.ts";
-import { netdrive, startDrive, startServe } from "../support/drive.ts";
+import { netdrive } from "../support/drive.ts";
 import { startLocker } from "../support/locker.ts";
+import { startMortalDrive } from "../support/mortal-drive.ts";
 import { makeTemp } from "../support/temp.ts";
 
-/** A drive whose server can be killed and started again at its address. */
-async function mortalDrive() {
-  const temp = makeTemp("crash");
-  // Where mounts register, and what is recovered goes.
-  process.env["NETDRIVE_RUNTIME"] = join(temp.path, "runtime");
-  const state = ["--state", join(temp.path, "state")];
-  const drive = await startDrive({ serve: state });
-  let { service } = drive.served;
-  const { port } = drive.served;
-  return {
-    ...drive,
-    /** Kills the server as it is. */
-    async kill() {
-      process.kill(service.pid, "SIGKILL");
-      await service.exited;
-    },
-    async start() {
-      ({ service } = await startServe(drive.directory, "--squash", "none", "--listen", `127.0.0.1:${port}`, ...state));
-    },
-    async [Symbol.asyncDispose]() {
-      await service.end();
-      await drive.close();
-      await temp.remove();
-    },
-  };
-}
+const runtime = makeTemp("runtime");
+// Where mounts register, and what is recovered goes.
+process.env["NETDRIVE_RUNTIME"] = runtime.path;
 
 /** A program that writes a line each time it is told to, and says what came of it. */
 const WRITER = `
@@ -60,7 +38,7 @@ os.close(fd)
 `;
 
 test("an open file outlives the server's process: its place, its unsent data, its appends", async () => {
-  await using drive = await mortalDrive();
+  await using drive = await startMortalDrive();
   for (const mode of [[], ["append"]]) {
     const name = `f${mode.length}`;
     const writer = startService("python3", ["-c", WRITER, join(drive.path, name), ...mode], { hasInput: true });
@@ -78,7 +56,7 @@ test("an open file outlives the server's process: its place, its unsent data, it
 });
 
 test("a file renamed or made unreadable while the server was dead is found and written to; one replaced is not", async () => {
-  await using drive = await mortalDrive();
+  await using drive = await startMortalDrive();
   const files = ["renamed", "closed", "replaced"];
   const writers = files.map((name) =>
     startService("python3", ["-c", WRITER, join(drive.path, name)], { hasInput: true }),
@@ -97,7 +75,7 @@ test("a file renamed or made unreadable while the server was dead is found and w
 });
 
 test("unsent data of a file that was replaced meanwhile is kept beside, and status and log say where", async () => {
-  await using drive = await mortalDrive();
+  await using drive = await startMortalDrive();
   const writer = startService("python3", ["-c", LAZY_WRITER, join(drive.path, "f")], { hasInput: true });
   assert.equal(await writer.firstLine, "open");
   await drive.kill();
@@ -117,7 +95,7 @@ test("unsent data of a file that was replaced meanwhile is kept beside, and stat
 });
 
 test("a file that was unlinked or replaced while it was open outlives the server's process, and goes when it is closed", async () => {
-  await using drive = await mortalDrive();
+  await using drive = await startMortalDrive();
   const writers = ["unlinked", "replaced"].map((name) =>
     startService("python3", ["-c", WRITER, join(drive.path, name)], { hasInput: true }),
   );
@@ -146,7 +124,7 @@ test("a file that was unlinked or replaced while it was open outlives the server
 test("a program that keeps a file open reads what others wrote to it while the server was dead", {
   timeout: 60_000,
 }, async () => {
-  await using drive = await mortalDrive();
+  await using drive = await startMortalDrive();
   await using reader = await startLocker(drive.path);
   assert.equal(await reader.tell("open 0 f rw"), "ok");
   assert.equal(await reader.tell("write 0 0 mine"), "ok");
@@ -160,7 +138,7 @@ test("a program that keeps a file open reads what others wrote to it while the s
 });
 
 test("locks outlive the server's process: nobody else has them meanwhile or afterwards", async () => {
-  await using drive = await mortalDrive();
+  await using drive = await startMortalDrive();
   const holder = await startLocker(drive.path);
   const beside = await startLocker(drive.directory);
   try {

@@ -7,10 +7,13 @@ import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { systemClock } from "../../src/base/clock.ts";
 
-const living = new Set<ChildProcess>();
+const services = new Set<ChildProcess>();
+/** Each leads a process group. */
+const commands = new Set<ChildProcess>();
 
 process.on("exit", () => {
-  for (const child of living) child.kill("SIGKILL");
+  for (const child of services) child.kill("SIGKILL");
+  for (const child of commands) killGroup(child);
 });
 
 // A test process that is told to go cleans up as one that ends.
@@ -40,23 +43,43 @@ export interface CommandResult {
   code: number;
 }
 
-/** Runs a program to its end. Rejects, with everything it printed, if it fails or takes too long. */
+/**
+ * A program in a directory, entered by the child after it is a program of its own: spawn's `cwd` holds up this process until the child is there, for ever
+ * if the directory is on a drive whose server this process is about to start.
+ */
+function startedIn(cwd: string | undefined, program: string, args: readonly string[]): [string, readonly string[]] {
+  return cwd === undefined ? [program, args] : ["env", ["--chdir", cwd, program, ...args]];
+}
+
+/** Ends a program and all that it started, which share its process group. */
+function killGroup(child: ChildProcess): void {
+  if (child.pid === undefined) return;
+  try {
+    process.kill(-child.pid, "SIGKILL");
+  } catch {
+    // All of them have ended.
+  }
+}
+
+/** Runs a program to its end. Rejects, with everything it printed, if it fails or takes too long: then all that it started is killed. */
 export async function command(
   program: string,
   args: readonly string[],
   options: CommandOptions = {},
 ): Promise<CommandResult> {
-  const { input, codes = [0], timeoutMs = COMMAND_MS, ...rest } = options;
+  const { input, codes = [0], timeoutMs = COMMAND_MS, cwd, ...rest } = options;
   return new Promise((resolve, reject) => {
-    const settings = { ...rest, timeout: timeoutMs, killSignal: "SIGKILL", maxBuffer: OUTPUT_BYTES_MAX } as const;
-    const child = execFile(program, args, settings, (error, stdout, stderr) => {
-      living.delete(child);
+    const settings = { ...rest, detached: true, maxBuffer: OUTPUT_BYTES_MAX };
+    const child = execFile(...startedIn(cwd, program, args), settings, (error, stdout, stderr) => {
+      deadline.stop();
+      commands.delete(child);
       const code = error === null ? 0 : error.code;
       if (typeof code === "number" && codes.includes(code)) return resolve({ stdout, stderr, code });
       const how = child.signalCode === null ? `code ${code}` : `${child.signalCode} (it may take ${timeoutMs} ms)`;
       reject(new Error(`${program} ${args.join(" ")}: ${how}\n${stdout.slice(-4000)}\n${stderr.slice(-4000)}`));
     });
-    living.add(child);
+    const deadline = systemClock.after(timeoutMs, () => killGroup(child), { keepAlive: true });
+    commands.add(child);
     child.stdin?.on("error", () => undefined);
     child.stdin?.end(input ?? "");
   });
@@ -91,19 +114,22 @@ export function startService(
   args: readonly string[],
   options: { env?: NodeJS.ProcessEnv; cwd?: string; uid?: number; gid?: number; hasInput?: boolean } = {},
 ): Service {
-  const { hasInput = false, ...settings } = options;
-  const child = spawn(program, args, { ...settings, stdio: [hasInput ? "pipe" : "ignore", "pipe", "pipe"] });
+  const { hasInput = false, cwd, ...settings } = options;
+  const child = spawn(...startedIn(cwd, program, args), {
+    ...settings,
+    stdio: [hasInput ? "pipe" : "ignore", "pipe", "pipe"],
+  });
   if (child.stdout === null || child.stderr === null) throw new Error("pipes were asked for");
   const { stdout } = child;
   let output = "";
   let onOutput = () => {};
-  living.add(child);
+  services.add(child);
   let errors = "";
   child.stderr.setEncoding("utf8").on("data", (chunk: string) => {
     errors = (errors + chunk).slice(-100_000);
   });
   const exited = once(child, "exit").then(([code, signal]) => {
-    living.delete(child);
+    services.delete(child);
     return (code ?? signal) as number | NodeJS.Signals | null;
   });
   const firstLine = new Promise<string>((resolve, reject) => {

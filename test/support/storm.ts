@@ -9,8 +9,9 @@ import { join } from "node:path";
 import { type LinkTroublePlan, seededRandom } from "../../scripts/bench/link-schedule.ts";
 import { systemClock } from "../../src/base/clock.ts";
 import { command, shell } from "./child.ts";
-import { type Drive, type ServedShare, socketCount, startDrive, startServe } from "./drive.ts";
+import { socketCount } from "./drive.ts";
 import { buildFsx } from "./fsx.ts";
+import { type MortalDrive, startMortalDrive } from "./mortal-drive.ts";
 import { makeTree } from "./sample-tree.ts";
 import { makeTemp } from "./temp.ts";
 
@@ -117,39 +118,12 @@ const names: Program = (directory, round) =>
     directory,
   );
 
-/** A drive whose link and server can be harmed. */
-async function weatherDrive(state: string) {
-  const drive = await startDrive({ serve: ["--state", state], link: ["delay 1"] });
-  let served: ServedShare = drive.served;
-  const { port } = served;
-  return {
-    drive,
-    get pid() {
-      return served.service.pid;
-    },
-    async kill() {
-      process.kill(served.service.pid, "SIGKILL");
-      await served.service.exited;
-    },
-    async start() {
-      const args = ["--squash", "none", "--state", state, "--listen", `127.0.0.1:${port}`];
-      served = await startServe(drive.directory, ...args);
-    },
-    async end() {
-      await drive.mounted.close();
-      await served.service.end();
-    },
-  };
-}
-
-type WeatherDrive = Awaited<ReturnType<typeof weatherDrive>>;
-
 const pause = (ms: number) => new Promise<void>((resolve) => void systemClock.after(ms, resolve, { keepAlive: true }));
 
 /** Brings the storm over the drive until `isOver`; then everything is well again. @returns how often the server was killed. */
-async function storm(weather: WeatherDrive, plan: StormPlan, isOver: () => boolean): Promise<number> {
+async function storm(drive: MortalDrive, plan: StormPlan, isOver: () => boolean): Promise<number> {
   const random = seededRandom(plan.seed);
-  const { link } = weather.drive;
+  const { link } = drive;
   let kills = 0;
   if (plan.isRough) await link?.trouble({ seed: plan.seed, ...TROUBLE });
   while (!isOver()) {
@@ -157,10 +131,10 @@ async function storm(weather: WeatherDrive, plan: StormPlan, isOver: () => boole
     if (plan.isRough)
       await link?.setRate(Number(RATES[Math.floor(random() * RATES.length)]) || Number.POSITIVE_INFINITY);
     if (!plan.isDeadly || isOver()) continue;
-    await weather.kill();
+    await drive.kill();
     kills += 1;
     await pause(random() * 300);
-    await weather.start();
+    await drive.start();
   }
   await link?.trouble(undefined);
   await link?.setRate(Number.POSITIVE_INFINITY);
@@ -192,8 +166,7 @@ async function work(
 /** @throws Error an application has seen an error, or something else than a local run; with all that the drive said. */
 export async function runStorm(plan: StormPlan): Promise<StormResult> {
   await using temp = makeTemp("storm");
-  const weather = await weatherDrive(join(temp.path, "state"));
-  await using drive: Drive = weather.drive;
+  await using drive = await startMortalDrive({ link: ["delay 1"] });
   const tree = join(temp.path, "tree");
   makeTree(tree, 60);
   const fsx = await buildFsx(drive.scratch);
@@ -207,9 +180,9 @@ export async function runStorm(plan: StormPlan): Promise<StormResult> {
   const endMs = systemClock.monotonicMs() + plan.durationMs;
   const isLate = () => systemClock.monotonicMs() >= endMs;
   let isDone = false;
-  const stormed = storm(weather, plan, () => isDone);
+  const stormed = storm(drive, plan, () => isDone);
   try {
-    const rounds = await Promise.all(
+    const worked = Promise.all(
       Object.entries(programs).map(async ([name, program]) => {
         const places = { drive: join(drive.path, name), local: join(temp.path, "local", name) };
         const count = await work(name, program, places, isLate).catch((error: Error) => {
@@ -219,6 +192,8 @@ export async function runStorm(plan: StormPlan): Promise<StormResult> {
         return [name, count] as const;
       }),
     );
+    // A storm that fails, because a server does not start, would leave the programs waiting.
+    const rounds = await Promise.race([worked, stormed.then(() => worked)]);
     isDone = true;
     const kills = await stormed;
     await shell(`sync -f ${drive.path}; diff -r --no-dereference -x .netdrive-kept ${drive.path} ${drive.directory}`, {
@@ -239,7 +214,5 @@ export async function runStorm(plan: StormPlan): Promise<StormResult> {
     throw new Error(
       `seed ${plan.seed}: ${(error as Error).message}\ndrive: ${drive.mounted.service.errors().slice(-6000)}`,
     );
-  } finally {
-    await weather.end();
   }
 }

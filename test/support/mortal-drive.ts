@@ -1,0 +1,55 @@
+/**
+ * A drive of processes whose server can be killed, ended and started again at its address, with what it had written down.
+ */
+import { join } from "node:path";
+import type { Service } from "./child.ts";
+import { type Drive, type DriveOptions, startDrive, startServe } from "./drive.ts";
+import { makeTemp } from "./temp.ts";
+
+export interface MortalDrive extends Drive {
+  /** The server, the last one that was started. */
+  readonly server: Service;
+  /** Kills the server as it is. */
+  kill(): Promise<void>;
+  /** Starts it again. Rejects if it does not start. */
+  start(): Promise<void>;
+}
+
+/**
+ * Ports from below those that the kernel gives to whoever asks for any: while the server is dead nobody else gets its port, and no client that tries to
+ * reach it can by chance connect to itself.
+ */
+const PORTS_FIRST = 12_000;
+const PORT_COUNT = 20_000;
+
+export async function startMortalDrive(options: Omit<DriveOptions, "serve" | "directory"> = {}): Promise<MortalDrive> {
+  const temp = makeTemp("state");
+  const listen = `127.0.0.1:${PORTS_FIRST + (process.pid % PORT_COUNT)}`;
+  const args = ["--state", join(temp.path, "state"), "--listen", listen];
+  const drive = await startDrive({ ...options, serve: args }).catch(async (error: unknown) => {
+    await temp.remove();
+    throw error;
+  });
+  let { service } = drive.served;
+  const close = async () => {
+    await drive.mounted.close();
+    await service.end();
+    await drive.close();
+    await temp.remove();
+  };
+  return {
+    ...drive,
+    get server() {
+      return service;
+    },
+    async kill() {
+      process.kill(service.pid, "SIGKILL");
+      await service.exited;
+    },
+    async start() {
+      ({ service } = await startServe(drive.directory, "--squash", "none", ...args));
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
