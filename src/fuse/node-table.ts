@@ -36,15 +36,19 @@ interface KeptAttr {
   readonly untilMs: number;
 }
 
-const NEW_ROW = {
-  lookups: 0,
-  changedAt: 0,
-  bareUntilMs: 0,
-  pages: undefined,
-  hasLocked: false,
-  unlocking: undefined,
-  attr: undefined,
-};
+function newRow(nodeid: number, id: NodeId, lookups: number): NodeRow {
+  return {
+    nodeid,
+    id,
+    lookups,
+    changedAt: 0,
+    bareUntilMs: 0,
+    pages: undefined,
+    hasLocked: false,
+    unlocking: undefined,
+    attr: undefined,
+  };
+}
 
 /** Batches of forgotten ids are handed over at this size at the latest. */
 export const FORGET_BATCH_MAX = 1024;
@@ -59,7 +63,7 @@ export class NodeTable {
   #changedBeforeForgotten = 0;
 
   constructor(rootId: NodeId) {
-    this.root = { ...NEW_ROW, nodeid: ROOT_NODE, id: rootId, lookups: Number.POSITIVE_INFINITY };
+    this.root = newRow(ROOT_NODE, rootId, Number.POSITIVE_INFINITY);
     this.#byNumber.set(ROOT_NODE, this.root);
     this.#byId.set(rootId, this.root);
   }
@@ -86,7 +90,7 @@ export class NodeTable {
   enter(id: NodeId): NodeRow {
     let row = this.#byId.get(id);
     if (row === undefined) {
-      row = { ...NEW_ROW, nodeid: this.#next++, id };
+      row = newRow(this.#next++, id, 0);
       this.#byNumber.set(row.nodeid, row);
       this.#byId.set(id, row);
       this.#forgotten.delete(id);
