@@ -47,7 +47,7 @@ export const CloseCode = {
   BUSY: 7,
   /** The server is going down as planned. */
   SHUTDOWN: 8,
-  /** The channel is not protected as this side demands, or the other side cannot show that it is who it should be. */
+  /** The channel is not protected as this side demands, its bytes were harmed, or the other side cannot show that it is who it should be. */
   SECURITY: 9,
   /** The set-up took too long; says nothing about who the peer is. */
   TOO_SLOW: 10,

@@ -6,6 +6,8 @@
  * they are. One write is under way at a time and holds at most WRITE_BATCH_BYTES_MAX beyond its first chunk, so that little memory of others is ever
  * in the kernel's hands.
  *
+ * A channel may be told to sign (record-signing.ts): then what is behind the set-up travels in records, and frames begin and end in them wherever they do.
+ *
  * States: open -> closing (we said why, or the peer did; what was queued still leaves, what arrives is dropped) -> gone. `receiver.closed` is called
  * once, when the channel leaves open.
  */
@@ -17,6 +19,7 @@ import { beginFrame, emptyHeader, endFrame, type FrameHeader, type FrameLimits }
 import { FrameDecoder, type FrameReceiver } from "../wire/frame-decoder.ts";
 import { HEADER_BYTES, REASON_BYTES_MAX, SETUP_BODY_BYTES_MAX } from "../wire/limits.ts";
 import type { ByteLink } from "./byte-link.ts";
+import { RecordOpener, RecordSealer, type SigningKeys, sealedBytes } from "./record-signing.ts";
 import { type Trace, tracedReceiver, traceSent } from "./trace.ts";
 
 const SLAB_BYTES = 64 * 1024;
@@ -30,8 +33,8 @@ const LINGER_MS = 2000;
 
 export interface ChannelReceiver extends FrameReceiver {
   /**
-   * No frame follows. `error` is a ProtocolError (the peer's violation, already told to it), a ConnectionError (the link is gone), undefined (we
-   * closed), or whatever else the receiver threw.
+   * No frame follows. `error` is a ProtocolError (the peer's violation, already told to it), a ConnectionError (the link is gone, or, with a
+   * ProtocolError as its cause, harmed what the peer sent), undefined (we closed), or whatever else the receiver threw.
    */
   closed(error: Error | undefined): void;
 }
@@ -61,6 +64,11 @@ export class Channel {
   readonly #trace: Trace | undefined;
   readonly #limits: FrameLimits = { bodyBytesMax: SETUP_BODY_BYTES_MAX, payloadBytesMax: 0 };
   #decoder: FrameDecoder | undefined;
+  /** What takes the bytes that come: the decoder, or what is in front of it. */
+  #intake: FrameDecoder | RecordOpener | undefined;
+  #sealer: RecordSealer | undefined;
+  /** How many chunks at the head of the queue leave unsigned although the channel signs. */
+  #unsigned = 0;
   #receiver: ChannelReceiver | undefined;
   #state: "open" | "closing" | "gone" = "open";
   #linger: Timer | undefined;
@@ -123,11 +131,31 @@ export class Channel {
     this.#receiver = receiver;
     const decoder = new FrameDecoder(this.#traced(receiver), this.#limits);
     this.#decoder = decoder;
+    this.#intake = decoder;
+    const intake = () => this.#intake as FrameDecoder | RecordOpener;
     this.#link.start({
-      data: (chunk) => this.#received(chunk.length, () => decoder.push(chunk)),
-      place: () => decoder.place(),
-      landed: (bytes) => this.#received(bytes, () => decoder.landed(bytes)),
+      data: (chunk) => this.#received(chunk.length, () => intake().push(chunk)),
+      place: () => intake().place(),
+      landed: (bytes) => this.#received(bytes, () => intake().landed(bytes)),
       closed: (error) => this.#linkClosed(error),
+    });
+  }
+
+  /**
+   * From here on both sides sign: we behind what is queued, the peer behind the frame being delivered, or the last one. Once; for links that are not
+   * encrypted.
+   */
+  sign(keys: SigningKeys): void {
+    const decoder = this.#decoder;
+    if (this.#state !== "open" || decoder === undefined) return;
+    this.#closeSegment();
+    this.#unsigned = this.#queue.length;
+    this.#sealer = new RecordSealer(keys.ours);
+    const opener = new RecordOpener(keys.theirs, this.peer, decoder);
+    this.#intake = opener;
+    this.#guard(() => {
+      if (!decoder.leaveTo((rest) => opener.push(rest))) this.#link.withdraw();
+      return true;
     });
   }
 
@@ -208,7 +236,7 @@ export class Channel {
   /** Goes on after `payloadBegin` returned undefined. */
   provide(target: Buffer): void {
     if (this.#state !== "open") return;
-    if (this.#guard(() => this.#decoder?.provide(target) ?? true)) this.#resume();
+    if (this.#guard(() => this.#intake?.provide(target) ?? true)) this.#resume();
   }
 
   /** The rest of the payload being received is dropped; its target is not written to from now on. */
@@ -300,7 +328,8 @@ export class Channel {
     if (queue.length === 0) return;
     let count = 0;
     let bytes = 0;
-    while (count < queue.length && (count === 0 || bytes < WRITE_BATCH_BYTES_MAX)) {
+    const countMax = this.#unsigned === 0 ? queue.length : this.#unsigned;
+    while (count < countMax && (count === 0 || bytes < WRITE_BATCH_BYTES_MAX)) {
       bytes += (queue[count] as Chunk).bytes.length;
       count += 1;
     }
@@ -308,11 +337,15 @@ export class Channel {
     this.#queue = count === queue.length ? [] : queue.slice(count);
     this.#inFlightBytes = bytes;
     this.#queuedBytes -= bytes;
-    this.sentBytes += bytes;
-    this.#link.write(
-      this.#inFlight.map((chunk) => chunk.bytes),
-      this.#sent,
-    );
+    const chunks = this.#inFlight.map((chunk) => chunk.bytes);
+    if (this.#sealer === undefined || this.#unsigned > 0) {
+      if (this.#unsigned > 0) this.#unsigned -= count;
+      this.sentBytes += bytes;
+      this.#link.write(chunks, this.#sent);
+    } else {
+      this.sentBytes += sealedBytes(bytes);
+      this.#link.write(this.#sealer.seal(chunks, bytes), this.#sent);
+    }
   };
 
   readonly #sent = (): void => {
@@ -356,8 +389,11 @@ export class Channel {
     try {
       return decode();
     } catch (error) {
-      if (error instanceof ProtocolError) this.#closeWith({ code: error.closeCode, text: error.message }, error);
-      else this.#leaveOpen(error instanceof Error ? error : new Error(String(error)));
+      const violation = error instanceof ConnectionError ? error.cause : error;
+      const reason = error instanceof Error ? error : new Error(String(error));
+      if (violation instanceof ProtocolError) {
+        this.#closeWith({ code: violation.closeCode, text: violation.message }, reason);
+      } else this.#leaveOpen(reason);
       return true;
     }
   }
@@ -379,7 +415,7 @@ export class Channel {
 
   #linkClosed(error: Error | undefined): void {
     if (this.#state === "gone") return;
-    const isCut = this.#decoder?.isInsideFrame === true;
+    const isCut = this.#intake?.isInsideFrame === true;
     const text = error === undefined ? `connection closed by ${this.peer}` : `connection to ${this.peer} lost`;
     this.#leaveOpen(new ConnectionError(isCut ? `${text} inside a frame` : text, { retryable: true, cause: error }));
     this.#state = "gone";

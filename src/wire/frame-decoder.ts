@@ -52,6 +52,10 @@ export class FrameDecoder {
   /** Bytes behind a frame whose receiver waits; undefined while it does not. At most one chunk. */
   #held: Buffer | undefined;
   #isStopped = false;
+  /** Whether a chunk is being read: a frame is delivered from it. */
+  #isReading = false;
+  /** Who takes the rest of the chunk; then #isStopped. */
+  #take: ((rest: Buffer) => boolean) | undefined;
   #landing: Buffer | undefined;
   #landingView: DataView | undefined;
   /** Whether `place` named the target of the payload. */
@@ -128,9 +132,25 @@ export class FrameDecoder {
     this.#receiver = receiver;
   }
 
+  /**
+   * Behind the frame that is delivered, or was last, the stream is of another form: the rest of the chunk goes to `take`, whose result the present
+   * `push` or `landed` returns. Frames go on with what is pushed from then on.
+   *
+   * @returns whether a frame is being delivered; if none is there is no rest, and a place asked for before must not be used any more.
+   * @throws ProtocolError STATE a frame has begun already.
+   */
+  leaveTo(take: (rest: Buffer) => boolean): boolean {
+    if (this.isInsideFrame) throw new ProtocolError(CloseCode.STATE, "a frame that came too early");
+    if (!this.#isReading) return false;
+    this.#take = take;
+    this.#isStopped = true;
+    return true;
+  }
+
   /** Nothing more is delivered, not even from the chunk being read; otherwise as `divert`. */
   stop(): boolean {
     this.#isStopped = true;
+    this.#take = undefined;
     return this.divert();
   }
 
@@ -142,6 +162,7 @@ export class FrameDecoder {
   #consume(chunk: Buffer, end: number, chunkView: DataView | undefined): boolean {
     let view = chunkView;
     let at = 0;
+    this.#isReading = true;
     while (at < end && !this.#isStopped) {
       if (this.#payloadLeft > 0) {
         at = this.#fill(chunk, at, end);
@@ -160,10 +181,16 @@ export class FrameDecoder {
       }
       if (this.#held !== undefined) {
         this.#held = Buffer.from(chunk.subarray(at, end));
+        this.#isReading = false;
         return false;
       }
     }
-    return true;
+    this.#isReading = false;
+    const take = this.#take;
+    if (take === undefined) return true;
+    this.#take = undefined;
+    this.#isStopped = false;
+    return at === end || take(chunk.subarray(at, end));
   }
 
   /** Copies payload; returns where it stops. */

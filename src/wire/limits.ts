@@ -16,6 +16,11 @@ export const BODY_BYTES_MAX = 65_535;
 /** The largest body of a peer that has not proven anything yet. */
 export const SETUP_BODY_BYTES_MAX = 1024;
 
+/** Bytes of the stream in one signed record; what stands before and behind them. */
+export const RECORD_BYTES_MAX = 65_536;
+export const RECORD_LENGTH_BYTES = 4;
+export const RECORD_TAG_BYTES = 16;
+
 /** With fewer, data and everything else would wait for each other. */
 export const CREDITS_MIN = 4;
 

@@ -243,3 +243,41 @@ for (const file of readdirSync(CORPUS)) {
     for (const step of [1, 5, 4096]) survive(stream, step);
   });
 }
+
+test("behind a frame the rest of the chunk may be somebody else's, and frames go on with what he pushes", () => {
+  const taker = new Taker();
+  const [first, second, third] = [1, 2, 3].map((tag) => frameBytes({ opcode: 1, tag })) as [Buffer, Buffer, Buffer];
+  for (let cut = 0; cut <= first.length; cut += 1) {
+    taker.log.length = 0;
+    const decoder = new FrameDecoder(taker, LIMITS);
+    const taken: Buffer[] = [];
+    taker.frame = ({ tag }) => {
+      taker.log.push(`frame ${tag}`);
+      if (tag !== 1) return;
+      const isInside = decoder.leaveTo((rest) => {
+        taken.push(Buffer.from(rest));
+        return decoder.push(second);
+      });
+      assert.equal(isInside, true);
+    };
+    const stream = Buffer.concat([first, Buffer.from("of another form")]);
+    if (cut > 0) decoder.push(stream.subarray(0, cut));
+    // Where the frame ended with its chunk there is no rest: what comes next is no frame either, which its receiver knows.
+    if (cut < first.length) assert.equal(decoder.push(stream.subarray(cut)), true);
+    assert.deepEqual(taken.map(String), cut === first.length ? [] : ["of another form"]);
+    assert.deepEqual(taker.log, cut === first.length ? ["frame 1"] : ["frame 1", "frame 2"]);
+    decoder.push(third);
+    assert.equal(taker.log.at(-1), "frame 3");
+  }
+});
+
+test("between two frames there is no rest, and inside one it is too late", () => {
+  const decoder = new FrameDecoder(new Taker(), LIMITS);
+  const frame = frameBytes({ opcode: 1, tag: 1 });
+  const take = () => assert.fail("nothing is left");
+  assert.equal(decoder.leaveTo(take), false);
+  decoder.push(frame);
+  assert.equal(decoder.leaveTo(take), false);
+  decoder.push(frame.subarray(0, 1));
+  assert.throws(() => decoder.leaveTo(take), { closeCode: CloseCode.STATE });
+});
