@@ -80,7 +80,7 @@ function goals(reads: readonly Transfer[], writes: readonly Transfer[]): Goal[] 
 
 async function run(context: BenchContext): Promise<Report> {
   const readBytes = (context.sizeMib ?? (context.quick ? QUICK_READ_MIB : READ_MIB)) * MIB;
-  const drives = await startDrives(context, ["netdrive", "netdrive tls", "sshfs", "rclone"]);
+  const drives = await startDrives(context, ["netdrive", "netdrive signed", "netdrive tls", "sshfs", "rclone"]);
   const reads = await readAll(context, drives, readBytes);
   const writes = await writeAll(context, drives, readBytes / 2);
   const peers = ["relay", ...drives.map((peer) => peer.name)];
@@ -89,7 +89,7 @@ async function run(context: BenchContext): Promise<Report> {
     notes: [
       "1 MiB at a time, one thread. Read: in the server's page cache, the client freshly mounted. Write: a new file, fsync and close included. " +
         "The relay is C with neither protocol nor safety, one process for both sides (its CPU is in the client's column); the channel of " +
-        "netdrive is plain and that of netdrive tls encrypted, as sshfs's is. rclone writes to a cache on the client and is left out there.",
+        "netdrive is plain, that of netdrive signed is signed, that of netdrive tls encrypted, as sshfs's is. rclone writes to a cache on the client and is left out there.",
     ],
     peers: drives.map((peer) => peer.description),
     tables: [

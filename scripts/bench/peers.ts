@@ -5,8 +5,12 @@ import { startNetdrive } from "./peer-netdrive.ts";
 import { startRclone } from "./peer-rclone.ts";
 import { startSshfs } from "./peer-sshfs.ts";
 
-const STARTERS: Record<"netdrive" | "netdrive tls" | "sshfs" | "rclone", (options: PeerOptions) => Promise<Peer>> = {
+const STARTERS: Record<
+  "netdrive" | "netdrive signed" | "netdrive tls" | "sshfs" | "rclone",
+  (options: PeerOptions) => Promise<Peer>
+> = {
   netdrive: startNetdrive,
+  "netdrive signed": (options) => startNetdrive({ ...options, security: "signed" }),
   "netdrive tls": (options) => startNetdrive({ ...options, security: "tls" }),
   sshfs: startSshfs,
   rclone: startRclone,
