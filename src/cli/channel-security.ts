@@ -5,7 +5,7 @@ import { type ChannelSecurity, SECURITY_NAMES, type Security } from "../wire/mes
 import { Exit, failure } from "./failure.ts";
 
 /** What may be chosen, the strongest first. */
-export const SECURITY_LEVELS: readonly Security[] = ["tls", "plain"];
+export const SECURITY_LEVELS: readonly Security[] = ["tls", "signed", "plain"];
 
 /** The level of `--security` and its kin. @throws CommanderError USAGE. */
 export function parseSecurity(name: string, value: string | undefined): Security {

@@ -289,6 +289,10 @@ export class ClientSession {
       return;
     }
     this.#judge(lane, reason);
+    // Of the control connection it is told that the server is away, and why.
+    if (lane.slotTable !== 0 && reason.cause instanceof ProtocolError) {
+      this.#options.log.warn(`an io connection is lost: ${reason.message}`);
+    }
     if (lane.slotTable === 0) {
       const sinceMs = this.#awaySinceMs ?? this.#options.clock.monotonicMs();
       this.#enter({ t: "away", sinceMs, reason });

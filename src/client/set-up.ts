@@ -9,7 +9,7 @@ import { randomBytes } from "node:crypto";
 import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Clock } from "../base/clock.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
-import { keySecret, PROOF_BYTES, type Prover, proofsEqual, transcriptOf } from "../resume/proof.ts";
+import { frameKeys, keySecret, PROOF_BYTES, type Prover, proofsEqual, transcriptOf } from "../resume/proof.ts";
 import { ITERATIONS_MAX, ITERATIONS_MIN, SALT_BYTES, scramKeys, scramProver } from "../resume/scram.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { type BodyCodec, bodyBytes, checkReply, checkRequest, messageOf, messages } from "../wire/codec.ts";
@@ -33,7 +33,7 @@ export interface SetUpWish {
     | { readonly t: "ticket"; readonly key: Buffer; readonly resumeKey: Buffer }
     | { readonly t: "join"; readonly key: Buffer; readonly sessionId: Buffer };
   readonly kind: keyof typeof ChannelKind;
-  /** How the channel is protected, as the server is told: `tls` exactly if its link is encrypted. */
+  /** How the channel is protected: `tls` exactly if its link is encrypted. */
   readonly security: Security;
   /** Which slot table of the session the channel carries; 0: control's. */
   readonly slotTable: number;
@@ -178,7 +178,6 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
     const { security, proof } = this.#wish;
     const isEncrypted = this.#channel.binding.length > 0;
     assert(isEncrypted === (security === "tls"), "the server is told what the link is");
-    assert(security !== "signed", "frames are not signed in this version");
     if (proof.t === "password" && !isEncrypted) {
       this.giveUp(new ProtocolError(CloseCode.SECURITY, PASSWORD_IN_CLEAR));
       return;
@@ -313,6 +312,9 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
       isFlushless: welcome.flushless,
       mandatoryLocks: welcome.mandatoryLocks,
     };
+    if (this.#wish.security === "signed") {
+      this.#channel.sign(frameKeys(agreement.sessionKey, agreement.transcript, "client"));
+    }
     this.#channel.accept({
       bodyBytesMax: BODY_BYTES_MAX,
       payloadBytesMax: payloadBytesMax(agreement.sectionBytes),

@@ -96,6 +96,17 @@ export function frameKey(ofChannel: Buffer, sender: "client" | "server"): Buffer
   return mac(ofChannel, `netdrive/1 frames of the ${sender}\0`).subarray(0, FRAME_KEY_BYTES);
 }
 
+/** What one side of a channel signs its frames with, and what the other side does. */
+export function frameKeys(
+  key: Buffer,
+  transcript: Buffer,
+  side: "client" | "server",
+): { ours: Buffer; theirs: Buffer } {
+  const ofChannel = channelKey(key, transcript);
+  const other = side === "client" ? "server" : "client";
+  return { ours: frameKey(ofChannel, side), theirs: frameKey(ofChannel, other) };
+}
+
 /** Whether two proofs are equal, in constant time. */
 export function proofsEqual(ours: Buffer, theirs: Buffer): boolean {
   return ours.length === theirs.length && timingSafeEqual(ours, theirs);

@@ -147,7 +147,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   }
 
   closed(error: Error | undefined): void {
-    if (error instanceof ProtocolError) {
+    if (error instanceof ProtocolError || error?.cause instanceof ProtocolError) {
       this.#state.blame(`${this.channel.peer} (share '${this.#session.share.name}') closed: ${error.message}`);
     } else if (error !== undefined && error.name !== "ConnectionError") {
       this.#state.log.error(`${this.channel.peer}: channel failed`, error);

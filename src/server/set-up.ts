@@ -9,7 +9,7 @@ import { randomBytes } from "node:crypto";
 import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Timer } from "../base/clock.ts";
 import { CloseCode, ProtocolError } from "../base/errors.ts";
-import { keySecret, PROOF_BYTES, transcriptOf, type Verifier } from "../resume/proof.ts";
+import { frameKeys, keySecret, PROOF_BYTES, transcriptOf, type Verifier } from "../resume/proof.ts";
 import { ticketKey } from "../resume/resume-proof.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { bodyBytes, checkRequest, messageOf, messages } from "../wire/codec.ts";
@@ -166,8 +166,6 @@ export class ServerSetUp implements ChannelReceiver {
     const isEncrypted = this.#channel.binding.length > 0;
     const level = SECURITY_NAMES[hello.security];
     if (level === undefined || isEncrypted !== (level === "tls")) return "the channel is not what its hello says";
-    // Its number is set aside; a channel that says so and signs nothing must not pass for one that does.
-    if (level === "signed") return "this server does not sign frames";
     const kind = hello.channelKind === ChannelKind.IO ? "io" : "control";
     const least = this.#state.security[kind];
     if (hello.security < SECURITY_NAMES.indexOf(least)) {
@@ -246,6 +244,7 @@ export class ServerSetUp implements ChannelReceiver {
     this.#timer.stop();
     const channel = this.#channel;
     channel.send({ ...emptyHeader(), opcode: messages.auth.row.code, flags: FLAG_REPLY }, reply, welcome);
+    if (SECURITY_NAMES[at.hello.security] === "signed") channel.sign(frameKeys(session.key, at.transcript, "server"));
     channel.accept({
       bodyBytesMax: BODY_BYTES_MAX,
       payloadBytesMax: payloadBytesMax(session.sectionBytes),

@@ -28,7 +28,11 @@ test("beyond loopback there are users, or the token is chosen and strong; a lack
     assert.equal(checkExposure(at(host), admission(24, false, true)), undefined);
     assert.equal(checkExposure(at(host), { ...STRONG, token: undefined, hasUsers: true }), undefined);
     assert.throws(() => checkExposure(at(host), admission(15, true, true)), { exitCode: 2 });
-    for (const security of [{ ...ENCRYPTED, control: "plain" } as const, { ...ENCRYPTED, io: "plain" } as const]) {
+    for (const security of [
+      { ...ENCRYPTED, control: "plain" },
+      { ...ENCRYPTED, io: "plain" },
+      { ...ENCRYPTED, io: "signed" },
+    ] as const) {
       assert.match(checkExposure(at(host), { ...STRONG, security }) ?? "", /clients may go without encryption/);
     }
   }

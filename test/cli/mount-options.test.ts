@@ -76,6 +76,7 @@ test("how connections are protected is chosen for all or for a kind of them", ()
   const chosen = (...options: string[]) => parseMountOptions(options).security;
   assert.deepEqual(chosen("security=plain"), { control: "plain", io: "plain" });
   assert.deepEqual(chosen("io_security=plain"), { control: "tls", io: "plain" });
+  assert.deepEqual(chosen("security=signed,io_security=plain"), { control: "signed", io: "plain" });
   assert.deepEqual(chosen("security=plain,io_security=tls"), { control: "plain", io: "tls" });
   assert.deepEqual(chosen("control_security=plain,security=tls"), { control: "tls", io: "tls" });
   for (const value of ["", "=", "=ssl", "=TLS", "=none"]) {

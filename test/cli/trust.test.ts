@@ -163,6 +163,26 @@ test("plain is for both sides to ask for, and for each kind of connection", asyn
   await lax.service.end();
 });
 
+test("signed is more than plain and less than TLS, for each kind of connection, and asks for no key of the server", async (t) => {
+  const served = await startServe(at("served"), "--security", "signed");
+  t.after(() => served.service.end("SIGKILL"));
+  await works(bare(served.url), "--security", "signed");
+  await works(served.url, "-o", "io_security=signed");
+  await works(served.url);
+  for (const args of [
+    ["--security", "plain"],
+    ["-o", "io_security=plain"],
+  ]) {
+    await refused([served.url, ...args], 4, /(io|control) channels of this server are signed at least, not plain/);
+  }
+  await refused(
+    [server.url, "--security", "signed"],
+    4,
+    /control channels of this server are tls at least, not signed/,
+  );
+  await served.service.end();
+});
+
 /** Decrypts what clients say and passes it on to the server at `target`. */
 async function startMiddle(t: TestContext, target: number): Promise<{ port: number; heard: () => number }> {
   const { certificate: cert, key } = makeIdentity(["127.0.0.1"]);

@@ -61,7 +61,7 @@ async function use({ fileSystem }: Remote): Promise<void> {
   await fileSystem.release(ctx, handle);
 }
 
-const LEVELS = ["plain", "tls"] as const;
+const LEVELS = ["plain", "signed", "tls"] as const;
 
 for (const control of LEVELS) {
   for (const io of LEVELS) {
@@ -88,12 +88,14 @@ test("a client that asks for less than the server demands is told so, for each k
   for (const security of [
     { control: "plain", io: "plain" },
     { control: "tls", io: "plain" },
+    { control: "signed", io: "signed" },
+    { control: "tls", io: "signed" },
   ] as const) {
     await assert.rejects(served.connect({ trust, security }), (error) => {
       const { cause } = error as ConnectionError;
       assert.ok(error instanceof ConnectionError && !error.retryable);
       assert.ok(cause instanceof ProtocolError && cause.closeCode === CloseCode.SECURITY);
-      return /(io|control) channels of this server are tls at least, not plain/.test(error.message);
+      return /(io|control) channels of this server are tls at least, not (plain|signed)/.test(error.message);
     });
   }
 });

@@ -90,7 +90,6 @@ test("a hello that cannot be served is refused with the reason's code", async ()
     [{ user: "u".repeat(65) }, /code=2 /],
     [{ user: "u" }, /code=9 reason="a password is taken on an encrypted connection only"/],
     [{ security: 2 }, /code=9 reason="the channel is not what its hello says"/],
-    [{ security: 1 }, /code=9 reason="this server does not sign frames"/],
     [{ security: 3 }, /code=9 reason="the channel is not what its hello says"/],
   ];
   for (const [change, expected] of cases) {

@@ -9,7 +9,13 @@ import { type FaultyLink, memoryLinkPair } from "../../src/transport/memory-link
 import { type BodyCodec, bodyBytes, describeFrame, messageOf, messages } from "../../src/wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../../src/wire/frame.ts";
 import { BODY_BYTES_MAX } from "../../src/wire/limits.ts";
-import { FLAG_REPLY, type MessageName, type Reply, type Request } from "../../src/wire/messages.ts";
+import {
+  type ChannelSecurity,
+  FLAG_REPLY,
+  type MessageName,
+  type Reply,
+  type Request,
+} from "../../src/wire/messages.ts";
 import { FakeClock, settle } from "./fake-clock.ts";
 import { TOKEN } from "./link-drive.ts";
 
@@ -175,6 +181,7 @@ export function fakeDrive(
     readOnly?: boolean;
     /** Of a user, over a link as if it were encrypted; default: the token. */
     login?: { user: string; password: string };
+    security?: ChannelSecurity;
   } = {},
 ): FakeDrive {
   const { faults = {}, login, ...wish } = options;

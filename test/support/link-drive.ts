@@ -6,7 +6,7 @@ import { createLog, type Log } from "../../src/base/log.ts";
 import type { Name } from "../../src/base/name.ts";
 import type { OpenTicket } from "../../src/client/attach.ts";
 import { connectLink, type Remote } from "../../src/client/remote.ts";
-import { keySecret, type Prover, tokenKey, transcriptOf } from "../../src/resume/proof.ts";
+import { frameKeys, keySecret, type Prover, tokenKey, transcriptOf } from "../../src/resume/proof.ts";
 import type { ServerLimits } from "../../src/server/limits.ts";
 import type { Locking } from "../../src/server/lock-requests.ts";
 import { LinkServer, type ServerOptions } from "../../src/server/server.ts";
@@ -17,7 +17,7 @@ import type { FileSystem, RequestContext } from "../../src/vfs/file-system.ts";
 import { type BodyCodec, bodyBytes, describeFrame, messages } from "../../src/wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../../src/wire/frame.ts";
 import { BODY_BYTES_MAX } from "../../src/wire/limits.ts";
-import type { Reply, Request } from "../../src/wire/messages.ts";
+import { type ChannelSecurity, type Reply, type Request, SECURITY_NAMES } from "../../src/wire/messages.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { FakeClock, settle } from "./fake-clock.ts";
 
@@ -40,6 +40,10 @@ export interface LinkDrive {
     credits?: number;
     /** As if the link were encrypted, with this binding on both ends. */
     binding?: Buffer;
+    /** Default: `tls` with a binding, else `plain`. */
+    security?: ChannelSecurity;
+    /** Is given the links before their first byte. */
+    harm?: (links: { client: FaultyLink; server: FaultyLink }) => void;
   }): Promise<{
     remote: Remote;
     /** Knobs of what the client sends, and of what the server sends. */
@@ -79,9 +83,10 @@ export function linkDrive(
     server,
     lines,
     log,
-    async connect({ token = TOKEN, user, share: name = "share", binding, ...wish } = {}) {
+    async connect({ token = TOKEN, user, share: name = "share", binding, harm, ...wish } = {}) {
       const links = memoryLinkPair(clock);
       if (binding !== undefined) for (const link of [links.client, links.server]) link.binding = binding;
+      harm?.(links);
       server.accept(links.server);
       const url = { token, share: name, ...(user === undefined ? {} : { user }) };
       const level = binding === undefined ? "plain" : "tls";
@@ -110,6 +115,8 @@ export class Peer implements ChannelReceiver {
   sessionKey: Buffer = Buffer.alloc(0);
   /** What it believes the binding of the link to be, if that is not what it is. */
   binding: Buffer | undefined;
+  /** Signs nothing, whatever it says in its hello. */
+  isUnsigned = false;
   /** Of its set-up. */
   transcript: Buffer = Buffer.alloc(32);
   /** The proof it sent. */
@@ -209,6 +216,8 @@ export class Peer implements ChannelReceiver {
     this.#replies.push((welcome) => {
       this.sessionId = (welcome as Reply<"auth">).sessionId;
       this.sessionKey = prover.sessionKey(transcript);
+      const isSigned = hello.security === SECURITY_NAMES.indexOf("signed");
+      if (isSigned && !this.isUnsigned) this.channel.sign(frameKeys(this.sessionKey, transcript, "client"));
     });
     this.proof = prover.clientProof(transcript);
     this.send("auth", { proof: this.proof });
