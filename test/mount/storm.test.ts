@@ -12,14 +12,21 @@ const DURATION_MS = 8000;
 
 test("a link that is cut, stalled, frozen and slowed harms no program", async (t) => {
   const { seed } = seeded(t, 1);
-  const { rounds, cuts } = await runStorm({ seed, durationMs: DURATION_MS, isDeadly: false, isRough: true });
+  const { rounds, cuts, attempts } = await runStorm({ seed, durationMs: DURATION_MS, isDeadly: false, isRough: true });
   assert.equal(Object.keys(rounds).length, 5);
   assert.ok(cuts > 3, `${cuts} cuts`);
+  assert.ok(attempts > 50, `${attempts} attempts to get a lock`);
 });
 
 test("a server that is killed again and again, behind such a link, harms no program", async (t) => {
   const { seed } = seeded(t, 1);
-  const { rounds, kills } = await runStorm({ seed: seed + 1, durationMs: DURATION_MS, isDeadly: true, isRough: true });
+  const { rounds, kills, attempts } = await runStorm({
+    seed: seed + 1,
+    durationMs: DURATION_MS,
+    isDeadly: true,
+    isRough: true,
+  });
   assert.equal(Object.keys(rounds).length, 5);
   assert.ok(kills > 1, `${kills} kills`);
+  assert.ok(attempts > 50, `${attempts} attempts to get a lock`);
 });

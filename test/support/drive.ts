@@ -158,12 +158,23 @@ export async function startDrive(options: DriveOptions = {}): Promise<Drive> {
 
 /** Sockets a process has open; for leak checks. Its other descriptors come and go with the files it serves. */
 export function socketCount(pid: number): number {
+  return descriptors(pid).filter((target) => target.startsWith("socket:")).length;
+}
+
+/** Files without a name that a process keeps, of those that were below `directory`. */
+export function namelessCount(pid: number, directory: string): number {
+  const isNameless = (target: string) => target.startsWith(`${directory}/`) && target.endsWith(" (deleted)");
+  return descriptors(pid).filter(isNameless).length;
+}
+
+/** What the descriptors of a process refer to. */
+function descriptors(pid: number): string[] {
   const folder = `/proc/${pid}/fd`;
-  return readdirSync(folder).filter((fd) => {
+  return readdirSync(folder).map((fd) => {
     try {
-      return readlinkSync(join(folder, fd)).startsWith("socket:");
+      return readlinkSync(join(folder, fd));
     } catch {
-      return false;
+      return "";
     }
-  }).length;
+  });
 }

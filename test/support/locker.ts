@@ -37,8 +37,8 @@ export interface Locker extends AsyncDisposable {
   kill(): Promise<void>;
 }
 
-/** Starts one in `directory`. */
-export async function startLocker(directory: string): Promise<Locker> {
+/** Starts one in `directory`. An answer that does not come within `answerMsMax` is the end of it. */
+export async function startLocker(directory: string, { answerMsMax = ANSWER_MS_MAX } = {}): Promise<Locker> {
   const child = spawn(await program(), [], { cwd: directory, stdio: ["pipe", "pipe", "inherit"] });
   child.stdin.on("error", () => {}); // It was killed.
   const answers: ((answer: string) => void)[] = [];
@@ -50,9 +50,12 @@ export async function startLocker(directory: string): Promise<Locker> {
   const pid = Number((await next()).slice(3));
   const tell = async (line: string) => {
     child.stdin.write(`${line}\n`);
-    const deadline = systemClock.after(ANSWER_MS_MAX, () => child.kill("SIGKILL"), { keepAlive: true });
+    const isBounded = Number.isFinite(answerMsMax);
+    const deadline = isBounded
+      ? systemClock.after(answerMsMax, () => child.kill("SIGKILL"), { keepAlive: true })
+      : undefined;
     const answer = await next();
-    deadline.stop();
+    deadline?.stop();
     return answer.startsWith("ok ") ? answer.slice(3) : answer;
   };
   return {

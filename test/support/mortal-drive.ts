@@ -2,6 +2,10 @@
  * A drive of processes whose server can be killed, ended and started again at its address, with what it had written down.
  */
 import { join } from "node:path";
+import { systemClock } from "../../src/base/clock.ts";
+import { createLog } from "../../src/base/log.ts";
+import { openLevelStore } from "../../src/server/state/level-store.ts";
+import { type KeyParts, partsOfKey } from "../../src/server/state/records.ts";
 import type { Service } from "./child.ts";
 import { type Drive, type DriveOptions, startDrive, startServe } from "./drive.ts";
 import { makeTemp } from "./temp.ts";
@@ -13,6 +17,8 @@ export interface MortalDrive extends Drive {
   kill(): Promise<void>;
   /** Starts it again. Rejects if it does not start. */
   start(): Promise<void>;
+  /** Ends mount and server, and reads what the server has written down. @returns how many records of each kind. */
+  remains(): Promise<Partial<Record<KeyParts["of"] | "unknown", number>>>;
 }
 
 /**
@@ -25,7 +31,8 @@ const PORT_COUNT = 20_000;
 export async function startMortalDrive(options: Omit<DriveOptions, "serve" | "directory"> = {}): Promise<MortalDrive> {
   const temp = makeTemp("state");
   const listen = `127.0.0.1:${PORTS_FIRST + (process.pid % PORT_COUNT)}`;
-  const args = ["--state", join(temp.path, "state"), "--listen", listen];
+  const state = join(temp.path, "state");
+  const args = ["--state", state, "--listen", listen];
   const drive = await startDrive({ ...options, serve: args }).catch(async (error: unknown) => {
     await temp.remove();
     throw error;
@@ -49,7 +56,24 @@ export async function startMortalDrive(options: Omit<DriveOptions, "serve" | "di
     async start() {
       ({ service } = await startServe(drive.directory, "--squash", "none", ...args));
     },
+    async remains() {
+      await drive.mounted.close();
+      await service.end();
+      return recordCounts(join(state, "state"));
+    },
     close,
     [Symbol.asyncDispose]: close,
   };
+}
+
+async function recordCounts(folder: string): ReturnType<MortalDrive["remains"]> {
+  const log = createLog({ level: "warn", clock: systemClock });
+  const { store, records } = await openLevelStore({ folder, durability: "process", clock: systemClock, log });
+  await store.close();
+  const counts: Awaited<ReturnType<MortalDrive["remains"]>> = {};
+  for (const key of records.keys()) {
+    const of = partsOfKey(key)?.of ?? "unknown";
+    counts[of] = (counts[of] ?? 0) + 1;
+  }
+  return counts;
 }

@@ -2,15 +2,16 @@
  * A storm: programs work on a real mount while its link is cut, stalled, frozen and slowed at random, and its server killed, if that is asked for.
  *
  * Every program checks what it reads and fails on any error; in the end the same programs' results on a local directory are compared with those on the
- * drive. All that is random comes from one seed, which the caller prints. The test (test/mount/storm) and the long runs (scripts/storm.mjs) are the same.
+ * drive. All the time programs on a second mount try to get locks that one on the drive has (lock-siege.ts). When all have ended the server has nothing left of them. All that is random comes from one seed, which the caller prints. The test (test/mount/storm) and the long runs (scripts/storm.mjs) are the same.
  */
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type LinkTroublePlan, seededRandom } from "../../scripts/bench/link-schedule.ts";
 import { systemClock } from "../../src/base/clock.ts";
-import { command, shell } from "./child.ts";
-import { socketCount } from "./drive.ts";
+import { command, type Service, shell } from "./child.ts";
+import { namelessCount, socketCount, startMount } from "./drive.ts";
 import { buildFsx } from "./fsx.ts";
+import { besiegeLocks } from "./lock-siege.ts";
 import { type MortalDrive, startMortalDrive } from "./mortal-drive.ts";
 import { makeTree } from "./sample-tree.ts";
 import { makeTemp } from "./temp.ts";
@@ -32,6 +33,8 @@ export interface StormResult {
   readonly cuts: number;
   readonly connections: number;
   readonly kills: number;
+  /** Attempts to get a lock that somebody else had. */
+  readonly attempts: number;
 }
 
 /** The lines a link may have, bit/s. */
@@ -45,6 +48,8 @@ const TROUBLE: Omit<LinkTroublePlan, "seed"> = {
 };
 /** For a round of a program, however often it is held up. */
 const ROUND_TIMEOUT_MS = 180_000;
+/** For what the server does after the last client has gone. */
+const FORGET_MS_MAX = 5000;
 
 const env = {
   ...process.env,
@@ -163,11 +168,57 @@ async function work(
   return round;
 }
 
-/** @throws Error an application has seen an error, or something else than a local run; with all that the drive said. */
+/** @throws Error an application has seen an error, or something else than a local run, or something is left; with all that the drive said. */
 export async function runStorm(plan: StormPlan): Promise<StormResult> {
   await using temp = makeTemp("storm");
   await using drive = await startMortalDrive({ link: ["delay 1"] });
-  const tree = join(temp.path, "tree");
+  const path = join(temp.path, "other");
+  mkdirSync(path);
+  const other = await startMount(drive.served.url, path, "--allow-other");
+  let isOver = false;
+  let stormed: Promise<number> = Promise.resolve(0);
+  try {
+    await using siege = await besiegeLocks({ held: drive.path, besieged: path, beside: drive.directory });
+    stormed = storm(drive, plan, () => isOver);
+    // A storm that fails, because a server does not start, would leave the programs waiting; so would a lock that is lost.
+    const worked = workAll(drive, plan, temp.path);
+    const failed = Promise.all([stormed, siege.lasted]);
+    const rounds = await Promise.race([worked, failed.then(() => worked)]);
+    isOver = true;
+    const kills = await stormed;
+    const attempts = await siege.end();
+    const { cuts, connections } = await checkLeft(drive);
+    await other.close();
+    await checkForgotten(drive);
+    return { rounds, cuts, connections, kills, attempts };
+  } catch (error) {
+    isOver = true;
+    await stormed.catch(() => undefined);
+    const said = (service: Service) => service.errors().slice(-6000);
+    throw new Error(
+      `seed ${plan.seed}: ${(error as Error).message}\ndrive: ${said(drive.mounted.service)}\nother: ${said(other.service)}\nserver: ${said(drive.server)}`,
+    );
+  } finally {
+    await other.close();
+  }
+}
+
+/** Unmounts; then the server has no session, open, lock or reply, in its store or elsewhere, and no file without a name. */
+async function checkForgotten(drive: MortalDrive): Promise<void> {
+  await drive.mounted.close();
+  const kept = join(drive.directory, ".netdrive-kept");
+  const isForgotten = () =>
+    namelessCount(drive.server.pid, drive.directory) === 0 && (!existsSync(kept) || readdirSync(kept).length === 0);
+  const endMs = systemClock.monotonicMs() + FORGET_MS_MAX;
+  while (!isForgotten() && systemClock.monotonicMs() < endMs) await pause(20);
+  if (!isForgotten()) throw new Error("the server keeps files that have no name and are not open any more");
+  const remains = JSON.stringify(await drive.remains());
+  if (remains !== JSON.stringify({ identity: 1 })) throw new Error(`the server still knows ${remains}`);
+}
+
+/** Runs all programs until the time is over. @returns how many rounds each has done. */
+async function workAll(drive: MortalDrive, plan: StormPlan, folder: string): Promise<Record<string, number>> {
+  const tree = join(folder, "tree");
   makeTree(tree, 60);
   const fsx = await buildFsx(drive.scratch);
   const bytes: Program = async (directory, round) => {
@@ -179,40 +230,28 @@ export async function runStorm(plan: StormPlan): Promise<StormResult> {
   const programs: Record<string, Program> = { bytes, git, sqlite, tar: tar(tree), names };
   const endMs = systemClock.monotonicMs() + plan.durationMs;
   const isLate = () => systemClock.monotonicMs() >= endMs;
-  let isDone = false;
-  const stormed = storm(drive, plan, () => isDone);
-  try {
-    const worked = Promise.all(
-      Object.entries(programs).map(async ([name, program]) => {
-        const places = { drive: join(drive.path, name), local: join(temp.path, "local", name) };
-        const count = await work(name, program, places, isLate).catch((error: Error) => {
-          throw new Error(`${name}: ${error.message}`);
-        });
-        plan.say?.(`${name}: ${count} rounds`);
-        return [name, count] as const;
-      }),
-    );
-    // A storm that fails, because a server does not start, would leave the programs waiting.
-    const rounds = await Promise.race([worked, stormed.then(() => worked)]);
-    isDone = true;
-    const kills = await stormed;
-    await shell(`sync -f ${drive.path}; diff -r --no-dereference -x .netdrive-kept ${drive.path} ${drive.directory}`, {
-      timeoutMs: ROUND_TIMEOUT_MS,
-    });
-    const { cutCount, acceptedCount, connectionCount } = (await drive.link?.stats()) ?? {
-      cutCount: 0,
-      acceptedCount: 0,
-      connectionCount: 2,
-    };
-    if (connectionCount > 4) throw new Error(`${connectionCount} connections are left on the link`);
-    const sockets = socketCount(drive.mounted.service.pid);
-    if (sockets > 8) throw new Error(`the drive's process has ${sockets} sockets`);
-    return { rounds: Object.fromEntries(rounds), cuts: cutCount, connections: acceptedCount, kills };
-  } catch (error) {
-    isDone = true;
-    await stormed.catch(() => undefined);
-    throw new Error(
-      `seed ${plan.seed}: ${(error as Error).message}\ndrive: ${drive.mounted.service.errors().slice(-6000)}`,
-    );
-  }
+  const rounds = await Promise.all(
+    Object.entries(programs).map(async ([name, program]) => {
+      const places = { drive: join(drive.path, name), local: join(folder, "local", name) };
+      const count = await work(name, program, places, isLate).catch((error: Error) => {
+        throw new Error(`${name}: ${error.message}`);
+      });
+      plan.say?.(`${name}: ${count} rounds`);
+      return [name, count] as const;
+    }),
+  );
+  return Object.fromEntries(rounds);
+}
+
+/** What is on the drive is on the server, and no connection is left over. @returns how it was for the link. */
+async function checkLeft(drive: MortalDrive): Promise<Pick<StormResult, "cuts" | "connections">> {
+  await shell(`sync -f ${drive.path}; diff -r --no-dereference -x .netdrive-kept ${drive.path} ${drive.directory}`, {
+    timeoutMs: ROUND_TIMEOUT_MS,
+  });
+  const none = { cutCount: 0, acceptedCount: 0, connectionCount: 2 };
+  const { cutCount, acceptedCount, connectionCount } = (await drive.link?.stats()) ?? none;
+  if (connectionCount > 4) throw new Error(`${connectionCount} connections are left on the link`);
+  const sockets = socketCount(drive.mounted.service.pid);
+  if (sockets > 8) throw new Error(`the drive's process has ${sockets} sockets`);
+  return { cuts: cutCount, connections: acceptedCount };
 }
