@@ -2,7 +2,8 @@
  * A storm: programs work on a real mount while its link is cut, stalled, frozen and slowed at random, and its server killed, if that is asked for.
  *
  * Every program checks what it reads and fails on any error; in the end the same programs' results on a local directory are compared with those on the
- * drive. All the time programs on a second mount try to get locks that one on the drive has (lock-siege.ts). When all have ended the server has nothing left of them. All that is random comes from one seed, which the caller prints. The test (test/mount/storm) and the long runs (scripts/storm.mjs) are the same.
+ * drive. All the time programs on a second mount try to get locks that one on the drive has (lock-siege.ts). When all have ended the server has nothing left of them.
+ * All that is random comes from one seed, which the caller prints. The test (test/mount/storm) and the long runs (scripts/storm.mjs) are the same.
  */
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
