@@ -369,8 +369,8 @@ export class ClientSession {
       agreement = await this.#setUp(lane, await dialOne(), this.#joinProof());
     } catch (error) {
       if (!isProofRefused(error) || lane.slotTable !== 0) throw error;
-      log.error("the server does not know this session any more: what was open there is gone");
       agreement = await this.#logInAgain(lane, await dialOne());
+      log.error("the server does not know this session any more: what was open there is gone");
       isNewSession = true;
     }
     if (lane.slotTable === 0) await this.#resume(lane, agreement, isNewSession);
@@ -384,14 +384,24 @@ export class ClientSession {
     this.#wake();
   }
 
-  /** A new session in the place of one that is gone. The server's no is the end: asking again would be guessing. */
+  /**
+   * A new session in the place of one that is gone. The server's no is the end: asking again would be guessing. But where frames are signed a no may be
+   * somebody else's, and what the server keeps is not given up for it: the same start of the server must know the session still.
+   */
   async #logInAgain(lane: Lane, link: ByteLink): Promise<Agreement> {
+    const { clock, security, login } = this.#options;
+    const { bootId, keepMs } = this.#agreement as Agreement;
+    const isKept = clock.monotonicMs() - (this.#awaySinceMs ?? 0) < keepMs;
+    const isDoubtful = security.control === "signed" && isKept;
     try {
-      return await this.#setUp(lane, link, this.#options.login);
+      const agreement = await this.#setUp(lane, link, login);
+      if (!isDoubtful || !agreement.bootId.equals(bootId)) return agreement;
     } catch (error) {
-      if (isProofRefused(error)) this.#finish(error as Error);
+      if (isProofRefused(error) && !isDoubtful) this.#finish(error as Error);
       throw error;
     }
+    lane.calls?.channel?.close({ code: 0, text: "goodbye" });
+    throw new ConnectionError("somebody refuses this session in the server's name", { retryable: true });
   }
 
   /** Brings back what is open, before anything else is asked. */

@@ -149,6 +149,72 @@ test("a record that is flipped, dropped, repeated, moved or played again costs a
   assert.ok(count > 60, `${count} records were harmed`);
 });
 
+/** Harms the proof of a connection's set-up, so that the server refuses it. */
+function harmProof(link: FaultyLink): void {
+  const write = link.write.bind(link);
+  let count = 0;
+  link.write = (chunks, sent) => {
+    const bytes = Buffer.concat(chunks);
+    count += 1;
+    if (count === 2) bytes.writeUInt8(bytes.readUInt8(HEADER_BYTES) ^ 1, HEADER_BYTES);
+    write([bytes], sent);
+  };
+}
+
+test("a refusal that is not the server's does not cost the session, nor what is open", async () => {
+  // Of the joining connection only, and of all of them.
+  for (const isAlways of [false, true]) {
+    const drive = await returningDrive({ client: { security: SIGNED, ioChannels: 0 } });
+    drive.remote.events = { changed: () => {}, gone: () => assert.fail("an open was lost") };
+    const { fileSystem } = drive.remote;
+    const { id: root } = await fileSystem.root(ctx);
+    const { opened } = await fileSystem.create(ctx, root, named("f"), READ_WRITE, NEW_FILE);
+    const before = drive.connections.length;
+    drive.onConnection = ({ client }) => {
+      if (isAlways || (drive.connections.length - before) % 2 === 1) harmProof(client);
+    };
+    await drive.cut();
+    const written = outcome(fileSystem.write(ctx, opened.handle, 0, DATA));
+    await drive.pass(30_000);
+    assert.equal(drive.remote.state, "away");
+    assert.equal(written.value, undefined);
+    assert.ok(drive.server.counters().sessions <= 2);
+    drive.onConnection = () => {};
+    await drive.pass(10_000, () => written.value !== undefined);
+    assert.equal(written.value, DATA.length);
+    if (!isAlways) assert.match(drive.lines.join("\n"), /somebody refuses this session in the server's name/);
+    assert.equal(drive.server.counters().sessions, 1);
+    await drive.remote.close();
+  }
+});
+
+test("a server that was started anew, and one whose no lasts longer than it keeps a session, are believed", async () => {
+  const drive = await returningDrive({ client: { security: SIGNED, keepMs: 60_000 } });
+  const gone: number[] = [];
+  drive.remote.events = { changed: () => {}, gone: (handle) => gone.push(handle) };
+  const { fileSystem } = drive.remote;
+  const { id: root } = await fileSystem.root(ctx);
+  const { opened } = await fileSystem.create(ctx, root, named("f"), READ_WRITE, NEW_FILE);
+  drive.target = linkDrive().server;
+  await drive.cut();
+  await drive.pass(2000, () => drive.remote.state === "connected");
+  assert.deepEqual(gone, [opened.handle]);
+  // Nobody knows the token there. It keeps sessions for 5 s.
+  const other = linkDrive({ isTokenless: true });
+  const pass = async (ms: number) => {
+    for (let at = 0; at < ms; at += 200) {
+      other.clock.advance(200);
+      await drive.pass(200);
+    }
+  };
+  drive.target = other.server;
+  await drive.cut();
+  await pass(4000);
+  assert.equal(drive.remote.state, "away");
+  await pass(20_000);
+  assert.equal(drive.remote.state, "over");
+});
+
 /** A server and a client of it over sockets, with somebody on the line. */
 async function socketDrive(t: TestContext, plansOf: Parameters<typeof harmedWay>[1]) {
   const lines: string[] = [];
