@@ -13,6 +13,7 @@ import { LinkServer } from "../../src/server/server.ts";
 import { memoryLinkPair } from "../../src/transport/memory-link.ts";
 import { decodeDirents } from "../../src/vfs/dirent-page.ts";
 import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import type { Security } from "../../src/wire/messages.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { FakeClock, settle } from "../support/fake-clock.ts";
 import { ctx, named, TOKEN } from "../support/link-drive.ts";
@@ -62,7 +63,12 @@ interface Run {
 }
 
 /** Runs the scenario with the link cut after `cutAtByte` bytes in one direction, and checks what is left. */
-async function run(direction: "client" | "server", cutAtByte: number, splitBytes: number): Promise<Run> {
+async function run(
+  direction: "client" | "server",
+  cutAtByte: number,
+  splitBytes: number,
+  level: Security = "plain",
+): Promise<Run> {
   const clock = new FakeClock();
   const share = new MemoryFs();
   const server = new LinkServer({
@@ -81,7 +87,8 @@ async function run(direction: "client" | "server", cutAtByte: number, splitBytes
   let isPassed = true;
   try {
     const url = { token: TOKEN, share: "share" };
-    const remote = await connectLink(links.client, { url, log: silentLog, clock, sectionBytes: SECTION, credits: 8 });
+    const wish = { sectionBytes: SECTION, credits: 8, security: { control: level, io: level } };
+    const remote = await connectLink(links.client, { url, log: silentLog, clock, ...wish });
     await scenario(remote);
     await remote.close();
   } catch (error) {
@@ -117,7 +124,21 @@ for (const direction of ["client", "server"] as const) {
 
 test("the scenario passes over a link that cuts every chunk small", async () => {
   for (const splitBytes of [1, 2, 23, 24, 25, 1000]) {
-    const { isPassed } = await run("client", Number.POSITIVE_INFINITY, splitBytes);
-    assert.equal(isPassed, true);
+    for (const level of ["plain", "signed"] as const) {
+      const { isPassed } = await run("client", Number.POSITIVE_INFINITY, splitBytes, level);
+      assert.equal(isPassed, true);
+    }
+  }
+});
+
+test("a signed link cut after any byte leaves nothing hanging and nothing behind", async () => {
+  for (const direction of ["client", "server"] as const) {
+    let cuts = 0;
+    for (let cutAtByte = 400; ; cutAtByte += 61) {
+      cuts += 1;
+      const { isPassed } = await run(direction, cutAtByte, 0, "signed");
+      if (isPassed) break;
+    }
+    assert.ok(cuts > 200, `${cuts} cuts`);
   }
 });

@@ -1,5 +1,5 @@
 /**
- * Fuzzing of everything that decodes bytes from elsewhere: frames and messages, pages of directories, records of the state store, resume keys, tickets, URLs.
+ * Fuzzing of everything that decodes bytes from elsewhere: frames and messages, signed records, pages of directories, records of the state store, resume keys, tickets, URLs.
  *
  * Inputs are samples that were changed at random: bits, bytes, numbers at their limits, pieces cut out, doubled, or taken from another sample. A decoder may refuse in the one
  * way it says; anything else, or taking what it must not, is a finding. All comes from a seed. The test (test/faults/fuzz) and the long runs (scripts/fuzz.mjs) are the
@@ -10,7 +10,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { seededRandom } from "../../scripts/bench/link-schedule.ts";
-import { ProtocolError } from "../../src/base/errors.ts";
+import { ConnectionError, ProtocolError } from "../../src/base/errors.ts";
 import type { Name } from "../../src/base/name.ts";
 import { formatTicket, parseTicket } from "../../src/cli/ticket.ts";
 import { DriveUrlError, parseDriveUrl } from "../../src/client/url.ts";
@@ -24,6 +24,7 @@ import {
   sessionRecord,
   slotRecord,
 } from "../../src/server/state/records.ts";
+import { RecordOpener, RecordSealer } from "../../src/transport/record-signing.ts";
 import { decodeDirents, encodeDirent } from "../../src/vfs/dirent-page.ts";
 import type { NodeId } from "../../src/vfs/file-system.ts";
 import { FrameDecoder } from "../../src/wire/frame-decoder.ts";
@@ -68,6 +69,34 @@ function frames(): Target {
       const decoder = new FrameDecoder(collector, LIMITS);
       const step = 1 + (input.length % 97);
       for (let at = 0; at < input.length; at += step) decoder.push(input.subarray(at, at + step));
+    },
+  };
+}
+
+/** Signed records of one stream: what is passed on is its beginning, whatever has been done to them. */
+function signedRecords(): Target {
+  const key = bytes(16);
+  const stream = Buffer.concat(GOLDEN.map(goldenBytes));
+  const sealer = new RecordSealer(key);
+  const sample: Buffer[] = [];
+  for (let at = 0; at < stream.length; at += 150) {
+    const chunk = stream.subarray(at, at + 150);
+    sample.push(...sealer.seal([chunk], chunk.length));
+  }
+  return {
+    name: "signed records",
+    samples: [Buffer.concat(sample)],
+    refuses: (error) => error instanceof ConnectionError && isProtocolError(error.cause),
+    take(input) {
+      let passed = 0;
+      const push = (record: Buffer) => {
+        assert.ok(record.equals(stream.subarray(passed, passed + record.length)));
+        passed += record.length;
+        return true;
+      };
+      const opener = new RecordOpener(key, "peer", { push, provide: never, isInsideFrame: false });
+      const step = 1 + (input.length % 997);
+      for (let at = 0; at < input.length; at += step) opener.push(input.subarray(at, at + step));
     },
   };
 }
@@ -211,7 +240,14 @@ function texts(): Target[] {
   ];
 }
 
-export const TARGETS: readonly Target[] = [frames(), pages(), ...allRecords(), resumeKeys(), ...texts()];
+export const TARGETS: readonly Target[] = [
+  frames(),
+  signedRecords(),
+  pages(),
+  ...allRecords(),
+  resumeKeys(),
+  ...texts(),
+];
 
 /** A sample, changed in a few places. */
 function change(samples: readonly Buffer[], below: (limit: number) => number): Buffer {
