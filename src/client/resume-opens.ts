@@ -50,13 +50,11 @@ export async function resumeOpens(
   const directories = all.filter(({ kind }) => kind === "directory");
   if (isNewSession || isRestarted) opens.handlesLost("directory");
   if (isNewSession) opens.handlesLost("file");
-  // What was attached to ends with the server's process.
-  const isLost = ({ attachedBy }: RemoteOpen) => isNewSession || (isRestarted && attachedBy !== undefined);
-  for (const open of files) if (isLost(open)) opens.gone(open);
-  if (!isNewSession) {
-    const kept = files.filter((open) => !isLost(open));
+  if (isNewSession) {
+    for (const open of files) opens.gone(open);
+  } else {
     const batches: RemoteOpen[][] = [];
-    for (let at = 0; at < kept.length; at += RESUME_ITEMS_MAX) batches.push(kept.slice(at, at + RESUME_ITEMS_MAX));
+    for (let at = 0; at < files.length; at += RESUME_ITEMS_MAX) batches.push(files.slice(at, at + RESUME_ITEMS_MAX));
     await Promise.all(batches.map((batch) => resumeBatch(control, opens, batch, agreement)));
   }
   if (isNewSession || isRestarted) await Promise.all(directories.map((open) => openAgain(control, opens, open)));

@@ -418,7 +418,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     const reply = { opcode: message.row.code, handle, section, made, status, answer: kept };
     this.#table.keep(request, reply);
     if (keeper !== undefined && message.row.changes === true) keeper.changed();
-    if (keeper === undefined || !isStored(request)) {
+    // A session that has ended meanwhile took its records with it.
+    if (keeper === undefined || !isStored(request) || this.#session.isEnded) {
       send(this);
       return;
     }

@@ -180,6 +180,8 @@ export class Session implements LockSession {
   /** The first handle of each open, by the open's id, and the further ones where there are any. */
   readonly #handles = new Map<number, number>();
   readonly #furtherHandles = new Map<number, Set<number>>();
+  /** Handles by attaching. */
+  readonly #attached = new Set<number>();
   /** Of each open file, while the client is away. */
   readonly #absences = new Map<Open, Absence>();
   #presence: Presence = { t: "present" };
@@ -320,10 +322,9 @@ export class Session implements LockSession {
   }
 
   /**
-   * Somebody else asks for what an open keeps from him: gives it up if the time of everybody who has it is over. Whoever comes back to it learns that it is
-   * gone.
+   * Somebody else asks for what an open keeps from him (`why`: who, and for what; for the log): gives it up if the time of everybody who has it is over.
+   * Whoever comes back to it learns that it is gone.
    *
-   * @param why  who asks, and for what; for the log.
    * @returns whether it is given up.
    */
   giveUp(open: Open, why: string): boolean {
@@ -364,11 +365,12 @@ export class Session implements LockSession {
     return handle;
   }
 
-  /** An open of the server before, with the handle it had. `restoredAll` follows. */
+  /** An open of the server before, with a handle it had: first the one it was opened with, then those by attaching. `restoredAll` follows. */
   restored(open: Open, handle: number, version: DataVersion | "unknown"): void {
     this.#give(open, handle);
     this.#lastHandle = Math.max(this.#lastHandle, handle);
-    this.share.modes.add(open);
+    if (open.handles === 1) this.share.modes.add(open);
+    else this.#attached.add(handle);
     this.#setAbsent(open, version);
   }
 
@@ -428,7 +430,10 @@ export class Session implements LockSession {
   attach(open: Open): number {
     this.reserveOpen();
     this.#opening -= 1;
-    return this.addHandle(open);
+    const handle = this.addHandle(open);
+    this.#attached.add(handle);
+    this.#parts.keeper?.attached(this, open, handle);
+    return handle;
   }
 
   /** The open of this session with this id, and a handle of it. */
@@ -446,9 +451,10 @@ export class Session implements LockSession {
   async releaseHandle(ctx: RequestContext, handle: number): Promise<void> {
     const open = this.#opens.get(handle);
     if (open === undefined) throw new FsError("EBADF", "release");
+    if (this.#attached.delete(handle)) this.#parts.keeper?.detached(this, handle);
     if (this.#take(open, handle)) {
       this.cameBack(open);
-      // Only what its owner has is kept beyond the server's process.
+      // What its owner has closed is not kept beyond the server's process, whoever else has it.
       if (open.owner === this) this.#parts.keeper?.closed(open);
     }
     if (open.handles > 0) return;

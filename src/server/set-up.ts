@@ -250,8 +250,7 @@ export class ServerSetUp implements ChannelReceiver {
       payloadBytesMax: payloadBytesMax(session.sectionBytes),
     });
     const table = session.slotTable(at.hello.slotTable, at.challenge.credits);
-    // A ticket ends with the server's process, as what it is for would be the whole share in a record.
-    if (session.guestOf === undefined) this.#state.keeper?.session(session);
+    this.#state.keeper?.session(session);
     const served = new ServedChannel({
       channel,
       session,

@@ -195,3 +195,39 @@ test("after a restart of the machine the next fsync says that data may be lost, 
   assert.deepEqual(await fsyncsAfter([60], (start) => `boot ${start}`), lost);
   assert.deepEqual(await fsyncsAfter([60, 85], (start) => (start === 0 ? "first" : "second")), lost);
 });
+
+/** A client that has come in by a ticket goes on with its handle. @returns how many steps had been done when it had it. */
+async function asGuest(server: MortalServer): Promise<number> {
+  const first = await server.connect();
+  const { id: root } = await first.fileSystem.root(ctx);
+  const { entry, opened } = await first.fileSystem.create(ctx, root, n("f"), READ_WRITE, MODE);
+  const ticket = await first.ticketFor(ctx, opened.handle);
+  const second = await server.connect(ticket);
+  const { handle } = await second.attach(ctx, ticket);
+  const steps = server.steps;
+  const { fileSystem: guest } = second;
+  assert.equal(await guest.write(ctx, handle, 0, Buffer.from("by a guest")), 10);
+  await guest.fsync(ctx, handle, false);
+  assert.equal(await outcomeOf(guest.root(ctx)), "EACCES", "it is a guest still");
+  await first.fileSystem.write(ctx, opened.handle, 10, Buffer.from("!"));
+  assert.equal((await guest.getattr(ctx, entry.id, handle)).sizeBytes, 11);
+  assert.equal(await guest.write(ctx, handle, 0, Buffer.from("By")), 2);
+  await guest.release(ctx, handle);
+  assert.equal(await outcomeOf(guest.getattr(ctx, entry.id, handle)), "EBADF");
+  await first.fileSystem.release(ctx, opened.handle);
+  assert.equal(await contentOf(first.fileSystem, "f"), "By a guest!");
+  await second.close();
+  await first.close();
+  return steps;
+}
+
+test("who has attached to an open goes on with it, whenever the server dies, as long as whoever made it has it", async (t) => {
+  const calm = await mortalServer([]);
+  const begin = (await calm.during(asGuest(calm))) + 1;
+  t.diagnostic(`steps ${begin} to ${calm.steps}`);
+  assert.ok(calm.steps > begin + 10);
+  for (let step = begin; step <= calm.steps; step += 1) {
+    await run([step], async (server) => void (await asGuest(server)));
+  }
+  assert.equal(calm.records.size, 1, "who the server is");
+});

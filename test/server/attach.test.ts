@@ -5,6 +5,7 @@ import { ConnectionError } from "../../src/base/errors.ts";
 import type { OpenTicket } from "../../src/client/attach.ts";
 import { connectLink, type Remote } from "../../src/client/remote.ts";
 import { attachProof, ticketKey } from "../../src/resume/resume-proof.ts";
+import { attachedRecord, sessionRecord } from "../../src/server/state/records.ts";
 import { memoryLinkPair } from "../../src/transport/memory-link.ts";
 import { type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
@@ -273,7 +274,7 @@ test("a guest comes back to its open when its link was lost, and learns what oth
   await Promise.all([first.close(), guest.close()]);
 });
 
-test("nothing is written down that would let a guest in to more than its open after a crash", async () => {
+test("what is written down of a guest lets it in to its open and nothing else after a crash, and goes with it", async () => {
   const store = new MemoryStore();
   const memory = { store, records: new Map(), life: undefined, hostBootId: "" };
   const drive = linkDrive({ memory });
@@ -285,7 +286,17 @@ test("nothing is written down that would let a guest in to more than its open af
   const ticket = await first.ticketFor(ctx, opened.handle);
   const { remote: guest } = await drive.connect({ ticket });
   await guest.attach(ctx, ticket);
-  assert.equal(sessions(), 1);
+  const guests = [...store.records]
+    .filter(([key]) => key.startsWith("s"))
+    .flatMap(([, value]) => sessionRecord.decode(value)?.guestOf ?? []);
+  assert.equal(sessions(), 2);
+  assert.equal(guests.length, 1);
+  const attached = () => [...store.records].filter(([key]) => key.startsWith("a"));
+  assert.deepEqual(
+    attached().map(([, value]) => attachedRecord.decode(value)),
+    guests,
+  );
   await Promise.all([first.close(), guest.close()]);
-  assert.equal(sessions(), 0);
+  await settle();
+  assert.deepEqual([sessions(), attached().length], [0, 0]);
 });

@@ -17,6 +17,7 @@ import { DriveUrlError, parseDriveUrl } from "../../src/client/url.ts";
 import { KeySeal } from "../../src/resume/key-seal.ts";
 import type { RecordCodec } from "../../src/server/state/record-codec.ts";
 import {
+  attachedRecord,
   identityRecord,
   locksRecord,
   openRecord,
@@ -165,12 +166,20 @@ function allRecords(): Target[] {
       { serverId: id, sealSecret: bytes(32), epoch: 1, starts: 2, hostBootId: "boot" },
     ]),
     records("session", sessionRecord, [
-      { ...session, isReadOnly: false, sectionBytes: 65_536, keepMs: 1000, slotTables: [{ number: 0, credits: 8 }] },
+      {
+        ...session,
+        guestOf: undefined,
+        isReadOnly: false,
+        sectionBytes: 65_536,
+        keepMs: 1000,
+        slotTables: [{ number: 0, credits: 8 }],
+      },
     ]),
     records("open", openRecord, [
       { ...open, flags: 3, openedAtMs: 4, pid: 5, version },
       { ...open, flags: 3, openedAtMs: 4, pid: 5, version: undefined },
     ]),
+    records("attached", attachedRecord, [1, 2 ** 52]),
     records("locks", locksRecord, [[lock, lock], []]),
     records("slot", slotRecord, [
       { turn: 1, opcode: 25, handle: 0, section: 0, reply, intent: bytes(0) },

@@ -16,6 +16,8 @@ import type { KeptReply } from "../slot-table.ts";
 import { intentOf, intentRecord } from "./intents.ts";
 import type { LifeStamp } from "./life-stamp.ts";
 import {
+  attachedKeyOf,
+  attachedRecord,
   locksKeyOf,
   locksRecord,
   openKeyOf,
@@ -44,7 +46,7 @@ export class Keeper {
 
   /** A session was made, or has another channel. */
   session(session: Session): void {
-    const { id, key, clientId, user, loginMark, label, share, readOnly, sectionBytes, keepMs } = session;
+    const { id, key, clientId, user, loginMark, label, share, readOnly, guestOf, sectionBytes, keepMs } = session;
     const slotTables = [...session.slotTables.values()].map(({ number, credits }) => ({ number, credits }));
     const record = {
       id,
@@ -55,6 +57,7 @@ export class Keeper {
       label,
       share: share.name,
       isReadOnly: readOnly,
+      guestOf,
       sectionBytes,
       keepMs,
       slotTables,
@@ -79,6 +82,16 @@ export class Keeper {
     const record = { id, session: session.id, handles: [handle], kind, node, nodeRecord, flags, openedAtMs, pid };
     const version = attr === undefined ? undefined : versionOf(attr);
     this.store.add(openKeyOf(id), openRecord.encode({ ...record, version }));
+  }
+
+  /** A session has another handle of an open, by attaching to it. */
+  attached(session: Session, open: Open, handle: number): void {
+    if (open.kind === "file") this.store.put(attachedKeyOf(session.id, handle), attachedRecord.encode(open.id));
+  }
+
+  /** Such a handle was released. */
+  detached(session: Session, handle: number): void {
+    this.store.delete(attachedKeyOf(session.id, handle));
   }
 
   closed(open: Open): void {

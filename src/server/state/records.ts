@@ -5,6 +5,7 @@
  *     s  session id, 16 bytes              a session
  *     o  open id, 8 bytes big-endian       an open
  *     l  open id, 8 bytes big-endian       the locks taken through an open
+ *     a  session id, u32 handle            a handle of an open, by attaching to it
  *     r  session id, u16 table, u16 slot   what the last request of a slot was, and its reply if it must not run twice
  *
  * Stored by one start of the server and read by the next: a change of any layout needs another FORMAT in level-store.ts.
@@ -69,6 +70,8 @@ const sessionFields = {
   label: utf8Text(TEXT_BYTES_MAX),
   share: utf8Text(SHARE_NAME_BYTES_MAX),
   isReadOnly: flag,
+  /** The open it has a ticket for, and nothing else. */
+  guestOf: optional(u53),
   sectionBytes: u32,
   keepMs: u32,
   slotTables: list(group({ number: u16, credits: u16 }), SLOT_TABLES_MAX),
@@ -94,6 +97,9 @@ const openFields = {
 };
 export type OpenRecord = RecordOf<typeof openFields>;
 export const openRecord = recordCodec(group(openFields));
+
+/** The id of the open that a handle is of. */
+export const attachedRecord = recordCodec(u53);
 
 const lockFields = {
   kind: choice(["posix", "flock"] as const),
@@ -144,6 +150,10 @@ export function locksKeyOf(openId: number): StateKey {
   return `l${openIdText(openId)}`;
 }
 
+export function attachedKeyOf(session: Buffer, handle: number): StateKey {
+  return `a${session.toString("latin1")}${u32Text(handle)}`;
+}
+
 export function slotKeyOf(session: Buffer, table: number, slot: number): StateKey {
   return `r${session.toString("latin1")}${u16Text(table)}${u16Text(slot)}`;
 }
@@ -153,6 +163,7 @@ export type KeyParts =
   | { readonly of: "identity" }
   | { readonly of: "session"; readonly id: Buffer }
   | { readonly of: "open" | "locks"; readonly id: number }
+  | { readonly of: "attached"; readonly session: Buffer; readonly handle: number }
   | { readonly of: "slot"; readonly session: Buffer; readonly table: number; readonly slot: number };
 
 /** Undefined: a key of none of these. */
@@ -163,6 +174,9 @@ export function partsOfKey(key: StateKey): KeyParts | undefined {
   if ((key[0] === "o" || key[0] === "l") && bytes.length === 9) {
     const id = bytes.readUInt32BE(1) * 2 ** 32 + bytes.readUInt32BE(5);
     if (Number.isSafeInteger(id)) return { of: key[0] === "o" ? "open" : "locks", id };
+  }
+  if (key[0] === "a" && bytes.length === 1 + ID_BYTES + 4) {
+    return { of: "attached", session: bytes.subarray(1, 1 + ID_BYTES), handle: bytes.readUInt32BE(1 + ID_BYTES) };
   }
   if (key[0] === "r" && bytes.length === 1 + ID_BYTES + 4) {
     const [table, slot] = [bytes.readUInt16BE(1 + ID_BYTES), bytes.readUInt16BE(3 + ID_BYTES)];
@@ -175,7 +189,10 @@ function u16Text(value: number): string {
   return String.fromCharCode(value >>> 8, value & 0xff);
 }
 
+function u32Text(value: number): string {
+  return u16Text(value >>> 16) + u16Text(value & 0xffff);
+}
+
 function openIdText(id: number): string {
-  const high = Math.floor(id / 2 ** 32);
-  return u16Text(high >>> 16) + u16Text(high & 0xffff) + u16Text((id >>> 16) & 0xffff) + u16Text(id & 0xffff);
+  return u32Text(Math.floor(id / 2 ** 32)) + u32Text(id >>> 0);
 }

@@ -12,12 +12,13 @@ import type { Attr } from "../../vfs/attr.ts";
 import { type FileSystem, OpenFlag, type RequestContext } from "../../vfs/file-system.ts";
 import type { LockOwner } from "../../vfs/lock.ts";
 import { type BodyCodec, messageOf } from "../../wire/codec.ts";
-import { isSame, versionOf } from "../node-changes.ts";
+import { type DataVersion, isSame, versionOf } from "../node-changes.ts";
 import { Open, type Session } from "../session.ts";
 import { withoutModes } from "../share-modes.ts";
 import { ID_BYTES, type ServerState } from "../state.ts";
 import type { LifeTimes } from "./life-stamp.ts";
 import {
+  attachedRecord,
   IDENTITY_KEY,
   type IdentityRecord,
   identityRecord,
@@ -83,6 +84,7 @@ export async function restore(
   for (let at = 0; at < opens.length; at += OPENS_AT_ONCE) {
     await Promise.all(opens.slice(at, at + OPENS_AT_ONCE).map(([key, value]) => restoring.open(key, value)));
   }
+  for (const [key, value] of records) if (partsOfKey(key)?.of === "attached") restoring.attached(key, value);
   for (const [key, value] of records) if (partsOfKey(key)?.of === "locks") await restoring.locks(key, value);
   await restoring.requests();
   restoring.end();
@@ -103,6 +105,7 @@ class Restoring {
   readonly #log: Log;
   readonly #sessions: Session[] = [];
   readonly #restoredOpens = new Map<number, Open>();
+  readonly #versions = new Map<number, DataVersion | "unknown">();
   readonly #unfinished: Unfinished;
   #opens = 0;
   #lost = 0;
@@ -132,7 +135,7 @@ class Restoring {
     const session = state.makeSession({
       ...{ id: record.id, key: record.key, clientId: record.clientId, user: record.user, label: record.label },
       ...{ loginMark, share, readOnly: record.isReadOnly || share.readOnly, sectionBytes: record.sectionBytes },
-      ...{ keepMs: Math.min(record.keepMs, state.limits.keepMsMax), buffers },
+      ...{ keepMs: Math.min(record.keepMs, state.limits.keepMsMax), buffers, guestOf: record.guestOf },
     });
     for (const { number, credits } of record.slotTables) session.slotTable(number, credits);
     return session;
@@ -206,7 +209,27 @@ class Restoring {
     const open = new Open({ id, owner: session, kind, node, inner, flags, openedAtMs, pid });
     open.mayHaveLostData = mayHaveLost;
     this.#restoredOpens.set(id, open);
-    session.restored(open, handle, this.#isLeftAlone(attr, record) ? versionOf(attr) : "unknown");
+    const version = this.#isLeftAlone(attr, record) ? versionOf(attr) : "unknown";
+    this.#versions.set(id, version);
+    session.restored(open, handle, version);
+  }
+
+  attached(key: StateKey, bytes: Buffer): void {
+    const parts = partsOfKey(key);
+    const openId = attachedRecord.decode(bytes);
+    const session = parts?.of === "attached" ? this.#state.findSession(parts.session) : undefined;
+    if (parts?.of !== "attached" || openId === undefined || session === undefined) {
+      this.#leaveOut(key, openId === undefined ? "a handle" : undefined);
+      return;
+    }
+    const open = this.#restoredOpens.get(openId);
+    const isAllowed = open?.owner.share === session.share && (session.guestOf ?? openId) === openId;
+    if (open !== undefined && isAllowed) {
+      session.restored(open, parts.handle, this.#versions.get(openId) ?? "unknown");
+      return;
+    }
+    session.notRestored(parts.handle);
+    this.#store.delete(key);
   }
 
   /** Whether nobody can have changed the file after the server before did, or since it was opened. */

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { RecordCodec } from "../../../src/server/state/record-codec.ts";
 import {
+  attachedKeyOf,
   IDENTITY_KEY,
   type IdentityRecord,
   identityRecord,
@@ -53,6 +54,7 @@ const session: fc.Arbitrary<SessionRecord> = record({
   label: text,
   share: text,
   isReadOnly: fc.boolean(),
+  guestOf: fc.option(u53, { nil: undefined }),
   sectionBytes: u32,
   keepMs: u32,
   slotTables: fc.array(record({ number: u16, credits: u16 }), { maxLength: 10 }),
@@ -146,10 +148,12 @@ test("a record that cannot be kept is the program's mistake", () => {
 test("a key says what it is of, and any other string says nothing", (t) => {
   fc.assert(
     fc.property(bytes(16), u53, u16, u16, (id, openId, table, place) => {
+      const handle = table * 0x1_0000 + place;
       assert.deepEqual(partsOfKey(IDENTITY_KEY), { of: "identity" });
       assert.deepEqual(partsOfKey(sessionKeyOf(id)), { of: "session", id });
       assert.deepEqual(partsOfKey(openKeyOf(openId)), { of: "open", id: openId });
       assert.deepEqual(partsOfKey(locksKeyOf(openId)), { of: "locks", id: openId });
+      assert.deepEqual(partsOfKey(attachedKeyOf(id, handle)), { of: "attached", session: id, handle });
       const key = slotKeyOf(id, table, place);
       assert.deepEqual(partsOfKey(key), { of: "slot", session: id, table, slot: place });
       assert.ok(key.length <= KEY_BYTES_MAX);
