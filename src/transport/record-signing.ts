@@ -8,7 +8,7 @@
  * Bytes are copied once more than on a plain channel, from the record to where they belong: they cannot go there before they are known to be right. From a
  * buffer as short as a record, which stays in the processor's cache, that costs less than the tag.
  */
-import { createCipheriv, timingSafeEqual } from "node:crypto";
+import { createCipheriv, createSecretKey, type KeyObject, timingSafeEqual } from "node:crypto";
 import { viewOf } from "../base/byte-cursor.ts";
 import { CloseCode, ConnectionError, ProtocolError } from "../base/errors.ts";
 import { RECORD_BYTES_MAX, RECORD_LENGTH_BYTES, RECORD_TAG_BYTES } from "../wire/limits.ts";
@@ -34,12 +34,12 @@ interface Stream {
 
 /** Tags of the records of one direction, in order. */
 class Signer {
-  readonly #key: Buffer;
+  readonly #key: KeyObject;
   readonly #nonce = Buffer.alloc(NONCE_BYTES);
   #number = 0;
 
   constructor(key: Buffer) {
-    this.#key = key;
+    this.#key = createSecretKey(key);
   }
 
   /** The tag of the next record. */
