@@ -24,10 +24,10 @@ export class Backoff {
     return this.#attempts;
   }
 
-  /** The pause before the next attempt. */
-  nextMs(): number {
-    const { firstMs, maxMs, factor, jitter } = this.#options;
-    const fullMs = Math.min(maxMs, firstMs * factor ** this.#attempts);
+  /** The pause before the next attempt; this time no more than `maxMs` and no less than `minMs`. */
+  nextMs(maxMs: number = this.#options.maxMs, minMs = 0): number {
+    const { firstMs, factor, jitter } = this.#options;
+    const fullMs = Math.max(minMs, Math.min(maxMs, firstMs * factor ** this.#attempts));
     this.#attempts += 1;
     return fullMs * (1 - jitter * this.#random());
   }

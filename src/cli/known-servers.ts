@@ -8,7 +8,7 @@ import { appendFileSync, mkdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { printable } from "../base/log.ts";
-import type { Place } from "../transport/dial.ts";
+import type { Place } from "../transport/connect.ts";
 import { isFingerprint } from "../transport/tls-settings.ts";
 import { Exit, failure } from "./failure.ts";
 

@@ -14,7 +14,7 @@ import { connectRemote, type Remote, type RemoteShare } from "../client/remote.t
 import { parseDriveUrl } from "../client/url.ts";
 import { DEFAULT_MOUNT_OPTIONS, type FuseMount, mountFuse } from "../fuse/mount.ts";
 import { busyWait } from "../sys/busy-wait.ts";
-import type { Trust } from "../transport/dial.ts";
+import type { Trust } from "../transport/connect.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import { withoutToken } from "./drive-url.ts";
 import { exportOpen } from "./export-open.ts";

@@ -11,18 +11,28 @@
  *
  * INVARIANT: while the channel is up a slot is in use from the sending of a call until its reply has come, whether or not anybody still wants it.
  */
-
 import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Clock } from "../base/clock.ts";
-import { errnoName } from "../base/errno.ts";
+import { type ErrnoName, errnoName } from "../base/errno.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
 import { type CreditFigures, CreditWaiter, type CreditWindow } from "../sections/credit-window.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
-import { type BodyCodec, checkRequest, messageOf, messages } from "../wire/codec.ts";
+import { type BodyCodec, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { DISCARD } from "../wire/frame-decoder.ts";
-import { type Call, type CallParts, type ChannelEvents, type Fields, PromisedCall, type Result } from "./call.ts";
+import type { Request } from "../wire/messages.ts";
+import {
+  type Call,
+  type CallParts,
+  type ChannelEvents,
+  type Fields,
+  goesAhead,
+  isWorthAsking,
+  PromisedCall,
+  type Result,
+} from "./call.ts";
 import { CallWindows } from "./call-windows.ts";
+import { type NoticeReceiver, readNotice } from "./notices.ts";
 import { type Agreement, awayError, goodbyeError, overError } from "./set-up.ts";
 
 const NOTHING = Buffer.alloc(0);
@@ -30,7 +40,7 @@ const SLOT_BITS = 16;
 const SLOT_MASK = 0xffff;
 
 type State =
-  /** `isHeld`: only calls that bring the session back are sent. */
+  /** `isHeld`: only calls that bring the session back are sent, and those that may go ahead. */
   | { readonly t: "up"; readonly channel: Channel; readonly isHeld: boolean }
   | { readonly t: "down" }
   | { readonly t: "over"; readonly error: Error };
@@ -43,7 +53,7 @@ export interface CallChannelFigures {
   readonly sentBytes: number;
 }
 
-export class CallChannel implements ChannelReceiver {
+export class CallChannel implements ChannelReceiver, NoticeReceiver {
   #agreement: Agreement;
   #state: State;
   readonly #clock: Clock;
@@ -164,7 +174,7 @@ export class CallChannel implements ChannelReceiver {
       this.#receivingTarget = DISCARD;
       this.channel?.divert();
     }
-    if (this.#state.t === "up" && !this.#state.isHeld && call.isSent) {
+    if (this.#state.t === "up" && call.leftBy === this.#state.channel) {
       this.#state.channel.send({ ...emptyHeader(), opcode: messages.cancel.row.code }, messages.cancel.request, {
         canceledTag: call.tag,
       });
@@ -174,8 +184,7 @@ export class CallChannel implements ChannelReceiver {
         if (this.#state.t !== "over" && this.#calls[call.tag & SLOT_MASK] === call) this.#forget(call);
       });
     }
-    if (call.payload === undefined || call.isFree(call.payload)) call.failed(error);
-    else call.onSent = () => call.failed(error);
+    call.failWhenFree(error);
   }
 
   /** Sends a notice; one that cannot be sent now is lost. */
@@ -185,7 +194,8 @@ export class CallChannel implements ChannelReceiver {
   }
 
   /**
-   * Another connection carries the channel from now on, held back until `release`; it belongs to the same session.
+   * Another connection carries the channel from now on, held back until `release`; it belongs to the same session, or will, once the server has checked
+   * the proof that was sent: until `confirm` nothing is received.
    *
    * @throws ProtocolError what was agreed on it is not what was agreed before.
    */
@@ -200,13 +210,30 @@ export class CallChannel implements ChannelReceiver {
     this.#enter({ t: "up", channel, isHeld: true });
   }
 
+  /** The server of that connection is the one, and has let it in. */
+  confirm(agreement: Agreement): void {
+    this.#agreement = agreement;
+  }
+
+  /** That connection did not become the channel's. `isRefused`: the server has not let it in. */
+  detach(channel: Channel, isRefused: boolean): void {
+    if (this.channel !== channel) return;
+    if (isRefused) for (const call of this.#calls) call?.takeBack(channel);
+    this.#leave(channel);
+  }
+
+  /** Sends what may be sent now and has not left by this connection. */
+  sendOn(): void {
+    const calls = this.#calls.filter((call) => call !== undefined);
+    calls.sort((a, b) => a.order - b.order);
+    for (const call of calls) this.#transmit(call);
+  }
+
   /** Sends what has no answer, and from now on everything. */
   release(): void {
     if (this.#state.t !== "up" || !this.#state.isHeld) return;
     this.#enter({ ...this.#state, isHeld: false });
-    const calls = this.#calls.filter((call) => call !== undefined);
-    calls.sort((a, b) => a.order - b.order);
-    for (const call of calls) this.#transmit(call);
+    this.sendOn();
   }
 
   /** The session is another one: what may have been done in the old one, or not, fails with EIO; everything else is asked again. */
@@ -214,7 +241,7 @@ export class CallChannel implements ChannelReceiver {
     for (const call of this.#calls) {
       if (call === undefined || !call.isSent || call.message.row.changes !== true) continue;
       this.#forget(call);
-      if (!call.isAbandoned) this.#failWhenSent(call, new FsError("EIO", call.message.name));
+      if (!call.isAbandoned) call.failWhenFree(new FsError("EIO", call.message.name));
     }
   }
 
@@ -249,39 +276,24 @@ export class CallChannel implements ChannelReceiver {
   }
 
   frame(header: FrameHeader, body: ByteReader): void {
-    const message = messageOf(header.opcode);
-    if (message.name === "goodbye") {
-      checkRequest(message, header, "server");
-      const { code, reason } = messages.goodbye.request.read(body);
-      this.#ending ??= goodbyeError(this.channel?.peer ?? "", code, reason);
-      this.channel?.close({ code: 0, text: "goodbye" });
-      return;
-    }
-    if (message.name === "ping") {
-      messages.ping.request.read(body);
-      return;
-    }
-    if (message.name === "written") {
-      checkRequest(message, header, "server");
-      for (const tag of messages.written.request.read(body).tags) this.#written(tag);
-      return;
-    }
-    if (message.name === "lockReady") {
-      checkRequest(message, header, "server");
-      this.#events.lockReady(messages.lockReady.request.read(body));
-      return;
-    }
+    if (readNotice(messageOf(header.opcode), header, body, this)) return;
     const call = this.#match(header);
     if (header.status !== 0) {
-      this.#finish(call, 0);
-      if (!call.isAbandoned) this.#failWhenSent(call, new FsError(errnoName(header.status), call.message.name));
+      this.#failed(call, errnoName(header.status));
       return;
     }
     const fields = (call.message.reply as BodyCodec).read(body) as Fields;
-    this.#checkSent(call);
+    call.checkSent(this.channel);
     this.#finish(call, call.payload?.length ?? 0);
     this.#succeed(call, fields, NOTHING, header.handle);
   }
+
+  goodbye({ code, reason }: Request<"goodbye">): void {
+    this.#ending ??= goodbyeError(this.channel?.peer ?? "", code, reason);
+    this.channel?.close({ code: 0, text: "goodbye" });
+  }
+
+  readonly lockReady = (notice: Request<"lockReady">): void => this.#events.lockReady(notice);
 
   payloadBegin(header: FrameHeader, body: ByteReader): Buffer {
     const call = this.#match(header);
@@ -314,6 +326,12 @@ export class CallChannel implements ChannelReceiver {
     if (channel === undefined) return;
     const reason =
       this.#ending ?? error ?? new ConnectionError(`connection to ${channel.peer} closed`, { retryable: true });
+    this.#leave(channel);
+    this.#events.down(reason);
+  }
+
+  /** The connection carries it no more. */
+  #leave(channel: Channel): void {
     this.#ending = undefined;
     this.#receiving = undefined;
     this.#receivingTarget = NOTHING;
@@ -326,7 +344,19 @@ export class CallChannel implements ChannelReceiver {
       if (call.isAbandoned && !isWorthAsking(call)) this.#forget(call);
       else if (call.isImpatient && !call.isAbandoned) this.abandon(call, awayError());
     }
-    this.#events.down(reason);
+  }
+
+  /** The server says that a call failed. */
+  #failed(call: Call, errno: ErrnoName): void {
+    const isUnknown = errno === "EBADF" && call.open !== undefined;
+    if (isUnknown && this.#state.t === "up" && this.#state.isHeld && !call.isAbandoned) {
+      // It went ahead of the resume, which says what became of its open; `release` asks again.
+      call.leftBy = undefined;
+      return;
+    }
+    this.#finish(call, 0);
+    const error = new FsError(isUnknown && call.open?.isGone === true ? "ESTALE" : errno, call.message.name);
+    if (!call.isAbandoned) call.failWhenFree(error);
   }
 
   /** No connection will carry it any more: everything fails. */
@@ -341,26 +371,12 @@ export class CallChannel implements ChannelReceiver {
       if (call.tag < 0) this.#leaveLine(call);
       else this.#calls[call.tag & SLOT_MASK] = undefined;
       call.open?.endCall();
-      if (!call.isAbandoned) this.#failWhenSent(call, error);
+      if (!call.isAbandoned) call.failWhenFree(error);
     }
   }
 
   #enter(state: State): void {
     this.#state = state;
-  }
-
-  /** A payload that the kernel is taking is its owner's again when the link is gone; the channel says so by `sent`. */
-  #failWhenSent(call: Call, error: Error): void {
-    if (call.payload === undefined || call.isFree(call.payload)) call.failed(error);
-    else call.onSent = () => call.failed(error);
-  }
-
-  /** @throws ProtocolError nobody can have done what was asked: nothing of its payload has left. */
-  #checkSent(call: Call): void {
-    const { channel } = this;
-    if (call.isAbandoned || call.payload === undefined || channel === undefined || call.sendingOver !== channel) return;
-    if (!channel.reclaim(call.payload)) return;
-    throw new ProtocolError(CloseCode.STATE, `${call.message.name}: answered before it was sent`);
   }
 
   #succeed(call: Call, fields: Fields, payload: Buffer, handle: number): void {
@@ -396,12 +412,12 @@ export class CallChannel implements ChannelReceiver {
   }
 
   /** The write with this tag wrote all its bytes. @throws ProtocolError there is none, or it cannot have. */
-  #written(tag: number): void {
+  written(tag: number): void {
     const call = this.#calls[tag & SLOT_MASK];
     if (call === undefined || call.tag !== tag || call.message.name !== "write") {
       throw new ProtocolError(CloseCode.STATE, `tag ${tag} is not of a write`);
     }
-    this.#checkSent(call);
+    call.checkSent(this.channel);
     const writtenBytes = call.payload?.length ?? 0;
     this.#finish(call, writtenBytes);
     this.#succeed(call, { writtenBytes }, NOTHING, call.handle);
@@ -471,18 +487,14 @@ export class CallChannel implements ChannelReceiver {
 
   /** Sends the call over the connection there is, if there is one, for the first time or again. */
   #transmit(call: Call): void {
-    if (this.#state.t !== "up" || (this.#state.isHeld && !call.isOfResuming)) return;
+    if (this.#state.t !== "up" || call.leftBy === this.#state.channel) return;
+    if (this.#state.isHeld && !call.isOfResuming && !goesAhead(call)) return;
     if (call.open?.isGone === true && !call.isAbandoned) {
       this.#forget(call);
       // Not from inside the call that begins it.
-      queueMicrotask(() => this.#failWhenSent(call, new FsError("ESTALE", call.message.name)));
+      queueMicrotask(() => call.failWhenFree(new FsError("ESTALE", call.message.name)));
       return;
     }
     call.sendOver(this.#state.channel, this.#request);
   }
-}
-
-/** Whether the reply to a call nobody wants any more matters all the same: it may bring a handle that must be released. */
-function isWorthAsking(call: Call): boolean {
-  return call.message.row.handle === "made" && call.isSent;
 }

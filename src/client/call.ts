@@ -83,8 +83,12 @@ export abstract class Call {
   /** When it was begun, and where it stands among those that were sent. */
   begunMs = 0;
   order = 0;
-  /** It has left once at least. */
+  /** It has left once at least, by a connection whose server may have taken it. */
   isSent = false;
+  /** The connection it left by last. */
+  leftBy: Channel | undefined;
+  /** It left by no connection before that one. */
+  isFirstLeft = false;
   /** The connection it left by last, while that has the payload still. */
   sendingOver: Channel | undefined;
   /** Connections that may still read the payload; one, but for a moment after it was sent again. */
@@ -124,7 +128,9 @@ export abstract class Call {
   /** Leaves over `channel`, for the first time or again; `header` is there to be filled in. */
   sendOver(channel: Channel, header: FrameHeader): void {
     const { message, payload, codec, fields } = this;
+    this.isFirstLeft = !this.isSent;
     this.isSent = true;
+    this.leftBy = channel;
     this.handle = this.open?.handle ?? 0;
     header.opcode = message.row.code;
     header.tag = this.tag;
@@ -134,6 +140,13 @@ export abstract class Call {
     if (message.name === "release" && this.open?.flags === OpenFlag.READ) channel.sendUnhurried(header, codec, fields);
     else if (payload === undefined || payload.length === 0) channel.send(header, codec, fields);
     else channel.send(header, codec, fields, payload, this.sending(channel));
+  }
+
+  /** The server has let nobody in by that connection: what left by it alone was not done. */
+  takeBack(channel: Channel): void {
+    if (this.leftBy !== channel) return;
+    this.leftBy = undefined;
+    if (this.isFirstLeft) this.isSent = false;
   }
 
   unwatch(): void {
@@ -176,6 +189,19 @@ export abstract class Call {
     return this.#sendings === 1 && this.sendingOver?.reclaim(payload) === true;
   }
 
+  /** Fails it when its payload is its owner's: what the kernel is taking is that when the link is gone, or has sent it. */
+  failWhenFree(error: Error): void {
+    if (this.payload === undefined || this.isFree(this.payload)) this.failed(error);
+    else this.onSent = () => this.failed(error);
+  }
+
+  /** @throws ProtocolError nobody can have done what was asked: nothing of its payload has left over `channel`. */
+  checkSent(channel: Channel | undefined): void {
+    if (this.isAbandoned || this.payload === undefined || channel === undefined || this.sendingOver !== channel) return;
+    if (!channel.reclaim(this.payload)) return;
+    throw new ProtocolError(CloseCode.STATE, `${this.message.name}: answered before it was sent`);
+  }
+
   get codec(): BodyCodec {
     return this.message.request as BodyCodec;
   }
@@ -201,6 +227,30 @@ const DATA_CALLS: ReadonlySet<CallName> = new Set(["read", "write"]);
 /** Whether a call carries a section, or goes behind those that do. */
 export function isDataCall(call: Call): boolean {
   return call.followsWrites || DATA_CALLS.has(call.message.name);
+}
+
+const CALLS_AHEAD: ReadonlySet<CallName> = new Set([
+  "root",
+  "lookup",
+  "getattr",
+  "access",
+  "readlink",
+  "getxattr",
+  "listxattr",
+  "statfs",
+]);
+
+/**
+ * Whether a call may be sent before it is known what became of the opens: one that changes nothing, or only what the server compares with what the
+ * client has left before it lets it happen. Directories are not among what a new process of the server still has open.
+ */
+export function goesAhead(call: Call): boolean {
+  return call.open?.kind !== "directory" && (isDataCall(call) || CALLS_AHEAD.has(call.message.name));
+}
+
+/** Whether the reply to a call nobody wants any more matters all the same: it may bring a handle that must be released. */
+export function isWorthAsking(call: Call): boolean {
+  return call.message.row.handle === "made" && call.isSent;
 }
 
 /** Turns a reply into the call's result. May throw ProtocolError. `payload` is the target's filled part, or the call's own to keep. */

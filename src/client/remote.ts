@@ -10,7 +10,8 @@ import type { Name } from "../base/name.ts";
 import { tokenKey } from "../resume/proof.ts";
 import { openKey, ticketKey } from "../resume/resume-proof.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
-import { dial, type Trust } from "../transport/dial.ts";
+import type { Trust } from "../transport/connect.ts";
+import { dial } from "../transport/dial.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
@@ -20,7 +21,7 @@ import type { OpenEvents } from "./open-table.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
 import type { OpenKeys } from "./remote-open.ts";
 import { SectionWatch } from "./section-watch.ts";
-import { ClientSession, type SessionOptions, type SessionState } from "./session.ts";
+import { ClientSession, type DialMore, type SessionOptions, type SessionState } from "./session.ts";
 import type { Agreement } from "./set-up.ts";
 import type { DriveUrl } from "./url.ts";
 
@@ -161,21 +162,18 @@ export async function connectRemote(options: RemoteOptions): Promise<Remote> {
   const { security = { control: level, io: level } } = options;
   const { host, port } = url;
   let isConnected = false;
-  const dialMore: DialMore = (kind, timeoutMs = dialTimeoutMs) => {
+  const dialMore: DialMore = (kind, { timeoutMs, isEager } = { timeoutMs: dialTimeoutMs, isEager: false }) => {
     assert(security[kind] !== "tls" || trust !== undefined, "who encrypts knows whom it trusts");
     const signal = isConnected ? undefined : options.signal;
-    return dial({ host, port, timeoutMs, clock, signal, ...(security[kind] === "tls" ? { trust } : {}) });
+    return dial({ host, port, timeoutMs, isEager, clock, signal, ...(security[kind] === "tls" ? { trust } : {}) });
   };
-  const remote = await connectLink(await dialMore("control", undefined), { ...options, security }, dialMore);
+  const remote = await connectLink(await dialMore("control"), { ...options, security }, dialMore);
   isConnected = true;
   return remote;
 }
 
 /** What is needed of a URL where there is a link already. */
 type LinkOptions = Omit<RemoteOptions, "url"> & { url: Pick<DriveUrl, "token" | "user" | "share"> };
-
-/** How further connections of a session are made; `timeoutMs` for one of several attempts. */
-export type DialMore = (kind: "control" | "io", timeoutMs: number | undefined) => Promise<ByteLink>;
 
 /** The same over a link that exists; `dialMore` gives all further ones: without it there are no io channels, and a lost link is the end. */
 export async function connectLink(link: ByteLink, options: LinkOptions, dialMore?: DialMore): Promise<Remote> {

@@ -32,31 +32,35 @@ export interface OpenTable {
   drop(handle: number, kind: RemoteOpen["kind"]): void;
 }
 
+/** Shows the keys of all files that are open. Settles when each is resumed, or known to be gone. @throws ConnectionError the connection was lost again. */
+export async function showOpens(control: CallChannel, opens: OpenTable, agreement: Agreement): Promise<void> {
+  const files = [...opens.all].filter(({ kind, isGone }) => kind === "file" && !isGone);
+  const batches: RemoteOpen[][] = [];
+  for (let at = 0; at < files.length; at += RESUME_ITEMS_MAX) batches.push(files.slice(at, at + RESUME_ITEMS_MAX));
+  await Promise.all(batches.map((batch) => resumeBatch(control, opens, batch, agreement)));
+}
+
 /**
- * Resumes everything that is open. Settles when every open is resumed or known to be gone.
+ * Settles when everything that is open is resumed, or known to be gone.
  *
- * @param session.isNewSession  the server has forgotten the old one: files are gone.
+ * @param session.shown  of `showOpens`; undefined: the server has forgotten the old session, and files are gone.
  * @param session.isRestarted  the server is another process than before: it has no open directory any more.
  * @throws ConnectionError the connection was lost again.
  */
 export async function resumeOpens(
   control: CallChannel,
   opens: OpenTable,
-  session: { agreement: Agreement; isNewSession: boolean; isRestarted: boolean; log: Log },
+  session: { shown: Promise<void> | undefined; isRestarted: boolean; log: Log },
 ): Promise<void> {
-  const { agreement, isNewSession, isRestarted, log } = session;
+  const { shown, isRestarted, log } = session;
+  const isNewSession = shown === undefined;
   const all = [...opens.all].filter(({ isGone }) => !isGone);
   const files = all.filter(({ kind }) => kind === "file");
   const directories = all.filter(({ kind }) => kind === "directory");
   if (isNewSession || isRestarted) opens.handlesLost("directory");
   if (isNewSession) opens.handlesLost("file");
-  if (isNewSession) {
-    for (const open of files) opens.gone(open);
-  } else {
-    const batches: RemoteOpen[][] = [];
-    for (let at = 0; at < files.length; at += RESUME_ITEMS_MAX) batches.push(files.slice(at, at + RESUME_ITEMS_MAX));
-    await Promise.all(batches.map((batch) => resumeBatch(control, opens, batch, agreement)));
-  }
+  if (isNewSession) for (const open of files) opens.gone(open);
+  else await shown;
   if (isNewSession || isRestarted) await Promise.all(directories.map((open) => openAgain(control, opens, open)));
   const gone = files.filter(({ isGone }) => isGone).length;
   if (gone > 0) log.error(`${gone} of ${files.length} open files are gone: the server has given them up`);

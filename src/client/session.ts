@@ -13,7 +13,6 @@
  * the channels is call-channel.ts's; what is open is the file system's.
  */
 import { randomBytes } from "node:crypto";
-import { Backoff } from "../base/backoff.ts";
 import type { Clock, Timer } from "../base/clock.ts";
 import { CloseCode, ConnectionError, ProtocolError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -23,20 +22,15 @@ import type { Trace } from "../transport/trace.ts";
 import type { Request, Security } from "../wire/messages.ts";
 import { CallChannel } from "./call-channel.ts";
 import { Heartbeat, LOOK_BUSY_MS } from "./heartbeat.ts";
+import { Lane } from "./lane.ts";
 import { networkState } from "./network-state.ts";
-import { type OpenTable, resumeOpens } from "./resume-opens.ts";
+import { type OpenTable, resumeOpens, showOpens } from "./resume-opens.ts";
 import { SessionChannels } from "./session-channels.ts";
-import { type Agreement, type SetUpWish, setUpChannel } from "./set-up.ts";
+import { type Agreement, type Proven, type SetUpWish, setUpChannel } from "./set-up.ts";
 
 const CLIENT_ID_BYTES = 16;
 /** The calls' own credits and bytes bound what is unsent; nobody asks whether the channel is congested. */
 const SEND_BYTES_MAX = Number.POSITIVE_INFINITY;
-const BACKOFF = { firstMs: 20, maxMs: 1000, factor: 2, jitter: 0.25 };
-/** When the server has not been there for long, it is not asked so often. */
-const BACKOFF_LATE_MS = 5000;
-const LATE_ATTEMPTS = 60;
-/** Attempts end after these times, in turn: soon, because a packet sent into nothing is only sent again after seconds; or late, for lines that are slow. */
-const ATTEMPT_TIMEOUTS_MS = [2000, 2000, 5000, 10_000];
 /** A connection that was lost sooner than this has proven nothing: the pauses go on growing. */
 const SHORT_MS = 2000;
 const VIOLATIONS_MAX = 3;
@@ -49,6 +43,12 @@ type State =
   | { readonly t: "away"; readonly sinceMs: number; readonly reason: Error }
   | { readonly t: "resuming"; readonly sinceMs: number }
   | { readonly t: "over" };
+
+/**
+ * How further connections of a session are made. `attempt`: of a lane that is brought back; `isEager`: what is said first need not wait for the server's
+ * yes to the connection.
+ */
+export type DialMore = (kind: "control" | "io", attempt?: { timeoutMs: number; isEager: boolean }) => Promise<ByteLink>;
 
 /** Who is told what concerns locks. */
 interface LockTable {
@@ -73,50 +73,12 @@ export interface SessionOptions {
   /** How long a call may wait while the server is away; Infinity: for ever. */
   readonly patienceMs: number;
   /** The links of all connections but the first; absent: there are no others, and a session that is lost is over. */
-  readonly dial: ((kind: "control" | "io", timeoutMs: number | undefined) => Promise<ByteLink>) | undefined;
+  readonly dial: DialMore | undefined;
   readonly clock: Clock;
   readonly log: Log;
   readonly trace: Trace | undefined;
   readonly signal: AbortSignal | undefined;
   readonly random: () => number;
-}
-
-/** One channel of the session and the connection that carries it, if there is one. */
-class Lane {
-  readonly kind: "CONTROL" | "IO";
-  readonly slotTable: number;
-  calls: CallChannel | undefined;
-  isConnecting = false;
-  readonly backoff: Backoff;
-  /** When the present connection, or the last one, began. */
-  begunMs = 0;
-  /** Connections in a row that ended soon, because the server broke the rules. */
-  violations = 0;
-
-  constructor(slotTable: number, random: () => number) {
-    this.kind = slotTable === 0 ? "CONTROL" : "IO";
-    this.slotTable = slotTable;
-    this.backoff = new Backoff(BACKOFF, random);
-  }
-
-  get isUp(): boolean {
-    return this.calls?.isOpen === true;
-  }
-
-  get isBusy(): boolean {
-    return this.calls?.isBusy === true;
-  }
-
-  get receivedBytes(): number {
-    return this.calls?.channel?.receivedBytes ?? 0;
-  }
-
-  ping(): void {
-    this.calls?.notify("ping", { echo: 0 });
-  }
-
-  /** Set by the session. */
-  lost: (reason: string) => void = () => {};
 }
 
 export class ClientSession {
@@ -180,7 +142,7 @@ export class ClientSession {
     try {
       for (let slotTable = 0; slotTable < count; slotTable += 1) {
         const lane = new Lane(slotTable, random);
-        const next = slotTable === 0 ? link : await (dial as NonNullable<typeof dial>)("io", undefined);
+        const next = slotTable === 0 ? link : await (dial as NonNullable<typeof dial>)("io");
         this.#lanes.push(lane);
         this.#agreement = await this.#setUp(lane, next, slotTable === 0 ? this.#options.login : this.#joinProof());
         lane.lost = (reason) => this.#cut(lane, reason);
@@ -227,18 +189,34 @@ export class ClientSession {
     return { t: "join", key, sessionId };
   }
 
-  /** Sets a connection up to carry the lane; held back if the lane had one before. */
-  #setUp(lane: Lane, link: ByteLink, proof: SetUpWish["proof"]): Promise<Agreement> {
+  /** Sets a connection up to carry the lane; held back if the lane had one before. `ahead` sends what is to leave behind the proof. */
+  async #setUp(
+    lane: Lane,
+    link: ByteLink,
+    proof: SetUpWish["proof"],
+    ahead: (agreement: Agreement) => void = () => {},
+  ): Promise<Agreement> {
     const { clock, trace, log: _log, ...options } = this.#options;
     const channel = new Channel(link, { clock, sendBytesMax: SEND_BYTES_MAX, trace });
     this.#connections.add(channel);
     void channel.gone.then(() => this.#connections.delete(channel));
     let agreed: Agreement | undefined;
+    const attach = (agreement: Agreement, roundTripMs: number) => {
+      lane.calls?.attach(channel, agreement, roundTripMs);
+      if (proof.t !== "join") return;
+      ahead(agreement);
+      lane.calls?.sendOn();
+    };
+    const proven = (parts: Proven, roundTripMs: number) => {
+      if (this.#isOver) throw closedError();
+      if (lane.calls !== undefined) attach({ ...(this.#agreement as Agreement), ...parts }, roundTripMs);
+    };
     const ready = (agreement: Agreement, roundTripMs: number) => {
       if (this.#isOver) throw closedError();
       agreed = agreement;
       if (lane.calls === undefined) lane.calls = this.#makeCalls(lane, channel, agreement, roundTripMs);
-      else lane.calls.attach(channel, agreement, roundTripMs);
+      else if (lane.calls.channel === channel) lane.calls.confirm(agreement);
+      else attach(agreement, roundTripMs);
       lane.begunMs = clock.monotonicMs();
       this.#heartbeat.begin(lane, lane.begunMs);
       return lane.calls;
@@ -254,10 +232,17 @@ export class ClientSession {
       sectionBytes: options.sectionBytes,
       credits: options.credits,
     };
-    const timeoutMs = options.setUpTimeoutMs;
+    const isReturn = this.#state.t !== "connecting";
+    const timeoutMs = isReturn ? Math.min(lane.attemptTimeoutMs, options.setUpTimeoutMs) : options.setUpTimeoutMs;
     // What ends connecting does not end a session that is brought back.
-    const signal = this.#state.t === "connecting" ? options.signal : undefined;
-    return setUpChannel({ channel, wish, ready, timeoutMs, clock, signal }).then(() => agreed as Agreement);
+    const signal = isReturn ? undefined : options.signal;
+    try {
+      await setUpChannel({ channel, wish, proven, ready, timeoutMs, clock, signal });
+      return agreed as Agreement;
+    } catch (error) {
+      lane.calls?.detach(channel, isProofRefused(error));
+      throw error;
+    }
   }
 
   #makeCalls(lane: Lane, channel: Channel, agreement: Agreement, roundTripMs: number): CallChannel {
@@ -307,7 +292,7 @@ export class ClientSession {
     const wasShort = this.#options.clock.monotonicMs() - lane.begunMs < SHORT_MS;
     if (!wasShort) {
       lane.violations = 0;
-      lane.backoff.reset();
+      lane.hope();
     }
     if (!(reason instanceof ProtocolError)) return;
     lane.violations += 1;
@@ -329,8 +314,8 @@ export class ClientSession {
       } catch (error) {
         if (this.#isOver) break;
         lane.calls?.cut();
-        const isNew = lane.backoff.attempts === 0;
-        const pauseMs = lane.backoff.attempts > LATE_ATTEMPTS ? BACKOFF_LATE_MS : lane.backoff.nextMs();
+        const isNew = lane.attempts === 0;
+        const pauseMs = lane.pauseMs(isRefusal(error));
         const { log } = this.#options;
         const text = `reconnecting failed: ${error instanceof Error ? error.message : String(error)}`;
         if (isNew) log.warn(text);
@@ -355,25 +340,31 @@ export class ClientSession {
 
   async #bringBack(lane: Lane): Promise<void> {
     const { dial, log } = this.#options;
-    const timeoutMs = ATTEMPT_TIMEOUTS_MS[lane.backoff.attempts % ATTEMPT_TIMEOUTS_MS.length];
+    const { attemptTimeoutMs: timeoutMs, isEager } = lane;
     const kind = lane.kind === "IO" ? "io" : "control";
     const dialOne = async () => {
-      const link = await (dial as NonNullable<typeof dial>)(kind, timeoutMs);
+      const link = await (dial as NonNullable<typeof dial>)(kind, { timeoutMs, isEager });
+      lane.isEager = !isEager;
       if (!this.#isOver) return link;
       link.destroy();
       throw closedError();
     };
     let isNewSession = false;
     let agreement: Agreement;
+    let shown: Promise<void> | undefined;
+    const show = (proven: Agreement) => {
+      shown = this.#show(lane, proven);
+    };
     try {
-      agreement = await this.#setUp(lane, await dialOne(), this.#joinProof());
+      agreement = await this.#setUp(lane, await dialOne(), this.#joinProof(), lane.slotTable === 0 ? show : undefined);
     } catch (error) {
       if (!isProofRefused(error) || lane.slotTable !== 0) throw error;
       agreement = await this.#logInAgain(lane, await dialOne());
       log.error("the server does not know this session any more: what was open there is gone");
       isNewSession = true;
     }
-    if (lane.slotTable === 0) await this.#resume(lane, agreement, isNewSession);
+    lane.isEager = true;
+    if (lane.slotTable === 0) await this.#resume(lane, agreement, isNewSession ? undefined : shown);
     else await this.#whenReady(lane);
     if (this.#isOver) return;
     lane.calls?.release();
@@ -404,9 +395,19 @@ export class ClientSession {
     throw new ConnectionError("somebody refuses this session in the server's name", { retryable: true });
   }
 
-  /** Brings back what is open, before anything else is asked. */
-  async #resume(control: Lane, agreement: Agreement, isNewSession: boolean): Promise<void> {
+  /** Shows what is open, before anything else is asked. */
+  #show({ calls }: Lane, agreement: Agreement): Promise<void> {
+    const shown =
+      calls === undefined || this.#opens === undefined ? undefined : showOpens(calls, this.#opens, agreement);
+    // A connection that is lost before it is set up fails that as well.
+    shown?.catch(() => {});
+    return shown ?? Promise.resolve();
+  }
+
+  /** Brings back what is open. `shown`: what it was shown for is answered; undefined: the session is a new one. */
+  async #resume(control: Lane, agreement: Agreement, shown: Promise<void> | undefined): Promise<void> {
     if (this.#isOver) return;
+    const isNewSession = shown === undefined;
     const before = this.#agreement as Agreement;
     const isRestarted = !before.bootId.equals(agreement.bootId);
     this.#agreement = agreement;
@@ -420,7 +421,7 @@ export class ClientSession {
     const opens = this.#opens;
     const calls = control.calls;
     if (opens === undefined || calls === undefined) return;
-    await resumeOpens(calls, opens, { agreement, isNewSession, isRestarted, log: this.#options.log });
+    await resumeOpens(calls, opens, { shown, isRestarted, log: this.#options.log });
   }
 
   /** Waits, or until something has changed. */
@@ -458,7 +459,7 @@ export class ClientSession {
     const network = networkState();
     if (network === this.#network && !hasSlept) return;
     this.#network = network;
-    for (const { backoff } of this.#lanes) backoff.reset();
+    for (const lane of this.#lanes) lane.hope();
     this.#wake();
   }
 
@@ -482,6 +483,11 @@ function closedError(): ConnectionError {
 function isProofRefused(error: unknown): boolean {
   const cause = error instanceof ConnectionError ? error.cause : error;
   return cause instanceof ProtocolError && cause.closeCode === CloseCode.AUTHENTICATION;
+}
+
+/** Whether a server was there that said no. */
+function isRefusal(error: unknown): boolean {
+  return error instanceof ProtocolError || (error instanceof ConnectionError && error.cause instanceof ProtocolError);
 }
 
 function isExpected(error: unknown): boolean {

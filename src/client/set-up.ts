@@ -2,7 +2,8 @@
  * Set-up of a channel on the client: hello, proof, and the check of the server's proof before anything else is believed.
  *
  * States: `hello` (sent, awaiting the challenge) -> `auth` (proof sent, awaiting the welcome) -> `done`; with a password there is `password` (making the
- * proof, which takes a while) before `auth`. A goodbye, a wrong proof, silence or an abort end it.
+ * proof, which takes a while) before `auth`. A goodbye, a wrong proof, silence or an abort end it. What a session that comes back has to say may be sent
+ * behind the proof of `auth`; the server takes it if the proof is right.
  */
 import { strict as assert } from "node:assert";
 import { randomBytes } from "node:crypto";
@@ -69,6 +70,9 @@ export interface Agreement {
   readonly mandatoryLocks: boolean;
 }
 
+/** What is agreed on before the server has proven itself. */
+export type Proven = Pick<Agreement, "transcript" | "sectionBytes" | "credits">;
+
 type State =
   | { readonly t: "hello" }
   | { readonly t: "password" }
@@ -105,6 +109,8 @@ export function goodbyeError(peer: string, code: number, reason: string): Connec
 export function setUpChannel<T extends ChannelReceiver>(options: {
   channel: Channel;
   wish: SetUpWish;
+  /** The proof has left, and whatever is sent now leaves behind it: what is agreed on so far. For channels that join a session and are not signed. */
+  proven?: ((proven: Proven, roundTripMs: number) => void) | undefined;
   /** `roundTripMs`: the shorter of the two of the set-up. */
   ready: (agreement: Agreement, roundTripMs: number) => T;
   timeoutMs: number;
@@ -137,6 +143,7 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
   readonly #channel: Channel;
   readonly #clock: Clock;
   readonly #wish: SetUpWish;
+  readonly #proven: ((proven: Proven, roundTripMs: number) => void) | undefined;
   readonly #ready: (agreement: Agreement, roundTripMs: number) => T;
   readonly #hello: Request<"hello">;
   #settle: ((result: T | Error) => void) | undefined;
@@ -145,13 +152,14 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
   #roundTripMs = Number.POSITIVE_INFINITY;
 
   constructor(
-    parts: Pick<Parameters<typeof setUpChannel<T>>[0], "channel" | "clock" | "wish" | "ready">,
+    parts: Pick<Parameters<typeof setUpChannel<T>>[0], "channel" | "clock" | "wish" | "proven" | "ready">,
     settle: (result: T | Error) => void,
   ) {
     const { wish } = parts;
     this.#channel = parts.channel;
     this.#clock = parts.clock;
     this.#wish = wish;
+    this.#proven = parts.proven;
     this.#ready = parts.ready;
     this.#settle = settle;
     this.#hello = {
@@ -271,6 +279,10 @@ class ClientSetUp<T extends ChannelReceiver> implements ChannelReceiver {
     if (this.#settle === undefined) return;
     this.#at = { t: "auth", challenge, transcript, prover };
     this.#ask("auth", { proof: prover.clientProof(transcript) });
+    const { sectionBytes, credits } = challenge;
+    // Nobody signs before the welcome.
+    const maySendAhead = this.#wish.proof.t === "join" && this.#wish.security !== "signed";
+    if (maySendAhead) this.#proven?.({ transcript, sectionBytes, credits }, this.#roundTripMs);
   }
 
   #welcome(at: State & { t: "auth" }, body: ByteReader): void {

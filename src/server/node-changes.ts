@@ -57,6 +57,11 @@ export class Absence {
   readonly owner: object;
   /** As of the end of the client's last request; undefined before. "unknown": somebody may have changed it, and nobody can tell. */
   version: DataVersion | "unknown" | undefined;
+  /** Settles when the file has been compared with what the client left; what it changes itself from then on is no difference. */
+  #comparing: Promise<void> | undefined;
+  #isCompared = false;
+  /** Somebody has changed it beside the server. */
+  #isDifferent = false;
   #ranges: ChangedRange[] = [];
   readonly #by = new Set<string>();
 
@@ -79,12 +84,35 @@ export class Absence {
       this.version = version;
   }
 
-  /** What to tell the client, or undefined: its file is as it left it. `attr` is of now. */
-  changes(attr: Attr): Changes | undefined {
-    if (this.#ranges.length > 0) return { ranges: this.#ranges, by: this.#text() };
+  /** The client is about to come back: looks once whether the file is as it left it. `attrNow`: undefined if it cannot be looked at, and so is not known to be. */
+  async compare(attrNow: () => Promise<Attr | undefined>): Promise<void> {
+    this.#comparing ??= attrNow().then((attr) => this.#compare(attr));
+    await this.#comparing;
+  }
+
+  #compare(attr: Attr | undefined): void {
     const { version } = this;
-    if (version === undefined || (version !== "unknown" && isSame(version, versionOf(attr)))) return undefined;
-    return { ranges: [], by: "" };
+    this.#isCompared = true;
+    if (attr === undefined) this.#isDifferent = true;
+    else if (version === "unknown") this.#isDifferent = true;
+    else if (version !== undefined && !isSame(version, versionOf(attr))) this.#isDifferent = true;
+  }
+
+  /** The client's requests have ended. A file it was back at, without having heard what became of it, is now as it left it once more. */
+  left(attr: Attr): void {
+    if (!this.#isCompared) {
+      this.version ??= versionOf(attr);
+      return;
+    }
+    this.version = versionOf(attr);
+    this.#isCompared = false;
+    this.#comparing = undefined;
+  }
+
+  /** What to tell the client, or undefined: its file is as it left it. */
+  changes(): Changes | undefined {
+    if (this.#ranges.length > 0) return { ranges: this.#ranges, by: this.#text() };
+    return this.#isDifferent ? { ranges: [], by: "" } : undefined;
   }
 
   #text(): string {

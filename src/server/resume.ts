@@ -7,9 +7,7 @@
 import { proofsEqual } from "../resume/proof.ts";
 import { resumeProof } from "../resume/resume-proof.ts";
 import type { ResumeItem, ResumeResult } from "../wire/resume-fields.ts";
-import type { Changes } from "./node-changes.ts";
 import type { ServedRequest } from "./served-request.ts";
-import type { Open } from "./session.ts";
 import type { ServerState } from "./state.ts";
 
 const CHALLENGE_BYTES = 16;
@@ -22,12 +20,11 @@ const GONE: ResumeResult = {
 };
 
 /** The opens behind the keys, in the order of `items`. */
-export async function resumeOpens(
+export function resumeOpens(
   state: ServerState,
   ctx: ServedRequest,
   items: readonly ResumeItem[],
 ): Promise<ResumeResult[]> {
-  await ctx.session.left();
   return Promise.all(items.map((item) => resumeOpen(state, ctx, item)));
 }
 
@@ -44,7 +41,8 @@ async function resumeOpen(state: ServerState, ctx: ServedRequest, item: ResumeIt
     state.blame(`${ctx.channel.peer}: a wrong proof for a resume key`);
     return GONE;
   }
-  const changes = await changesOf(ctx, open);
+  await ctx.session.compare(open);
+  const changes = ctx.session.absenceOf(open)?.changes();
   ctx.session.cameBack(open);
   return {
     verdict: changes === undefined ? "unchanged" : "changed",
@@ -53,12 +51,4 @@ async function resumeOpen(state: ServerState, ctx: ServedRequest, item: ResumeIt
     changedBy: changes?.by ?? "",
     ranges: changes?.ranges ?? [],
   };
-}
-
-async function changesOf(ctx: ServedRequest, open: Open): Promise<Changes | undefined> {
-  const absence = ctx.session.absenceOf(open);
-  if (absence === undefined) return undefined;
-  const attr = await ctx.fs.getattr(ctx, open.node, open.inner).catch(() => undefined);
-  // What cannot be looked at is not known to be as it was.
-  return attr === undefined ? { ranges: [], by: "" } : absence.changes(attr);
 }

@@ -27,6 +27,9 @@ import type { ServerState } from "./state.ts";
 
 const NOTHING = Buffer.alloc(0);
 
+/** What a client may ask of an open before it has resumed it. */
+const GOES_AHEAD: ReadonlySet<string> = new Set(["read", "write", "getattr", "fsync"]);
+
 type AnyHandler = (ctx: ServedRequest, asked: Record<string, unknown>) => Promise<Record<string, unknown>>;
 
 export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, Answering {
@@ -215,8 +218,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     this.#table.enter(slot, request);
     // A release waits for the requests on its open, itself not among them.
     if (open !== undefined && message.name !== "release") open.beginRequest();
-    // All opens it knew it has resumed; of this one it has only learnt since, by a reply that was kept.
-    if (open !== undefined) this.#session.cameBack(open);
+    // All opens it knew it has resumed, but for what goes ahead of that; of this one it has only learnt since, by a reply that was kept.
+    if (open !== undefined && !GOES_AHEAD.has(message.name)) this.#session.cameBack(open);
     return request;
   }
 
@@ -290,20 +293,26 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
         message.row.followsWrites === true ? this.#table.writesTo(open?.node ?? (asked["id"] as NodeId)) : [];
       const { keeper } = this.#state;
       const isOnce = keeper !== undefined && isIntended(message.name, asked, open);
-      if (writes.length > 0 || isOnce) return this.#startLater(request, writes, isOnce ? keeper : undefined);
+      const isUnseen = message.name === "write" && open !== undefined && this.#session.absenceOf(open) !== undefined;
+      if (writes.length > 0 || isOnce || isUnseen)
+        return this.#startLater(request, writes, isOnce ? keeper : undefined);
       return this.#handlers[message.name](request, asked);
     } catch (error) {
       return Promise.reject(error);
     }
   }
 
-  /** Runs a request after the writes it follows, and, with `keeper`, when it is written down what it is about to do. */
+  /**
+   * Runs a request after the writes it follows, after the look at a file that a client comes back to, and, with `keeper`, when it is written down what it is
+   * about to do.
+   */
   async #startLater(
     request: ServedRequest,
     writes: readonly ServedRequest[],
     keeper: Keeper | undefined,
   ): Promise<Record<string, unknown>> {
     await Promise.all(writes.map((write) => write.ended()));
+    if (request.message.name === "write" && request.open !== undefined) await this.#session.compare(request.open);
     request.throwIfCanceled();
     const isStored = keeper !== undefined && (await keeper.intends(this.#table.number, request));
     if (isStored) this.#table.slotOf(request.tag).isStored = true;

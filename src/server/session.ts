@@ -16,7 +16,7 @@ import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
 import type { Locking } from "./lock-requests.ts";
 import type { LockSession, ShareLocks } from "./locks/share-locks.ts";
-import { Absence, type AbsentOpens, type DataVersion, versionOf } from "./node-changes.ts";
+import { Absence, type AbsentOpens, type DataVersion } from "./node-changes.ts";
 import type { ShareModes } from "./share-modes.ts";
 import { SlotTable } from "./slot-table.ts";
 import type { Keeper } from "./state/keeper.ts";
@@ -188,8 +188,9 @@ export class Session implements LockSession {
   #lastHandle = 0;
   /** Opens being made, which count against the limit. */
   #opening = 0;
-  /** Settles when the versions of all opens of a client that left are known. */
-  #leaving: Promise<void> | undefined;
+  /** Whether the versions of all opens of a client that left are asked for; `#leaving` settles when they are known. */
+  #isLeaving = false;
+  #leaving: Promise<void> = Promise.resolve();
 
   constructor(parts: SessionParts) {
     this.id = parts.id;
@@ -260,14 +261,10 @@ export class Session implements LockSession {
 
   /** No request of a channel runs any more. */
   requestsEnded(): void {
-    if ((this.#presence.t !== "away" && this.#presence.t !== "late") || this.#leaving !== undefined) return;
+    if ((this.#presence.t !== "away" && this.#presence.t !== "late") || this.#isLeaving) return;
     for (const { running } of this.slotTables.values()) if (running > 0) return;
-    this.#leaving = this.#noteVersions();
-  }
-
-  /** Settles when what changes from now on can be told from what the client itself did last. */
-  async left(): Promise<void> {
-    await this.#leaving;
+    this.#isLeaving = true;
+    this.#leaving = this.#leaving.then(() => this.#noteVersions());
   }
 
   #leave(): void {
@@ -281,6 +278,7 @@ export class Session implements LockSession {
     this.#enter({ t: "away", sinceMs, timer: clock.after(keepMs, late) });
     log.info(`${this.label} is away from share '${this.share.name}'; its ${this.#opens.size} opens are kept`);
     for (const open of this.#opens.values()) this.#setAbsent(open);
+    this.#isLeaving = false;
     this.requestsEnded();
   }
 
@@ -299,17 +297,25 @@ export class Session implements LockSession {
 
   /** Asks for the state of each open file, a few at a time. */
   async #noteVersions(): Promise<void> {
-    const { fileSystem } = this.share;
     const absences = [...this.#absences];
     for (let at = 0; at < absences.length; at += VERSIONS_AT_ONCE) {
       await Promise.all(
-        absences.slice(at, at + VERSIONS_AT_ONCE).map(async ([{ node, inner }, absence]) => {
+        absences.slice(at, at + VERSIONS_AT_ONCE).map(async ([open, absence]) => {
           // Without an answer the file counts as unchanged by others, as long as nobody says otherwise.
-          const attr = await fileSystem.getattr(OWN_CONTEXT, node, inner).catch(() => undefined);
-          if (attr !== undefined) absence.version ??= versionOf(attr);
+          const attr = await this.#attrOf(open);
+          if (attr !== undefined) absence.left(attr);
         }),
       );
     }
+  }
+
+  /** Looks, once, whether somebody has changed an open file since the client left, before the client does; it is told by `resume`. */
+  async compare(open: Open): Promise<void> {
+    await this.#absences.get(open)?.compare(() => this.#leaving.then(() => this.#attrOf(open)));
+  }
+
+  #attrOf({ node, inner }: Open): Promise<Attr | undefined> {
+    return this.share.fileSystem.getattr(OWN_CONTEXT, node, inner).catch(() => undefined);
   }
 
   /** The client is back at this open, and knows what happened to it. */
@@ -321,12 +327,7 @@ export class Session implements LockSession {
     this.share.absentOpens.delete(absence);
   }
 
-  /**
-   * Somebody else asks for what an open keeps from him (`why`: who, and for what; for the log): gives it up if the time of everybody who has it is over.
-   * Whoever comes back to it learns that it is gone.
-   *
-   * @returns whether it is given up.
-   */
+  /** Somebody else asks for what an open keeps from him (`why`, for the log): gives it up if everybody's time is over; who comes back learns that. @returns whether. */
   giveUp(open: Open, why: string): boolean {
     if (open.holders.some(({ lateSinceMs }) => lateSinceMs === undefined)) return false;
     for (const holder of [...open.holders]) holder.#drop(open, why);
@@ -344,7 +345,6 @@ export class Session implements LockSession {
     const before = this.#presence;
     if (before.t === "away" || before.t === "late") before.timer.stop();
     this.#presence = presence;
-    if (presence.t !== "late") this.#leaving = presence.t === "present" ? undefined : this.#leaving;
   }
 
   /** Makes room for an open that is about to be made; `opened` or `openFailed` must follow. @throws FsError EMFILE. */

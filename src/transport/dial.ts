@@ -1,26 +1,21 @@
 /**
- * The client's way to a server: an HTTP/1.1 upgrade with undici, over TLS unless told otherwise, after which the socket is a byte link.
+ * The client's way to a server: an HTTP/1.1 upgrade, over TLS unless told otherwise, after which the socket is a byte link. With undici, which waits for the
+ * server's yes, or, to come back to a server, without waiting (upgrading-link.ts).
  *
  * It knows no session. A server that is not who it must be hears nothing from us but the handshake of TLS.
  */
 import type { Socket } from "node:net";
 import { connect as connectTls, TLSSocket } from "node:tls";
-import { buildConnector, Client } from "undici";
+import { Client } from "undici";
 import type { Clock } from "../base/clock.ts";
 import { CloseCode, ConnectionError, ProtocolError } from "../base/errors.ts";
 import type { ByteLink } from "./byte-link.ts";
+import { connectTo, type Place, type Trust } from "./connect.ts";
 import { UPGRADE_PATH, UPGRADE_PROTOCOL } from "./listen.ts";
 import { SocketLink } from "./socket-link.ts";
 import { TlsLink } from "./tls-link.ts";
 import { fingerprintOf, tlsSettings } from "./tls-settings.ts";
-
-/** How a server shows that it is who it must be: by its key, or by a certificate of a CA (PEM) for its host. */
-export type Trust = { readonly fingerprint: string } | { readonly ca: string };
-
-export interface Place {
-  readonly host: string;
-  readonly port: number;
-}
+import { UpgradingLink } from "./upgrading-link.ts";
 
 interface DialOptions extends Place {
   /** For everything until the upgrade is answered. */
@@ -30,40 +25,59 @@ interface DialOptions extends Place {
 }
 
 /**
- * Connects and upgrades. Without `trust` the connection is not encrypted.
+ * Connects and upgrades. Without `trust` the connection is not encrypted. `isEager`: for a server that was there before; the upgrade is asked for
+ * with the first bytes that are written to the link, and what is wrong with the answer is told by its end.
  *
  * @throws ConnectionError nobody there, refused, timed out, aborted (the cause is the signal's reason); ProtocolError somebody else is there (SECURITY:
  *   who does not have the key or certificate it must have).
  */
-export async function dial(options: DialOptions & { trust?: Trust | undefined }): Promise<ByteLink> {
-  const { host, port, trust } = options;
+export async function dial(options: DialOptions & { trust?: Trust | undefined; isEager?: boolean }): Promise<ByteLink> {
+  const { host, port, isEager = false } = options;
   const place = `${host}:${port}`;
-  const scheme = trust === undefined ? "http" : "https";
-  const client = new Client(`${scheme}://${host.includes(":") ? `[${host}]` : host}:${port}`, {
+  let stop = (_reason: Error) => {};
+  return withinTime(
+    options,
+    (reason) => stop(reason),
+    async () => {
+      try {
+        const socket = await connectTo(options, (stopIt) => {
+          stop = stopIt;
+        });
+        if (!isEager) await upgrade(socket, host, port);
+        if (socket.destroyed) throw new ConnectionError(`${place} closed the connection`, { retryable: true });
+        const nothing = Buffer.alloc(0);
+        const link = socket instanceof TLSSocket ? new TlsLink(socket, nothing) : new SocketLink(socket, nothing);
+        return isEager ? new UpgradingLink(link, authority(host, port)) : link;
+      } catch (error) {
+        throw asDialError(error, place);
+      }
+    },
+  );
+}
+
+function authority(host: string, port: number): string {
+  return `${host.includes(":") ? `[${host}]` : host}:${port}`;
+}
+
+/** Asks for the upgrade of a connection and waits for it. */
+async function upgrade(socket: Socket, host: string, port: number): Promise<void> {
+  const scheme = socket instanceof TLSSocket ? "https" : "http";
+  const client = new Client(`${scheme}://${authority(host, port)}`, {
     allowH2: false,
     headersTimeout: 0,
     bodyTimeout: 0,
-    connect: trust === undefined ? { timeout: 0 } : trustingConnector(trust, place),
+    // Not before it returns: undici would not look whether there is anything to send.
+    connect: (_options, callback) => queueMicrotask(() => callback(null, socket)),
   });
-  // `destroy` fails what is under way; the abort signal of an upgrade does not end a connect that hangs.
-  const stop = (reason: Error) => void client.destroy(reason).catch(() => {});
-  return withinTime(options, stop, async () => {
-    try {
-      const { headers, socket } = await client.upgrade({ path: UPGRADE_PATH, protocol: UPGRADE_PROTOCOL });
-      if (headers["upgrade"] !== UPGRADE_PROTOCOL) {
-        socket.destroy();
-        throw new ProtocolError(CloseCode.MALFORMED, `${place} upgrades to something else`);
-      }
-      if (socket.destroyed) throw new ConnectionError(`${place} closed the connection`, { retryable: true });
-      const nothing = Buffer.alloc(0);
-      return socket instanceof TLSSocket ? new TlsLink(socket, nothing) : new SocketLink(socket as Socket, nothing);
-    } catch (error) {
-      throw asDialError(error, place);
-    } finally {
-      // The upgraded socket is no longer the client's; what is left of it must not keep the process alive.
-      client.destroy().catch(() => {});
-    }
-  });
+  try {
+    const { headers } = await client.upgrade({ path: UPGRADE_PATH, protocol: UPGRADE_PROTOCOL });
+    if (headers["upgrade"] === UPGRADE_PROTOCOL) return;
+    socket.destroy();
+    throw new ProtocolError(CloseCode.MALFORMED, `${authority(host, port)} upgrades to something else`);
+  } finally {
+    // The upgraded socket is no longer the client's; what is left of it must not keep the process alive.
+    client.destroy().catch(() => {});
+  }
 }
 
 /** Connects only to learn which key is there: nothing is believed of it. @throws as `dial`. */
@@ -116,33 +130,6 @@ async function withinTime<T>(
     timer.stop();
     signal?.removeEventListener("abort", onAbort);
   }
-}
-
-/** Connects with TLS and lets pass only who is to be trusted. */
-function trustingConnector(trust: Trust, place: string): buildConnector.connector {
-  const isPinned = "fingerprint" in trust;
-  const { ALPNProtocols: _, ...settings } = tlsSettings();
-  const connect = buildConnector({
-    ...settings,
-    timeout: 0,
-    ...(isPinned ? { rejectUnauthorized: false } : { ca: trust.ca }),
-  });
-  return (options, callback) =>
-    connect(options, (...[error, socket]) => {
-      if (error !== null || !isPinned) {
-        callback(...([error, socket] as Parameters<typeof callback>));
-        return;
-      }
-      const certificate = (socket as TLSSocket).getPeerX509Certificate();
-      const seen = certificate === undefined ? "no key" : fingerprintOf(certificate);
-      if (seen === trust.fingerprint) {
-        callback(null, socket);
-        return;
-      }
-      socket.destroy();
-      const text = `the key of ${place} is ${seen} and should be ${trust.fingerprint}`;
-      callback(new ProtocolError(CloseCode.SECURITY, text), null);
-    });
 }
 
 const CONNECT_TEXT: Readonly<Record<string, string>> = {

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { ConnectionError, FsError } from "../../src/base/errors.ts";
 import { CancelSource } from "../../src/base/signals.ts";
 import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { HEADER_BYTES } from "../../src/wire/limits.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
@@ -405,7 +406,9 @@ test("a server that breaks the rules again and again is not asked the same for e
       server.write = (chunks, sent) => {
         const text = Buffer.concat(chunks);
         // A reply to a lookup with another opcode than it should have.
-        if (text[5] === 17 && text[6] === 1) text[5] = 200;
+        for (let at = 0; at < text.length; at += HEADER_BYTES + text.readUInt32LE(at)) {
+          if (text[at + 5] === 17 && text[at + 6] === 1) text[at + 5] = 200;
+        }
         write([text], sent);
       };
     }

@@ -1,0 +1,112 @@
+/** What a session that comes back sends ahead, before it knows what became of its opens, and how soon it is answered. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { FsError } from "../../src/base/errors.ts";
+import { OpenFlag, type OpenFlags } from "../../src/vfs/file-system.ts";
+import { settle } from "../support/fake-clock.ts";
+import { ctx, named } from "../support/link-drive.ts";
+import { outcome } from "../support/outcome.ts";
+import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
+
+const NEW_FILE = { mode: 0o100644, umask: 0 };
+const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
+
+async function fileOn({ remote }: ReturningDrive) {
+  const { id: root } = await remote.fileSystem.root(ctx);
+  const { entry, opened } = await remote.fileSystem.create(ctx, root, named("f"), READ_WRITE, NEW_FILE);
+  return { root, id: entry.id, handle: opened.handle };
+}
+
+test("what waited for the server is answered two round trips after a connection is there, also what changes a file", async () => {
+  const drive = await returningDrive();
+  const { root, handle } = await fileOn(drive);
+  const { fileSystem } = drive.remote;
+  const told: unknown[] = [];
+  drive.remote.events = { changed: () => told.push("changed"), gone: () => told.push("gone") };
+  await fileSystem.write(ctx, handle, 0, Buffer.from("abc"));
+  drive.isDown = true;
+  await drive.cut();
+  drive.onConnection = (connection) => {
+    connection.client.faults.delayMs = 25;
+    connection.server.faults.delayMs = 25;
+  };
+  const waiting = {
+    found: outcome(fileSystem.lookup(ctx, root, named("f"))),
+    read: outcome(fileSystem.read(ctx, handle, 0, Buffer.alloc(3))),
+    written: outcome(fileSystem.write(ctx, handle, 3, Buffer.from("def"))),
+    made: outcome(fileSystem.mkdir(ctx, root, named("d"), { mode: 0o755, umask: 0 })),
+  };
+  await settle();
+  drive.isDown = false;
+  const { length } = drive.connections;
+  while (drive.connections.length < length + 2) {
+    drive.clock.advance(1);
+    await settle();
+  }
+  const beganMs = drive.clock.monotonicMs();
+  const afterMs = new Map<string, number>();
+  while (afterMs.size < 4) {
+    drive.clock.advance(5);
+    await settle();
+    const tookMs = drive.clock.monotonicMs() - beganMs;
+    for (const [name, { value }] of Object.entries(waiting)) {
+      if (value !== undefined && !afterMs.has(name)) afterMs.set(name, tookMs);
+    }
+    assert.ok(tookMs < 1000, JSON.stringify([...afterMs]));
+  }
+  // This line passes one packet in each 25 ms.
+  const roundTripMs = 50;
+  for (const name of ["found", "read", "written"]) {
+    const tookMs = afterMs.get(name) ?? 0;
+    assert.ok(tookMs <= 2 * roundTripMs + 30, `${name}: ${tookMs} ms`);
+  }
+  assert.ok((afterMs.get("made") ?? 0) <= 3 * roundTripMs + 20, `made: ${afterMs.get("made")} ms`);
+  assert.deepEqual([waiting.read.value, waiting.written.value], [3, 3]);
+  assert.deepEqual(told, [], "what it wrote itself, before it heard what became of the file, is not another's change");
+  const closing = drive.remote.close();
+  await drive.pass(3000);
+  await closing;
+});
+
+test("what another has changed is told also when the client writes before it hears of it", async () => {
+  const drive = await returningDrive();
+  const { id, handle } = await fileOn(drive);
+  const { fileSystem } = drive.remote;
+  const told: unknown[] = [];
+  drive.remote.events = { changed: (_node, { ranges }) => told.push(ranges), gone: () => told.push("gone") };
+  const { remote: other } = await drive.connect();
+  drive.isDown = true;
+  for (const { client } of drive.connections) client.destroy();
+  await settle();
+  const { handle: theirs } = await other.fileSystem.open(ctx, id, OpenFlag.WRITE);
+  await other.fileSystem.write(ctx, theirs, 100, Buffer.from("theirs"));
+  const written = outcome(fileSystem.write(ctx, handle, 0, Buffer.from("mine")));
+  drive.isDown = false;
+  await drive.pass(2000, () => written.value !== undefined && drive.remote.state === "connected");
+  assert.equal(written.value, 4);
+  assert.deepEqual(told, [[{ offsetBytes: 100, lengthBytes: 6 }]]);
+  await drive.remote.close();
+  await other.close();
+});
+
+test("what went ahead on an open that is gone fails as all that is asked of it", async () => {
+  const drive = await returningDrive({ limits: { keepMsMax: 1000, courtesyMs: 600_000 } });
+  const { id, handle: shared } = await fileOn(drive);
+  const { fileSystem } = drive.remote;
+  const { remote: other } = await drive.connect();
+  await fileSystem.release(ctx, shared);
+  const { handle } = await fileSystem.open(ctx, id, (READ_WRITE | OpenFlag.DENY_WRITE) as OpenFlags);
+  drive.isDown = true;
+  for (const { client } of drive.connections) client.destroy();
+  await drive.pass(3000);
+  await other.fileSystem.open(ctx, id, READ_WRITE);
+  const asked = [
+    outcome(fileSystem.read(ctx, handle, 0, Buffer.alloc(4))),
+    outcome(fileSystem.write(ctx, handle, 0, Buffer.from("mine"))),
+  ];
+  drive.isDown = false;
+  await drive.pass(3000, () => asked.every(({ value }) => value !== undefined));
+  for (const { value } of asked) assert.ok(value instanceof FsError && value.errno === "ESTALE", String(value));
+  await drive.remote.close();
+  await other.close();
+});
