@@ -98,15 +98,18 @@ export class Absence {
     else if (version !== undefined && !isSame(version, versionOf(attr))) this.#isDifferent = true;
   }
 
-  /** The client's requests have ended. A file it was back at, without having heard what became of it, is now as it left it once more. */
+  /** The client's requests have ended, with the file like this. */
   left(attr: Attr): void {
-    if (!this.#isCompared) {
-      this.version ??= versionOf(attr);
-      return;
-    }
-    this.version = versionOf(attr);
+    this.version ??= versionOf(attr);
+  }
+
+  /** The client has left once more, without having heard what became of the file, which it may have changed itself since it was compared. @returns true. */
+  leaveAgain(): true {
+    if (!this.#isCompared) return true;
     this.#isCompared = false;
     this.#comparing = undefined;
+    this.version = undefined;
+    return true;
   }
 
   /** What to tell the client, or undefined: its file is as it left it. */

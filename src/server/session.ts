@@ -283,7 +283,7 @@ export class Session implements LockSession {
   }
 
   #setAbsent(open: Open, version?: DataVersion | "unknown"): void {
-    if (open.kind !== "file" || this.#absences.has(open)) return;
+    if (open.kind !== "file" || this.#absences.get(open)?.leaveAgain() === true) return;
     const absence = new Absence(open.node, this);
     absence.version = version;
     this.#absences.set(open, absence);
