@@ -2,7 +2,7 @@
  * The key and certificate by which clients know a server: given, kept in the state folder, or made for this run.
  */
 import { createPrivateKey, X509Certificate } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { CommanderError } from "commander";
@@ -10,6 +10,7 @@ import { printable } from "../base/log.ts";
 import { type Identity, makeIdentity } from "../transport/self-signed.ts";
 import { fingerprintOf } from "../transport/tls-settings.ts";
 import { Exit, failure } from "./failure.ts";
+import { keepFile } from "./kept-file.ts";
 
 /** In the state folder: certificate and key one after the other, for the server's user only. */
 const IDENTITY_FILE = "identity.pem";
@@ -41,7 +42,10 @@ export function chooseIdentity(options: {
   if (stateFolder === undefined) return checked(makeFor(host), "");
   const file = join(stateFolder, IDENTITY_FILE);
   try {
-    const kept = keepIdentity(file, host);
+    const kept = keepFile(file, () => {
+      const { certificate, key } = makeFor(host);
+      return `${certificate}${key}`;
+    });
     return checked({ certificate: kept, key: kept }, file);
   } catch (cause) {
     if (cause instanceof CommanderError) throw cause;
@@ -53,17 +57,6 @@ export function chooseIdentity(options: {
 function makeFor(host: string): Identity {
   const names = ["localhost", "127.0.0.1", "::1", hostname()];
   return makeIdentity(host === "0.0.0.0" || host === "::" ? names : [...new Set([...names, host])]);
-}
-
-/** The text of `file`, which is made if it is not there. */
-function keepIdentity(file: string, host: string): string {
-  if (existsSync(file)) return readFileSync(file, "utf8");
-  mkdirSync(join(file, ".."), { recursive: true, mode: 0o700 });
-  const { certificate, key } = makeFor(host);
-  const partial = `${file}.${process.pid}`;
-  writeFileSync(partial, `${certificate}${key}`, { mode: 0o600 });
-  renameSync(partial, file);
-  return `${certificate}${key}`;
 }
 
 function read(option: string, path: string): string {

@@ -11,9 +11,12 @@ import { openLevelStore } from "../server/state/level-store.ts";
 import { LifeStamp } from "../server/state/life-stamp.ts";
 import type { Durability } from "../server/state/state-store.ts";
 import { Exit, failure } from "./failure.ts";
+import { keepFile, replaceFile } from "./kept-file.ts";
 
 /** @see proc_sys_kernel(5) */
 const HOST_BOOT_ID = "/proc/sys/kernel/random/boot_id";
+/** In the state folder: the start of the machine that the server was last started in. */
+const BOOT_FILE = "boot-id";
 
 /**
  * Opens the state store below `stateFolder`, which is made if it is not there.
@@ -31,6 +34,7 @@ export async function openMemory(options: {
   const folder = join(stateFolder, "state");
   try {
     mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
+    noteBoot(options);
     const { store, records } = await openLevelStore({ folder, durability, clock, log: log.room("state") });
     return { store, records, life: new LifeStamp(folder, clock), hostBootId: hostBootId() };
   } catch (cause) {
@@ -39,6 +43,22 @@ export async function openMemory(options: {
     }
     throw failure(Exit.PATH, `--state ${shown} cannot be used: ${printable((cause as Error).message)}`);
   }
+}
+
+/** Says what a restart of the machine means for what was kept. It is noted beside the store, which may have lost even that. */
+function noteBoot({ stateFolder, durability, log }: { stateFolder: string; durability: Durability; log: Log }): void {
+  const file = join(stateFolder, BOOT_FILE);
+  const bootId = hostBootId();
+  const before = keepFile(file, () => bootId);
+  if (before === bootId) return;
+  replaceFile(file, bootId);
+  const kept =
+    durability === "power"
+      ? "what clients had open is kept"
+      : "what clients had open may be lost if it was not shut down (--durability power keeps it)";
+  log.warn(
+    `this machine was started again since the server before: ${kept}; data that was not synced is EIO at the next fsync`,
+  );
 }
 
 /** Empty where the system does not say. */

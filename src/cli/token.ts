@@ -2,11 +2,11 @@
  * The secret that lets a client in: where `serve` has it from, and whether it is good enough.
  */
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { CommanderError } from "commander";
 import { printable } from "../base/log.ts";
 import { Exit, failure } from "./failure.ts";
+import { keepFile } from "./kept-file.ts";
 
 /** Bytes of a token made here: 144 bits, 24 characters that need no escaping in a URL. */
 const MADE_BYTES = 18;
@@ -33,7 +33,7 @@ export function chooseToken(options: { option?: string | undefined; stateFolder?
   const made = randomBytes(MADE_BYTES).toString("base64url");
   if (stateFolder === undefined) return { text: made, isGiven: false };
   try {
-    return { text: checkToken(keepToken(join(stateFolder, "token"), made)), isGiven: true };
+    return { text: checkToken(keepFile(join(stateFolder, "token"), () => `${made}\n`).trim()), isGiven: true };
   } catch (cause) {
     if (cause instanceof CommanderError) throw cause;
     throw failure(
@@ -41,14 +41,6 @@ export function chooseToken(options: { option?: string | undefined; stateFolder?
       `--state ${printable(stateFolder)} cannot be used: ${printable((cause as Error).message)}`,
     );
   }
-}
-
-/** The token in `file`, which is made with `made` if it is not there. */
-function keepToken(file: string, made: string): string {
-  if (existsSync(file)) return readFileSync(file, "utf8").trim();
-  mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-  writeFileSync(file, `${made}\n`, { mode: 0o600, flag: "wx" });
-  return made;
 }
 
 function checkToken(text: string): string {

@@ -28,7 +28,7 @@ import { Silence } from "./silence.ts";
 import type { Squash } from "./squash.ts";
 import { Keeper } from "./state/keeper.ts";
 import type { LifeStamp } from "./state/life-stamp.ts";
-import { identify, restore } from "./state/restore.ts";
+import { identify, type Identity as KeptIdentity, restore } from "./state/restore.ts";
 import type { StateKey, StateStore } from "./state/state-store.ts";
 import { type ServerCounters, ServerState } from "./state.ts";
 import type { UserDirectory } from "./users.ts";
@@ -91,7 +91,7 @@ export class LinkServer {
   /** Every channel that is not gone, with its ready part once there is one. */
   readonly #channels = new Map<Channel, ServedChannel | undefined>();
   readonly #memory: ServerMemory | undefined;
-  readonly #isHostRestarted: boolean;
+  readonly #identity: KeptIdentity | undefined;
   readonly #silence = new Silence(SILENCE_MS);
   #isClosing = false;
 
@@ -116,7 +116,7 @@ export class LinkServer {
     const { memory } = options;
     this.#memory = memory;
     const identity = memory === undefined ? undefined : identify(memory.store, memory.records, memory.hostBootId);
-    this.#isHostRestarted = identity?.isHostRestarted === true;
+    this.#identity = identity;
     const keeper = memory === undefined ? undefined : new Keeper(memory.store, memory.life);
     this.#state = new ServerState({ ...options, shares, limits, log, identity, keeper });
     this.#handlers = createHandlers(this.#state);
@@ -131,9 +131,10 @@ export class LinkServer {
   /** Puts back what the server before has left; to be called before anything is accepted. */
   async restore(): Promise<void> {
     const memory = this.#memory;
-    if (memory === undefined) return;
-    const before = { times: memory.life?.before, isHostRestarted: this.#isHostRestarted };
-    await restore(this.#state, memory.store, memory.records, before);
+    const identity = this.#identity;
+    if (memory === undefined || identity === undefined) return;
+    const before = { times: memory.life?.before, isHostRestarted: identity.isHostRestarted };
+    await restore(this.#state, memory.store, memory.records, before, identity);
   }
 
   /** Serves a new link from its first byte on. */

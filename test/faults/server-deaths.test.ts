@@ -8,9 +8,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import type { Remote } from "../../src/client/remote.ts";
+import { identify } from "../../src/server/state/restore.ts";
 import { decodeDirents } from "../../src/vfs/dirent-page.ts";
 import { type FileSystem, type NodeId, OpenFlag, RenameFlag, XattrFlag } from "../../src/vfs/file-system.ts";
 import { ctx, named } from "../support/link-drive.ts";
+import { MemoryStore } from "../support/memory-store.ts";
 import { type MortalServer, mortalServer } from "../support/mortal-server.ts";
 
 const n = named;
@@ -230,4 +232,12 @@ test("who has attached to an open goes on with it, whenever the server dies, as 
     await run([step], async (server) => void (await asGuest(server)));
   }
   assert.equal(calm.records.size, 1, "who the server is");
+});
+
+test("a start that dies before it has marked what may be lost leaves the boot before written down", () => {
+  const first = new MemoryStore();
+  assert.equal(identify(first, first.records, "boot 1").isHostRestarted, false);
+  for (let start = 0; start < 3; start += 1) {
+    assert.equal(identify(first, first.records, "boot 2").isHostRestarted, true);
+  }
 });

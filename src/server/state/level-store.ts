@@ -100,7 +100,7 @@ async function openUsable(options: LevelStoreOptions): ReturnType<typeof openLev
     throw cause ?? thrown;
   }
   try {
-    const last = await recover(table, folder);
+    const last = await recover(table, options);
     const records = await readAll(table);
     if (options.durability === "power") await Promise.all([folder, dirname(folder)].map(syncFolder));
     return { store: new LevelStore(table, last + 1, options), records };
@@ -120,7 +120,7 @@ function journalNumbers(folder: string): number[] {
 }
 
 /** Moves what the journal has into the table. @returns the number of the last file that is in it. */
-async function recover(table: Table, folder: string): Promise<number> {
+async function recover(table: Table, { folder, durability }: LevelStoreOptions): Promise<number> {
   const merged = await readFormat(table);
   let last = merged;
   for (const number of journalNumbers(folder)) {
@@ -130,7 +130,7 @@ async function recover(table: Table, folder: string): Promise<number> {
       const end = replayJournal(readFileSync(journalPath(folder, number)), number, changes);
       if (end === "damaged") throw new Damage(`journal file ${number} is damaged`);
       // An end that got lost with the machine's power: what came after it is not used either.
-      await merge(table, changes, number);
+      await merge(table, changes, number, durability);
       last = number;
       if (end === "short") break;
     }
@@ -178,7 +178,7 @@ function contentOf(key: StateKey, checked: Buffer): Buffer {
 }
 
 /** Puts the changes of journal file `number` into the table. When it returns they are on the disk, and the file is not needed any more. */
-async function merge(table: Table, changes: NetChanges, number: number): Promise<void> {
+async function merge(table: Table, changes: NetChanges, number: number, durability: Durability): Promise<void> {
   let piece: BatchOperation<Table, Buffer, Buffer>[] = [];
   for (const [key, value] of changes.entries()) {
     const bytes = Buffer.from(key, "latin1");
@@ -186,7 +186,8 @@ async function merge(table: Table, changes: NetChanges, number: number): Promise
       value === undefined ? { type: "del", key: bytes } : { type: "put", key: bytes, value: withChecksum(key, value) },
     );
     if (piece.length < PIECE_CHANGES) continue;
-    await table.batch(piece);
+    // LevelDB may begin another log between two pieces, and the sync of the last one is of the last log alone.
+    await table.batch(piece, { sync: durability === "power" });
     piece = [];
   }
   const format = Buffer.alloc(FORMAT_BYTES);
@@ -366,7 +367,7 @@ class LevelStore implements StateStore {
   /** Moves a file's changes into the table and removes it. Never rejects. */
   async #mergeFile(file: JournalFile, changes: NetChanges): Promise<void> {
     try {
-      await merge(this.#table, changes, file.number);
+      await merge(this.#table, changes, file.number, this.#options.durability);
       this.#unsynced.delete(file);
       file.remove();
     } catch (error) {

@@ -48,7 +48,11 @@ export interface Identity extends IdentityRecord {
   readonly isHostRestarted: boolean;
 }
 
-/** Who the server is: as before, or new. Counts this start, and writes it down. */
+/**
+ * Who the server is: as before, or new. Counts this start, and writes it down.
+ *
+ * After a restart of the machine the boot before stays written until `restore` has marked what may be lost: a start that dies in between changes nothing.
+ */
 export function identify(store: StateStore, records: ReadonlyMap<StateKey, Buffer>, hostBootId: string): Identity {
   const bytes = records.get(IDENTITY_KEY);
   const before = bytes === undefined ? undefined : identityRecord.decode(bytes);
@@ -59,7 +63,8 @@ export function identify(store: StateStore, records: ReadonlyMap<StateKey, Buffe
     starts: (before?.starts ?? 0) + 1,
     hostBootId,
   };
-  store.put(IDENTITY_KEY, identityRecord.encode(identity));
+  const written = { ...identity, hostBootId: before?.hostBootId ?? hostBootId };
+  store.put(IDENTITY_KEY, identityRecord.encode(written));
   return { ...identity, isHostRestarted: before !== undefined && before.hostBootId !== hostBootId };
 }
 
@@ -76,6 +81,7 @@ export async function restore(
   store: StateStore,
   records: ReadonlyMap<StateKey, Buffer>,
   before: Before,
+  identity: Identity,
 ): Promise<void> {
   const restoring = new Restoring(state, store, before);
   for (const [key, value] of records) if (partsOfKey(key)?.of === "session") restoring.session(key, value);
@@ -86,6 +92,7 @@ export async function restore(
   }
   for (const [key, value] of records) if (partsOfKey(key)?.of === "attached") restoring.attached(key, value);
   for (const [key, value] of records) if (partsOfKey(key)?.of === "locks") await restoring.locks(key, value);
+  if (before.isHostRestarted) store.put(IDENTITY_KEY, identityRecord.encode(identity));
   await restoring.requests();
   restoring.end();
   await Promise.all([...state.shares.values()].map(({ fileSystem }) => sweep(fileSystem, state.log)));

@@ -1,0 +1,25 @@
+/** Files that are made once. That they outlive a power cut is seen in test/mount/power-cut. */
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { keepFile, replaceFile } from "../../src/cli/kept-file.ts";
+import { makeTemp } from "../support/temp.ts";
+
+test("a kept file is made once, for its user only, and nothing is left beside it", async () => {
+  await using temp = makeTemp("kept");
+  const file = join(temp.path, "state", "secret");
+  assert.equal(
+    keepFile(file, () => "first"),
+    "first",
+  );
+  assert.equal(
+    keepFile(file, () => assert.fail("it is there")),
+    "first",
+  );
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+  assert.equal(statSync(join(file, "..")).mode & 0o777, 0o700);
+  replaceFile(file, "second");
+  assert.equal(readFileSync(file, "utf8"), "second");
+  assert.deepEqual(readdirSync(join(file, "..")), ["secret"]);
+});

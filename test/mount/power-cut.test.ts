@@ -1,0 +1,133 @@
+/**
+ * The server's machine loses its power: what was synced is there, what was not is never taken for synced, and with `--durability power` sessions go on.
+ *
+ * Served directory and state store are on disks of their own that lose what was not synced (test/support/power-cut-disk.ts); the server is killed and started again as on a
+ * machine that was started again: under another boot id, which it reads from a file mounted over the kernel's. The drive goes on all the time.
+ */
+import assert from "node:assert/strict";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { command, type Service, shell, startService } from "../support/child.ts";
+import { netdrive, startMount } from "../support/drive.ts";
+import { type Locker, startLocker } from "../support/locker.ts";
+import { type PowerCutDisk, startPowerCutDisk } from "../support/power-cut-disk.ts";
+import { makeTemp } from "../support/temp.ts";
+
+const PORT = 11_000 + (process.pid % 1000);
+const BOOT_ID = "/proc/sys/kernel/random/boot_id";
+const TIMEOUT_MS = 60_000;
+
+interface Machine extends AsyncDisposable {
+  /** Where its drive is mounted, elsewhere. */
+  readonly path: string;
+  readonly directory: string;
+  readonly server: Service;
+  /** Cuts its power, and starts it and its server again. */
+  cut(): Promise<void>;
+  locker(): Promise<Locker>;
+}
+
+async function startMachine(t: TestContext, durability: string): Promise<Machine> {
+  const temp = makeTemp("machine");
+  const disks: PowerCutDisk[] = [await startPowerCutDisk(), await startPowerCutDisk()];
+  const [served, state] = disks.map(({ path }) => path) as [string, string];
+  const directory = join(served, "served");
+  mkdirSync(directory);
+  await command("sync", ["-f", served]);
+  const path = join(temp.path, "mount");
+  mkdirSync(path);
+  const bootId = join(temp.path, "boot-id");
+  let boots = 0;
+  const boot = async () => {
+    boots += 1;
+    writeFileSync(bootId, `00000000-0000-4000-8000-${String(boots).padStart(12, "0")}\n`);
+    const serve = netdrive("serve", directory, "--listen", `127.0.0.1:${PORT}`, "--squash", "none", "--json");
+    const script = `mount --bind ${bootId} ${BOOT_ID}; exec "$@"`;
+    const args = [process.execPath, ...serve, "--state", join(state, "state"), "--durability", durability];
+    const service = startService("unshare", ["--mount", "bash", "-euc", script, "boot", ...args], { cwd: "/" });
+    t.after(() => service.end("SIGKILL"));
+    const { url } = JSON.parse(await service.firstLine) as { url: string };
+    return { service, url };
+  };
+  let server = await boot();
+  const mounted = await startMount(server.url, path, "--allow-other");
+  const lockers: Locker[] = [];
+  return {
+    path,
+    directory,
+    get server() {
+      return server.service;
+    },
+    async cut() {
+      await server.service.end("SIGKILL");
+      for (const disk of disks) await disk.cut();
+      server = await boot();
+    },
+    async locker() {
+      const locker = await startLocker(path);
+      lockers.push(locker);
+      return locker;
+    },
+    async [Symbol.asyncDispose]() {
+      for (const locker of lockers) await locker.kill();
+      await mounted.close();
+      await server.service.end();
+      for (const disk of disks) await disk[Symbol.asyncDispose]();
+      await temp.remove();
+    },
+  };
+}
+
+/** Sees to it that what was written is at the server: who looks at a file waits for that. */
+const arrive = (path: string) => shell(`stat ${path}`);
+
+test("with durability power opens, locks and synced data outlive a power cut; unsynced data is EIO at the next fsync, once", {
+  timeout: TIMEOUT_MS,
+}, async (t) => {
+  await using machine = await startMachine(t, "power");
+  const locker = await machine.locker();
+  for (const [slot, name] of ["f", "g"].entries()) {
+    assert.equal(await locker.tell(`open ${slot} ${name} rw`), "ok");
+    assert.equal(await locker.tell(`write ${slot} 0 synced`), "ok");
+    assert.equal(await locker.tell(`sync ${slot}`), "ok");
+  }
+  await command("sync", [machine.directory]);
+  assert.equal(await locker.tell("lock 1 posix write 0 10"), "ok");
+  assert.equal(await locker.tell("write 0 6 lost"), "ok");
+  await arrive(join(machine.path, "f"));
+  assert.equal((await shell("cat f", { cwd: machine.directory })).stdout, "syncedlost");
+  await machine.cut();
+  assert.equal((await shell("cat f", { cwd: machine.directory })).stdout, "synced");
+  assert.equal(await locker.tell("sync 0"), "EIO");
+  assert.equal(await locker.tell("write 0 6 again"), "ok");
+  assert.equal(await locker.tell("sync 0"), "ok");
+  const other = await startLocker(machine.directory);
+  t.after(() => other.kill());
+  assert.equal(await other.tell("open 0 g rw"), "ok");
+  assert.equal(await other.tell("lock 0 posix read 0 1"), "EAGAIN");
+  assert.equal(await locker.tell("lock 1 posix unlock 0 10"), "ok");
+  assert.equal(await other.tell("lock 0 posix read 0 1"), "ok");
+  await other.kill();
+  await machine.cut();
+  assert.equal((await shell("cat f", { cwd: machine.directory })).stdout, "syncedagain");
+  assert.equal(await locker.tell("read 0 0 20"), "syncedagain");
+});
+
+test("with durability process a power cut may take what was open, and nobody is told that it did not", {
+  timeout: TIMEOUT_MS,
+}, async (t) => {
+  await using machine = await startMachine(t, "process");
+  const locker = await machine.locker();
+  assert.equal(await locker.tell("open 0 f rw"), "ok");
+  assert.equal(await locker.tell("write 0 0 synced"), "ok");
+  assert.equal(await locker.tell("sync 0"), "ok");
+  await command("sync", [machine.directory]);
+  assert.equal(await locker.tell("write 0 6 lost"), "ok");
+  await arrive(join(machine.path, "f"));
+  await machine.cut();
+  assert.equal((await shell("cat f", { cwd: machine.directory })).stdout, "synced");
+  assert.match(await locker.tell("sync 0"), /^(EIO|ESTALE)$/);
+  assert.match(machine.server.errors(), /durability/);
+  assert.equal((await shell("echo new > h; cat h f", { cwd: machine.path })).stdout, "new\nsynced");
+});
