@@ -16,6 +16,7 @@ import { memoryBench } from "./bench-memory.ts";
 import { metadataBench } from "./bench-metadata.ts";
 import { pipelineBench } from "./bench-pipeline.ts";
 import { randomBench } from "./bench-random.ts";
+import { resumeCostBench } from "./bench-resume-cost.ts";
 import { roundTripBench } from "./bench-roundtrip.ts";
 import { streamBench } from "./bench-stream.ts";
 import { wanBench } from "./bench-wan.ts";
@@ -33,6 +34,7 @@ const BENCHES: readonly Bench[] = [
   pipelineBench,
   memoryBench,
   roundTripBench,
+  resumeCostBench,
   channelBench,
 ];
 const RUN_COUNT = 5;
@@ -45,7 +47,7 @@ function usage(): string {
   return [
     "usage: npm run bench -- NAME [--runs N] [--quick] [--size MIB] [--peers a,b] [--directory DIR] [--json] [--no-save]",
     "",
-    ...BENCHES.map((bench) => `  ${bench.name.padEnd(10)} ${bench.summary}`),
+    ...BENCHES.map((bench) => `  ${bench.name.padEnd(12)} ${bench.summary}`),
     "",
     "--quick measures once with little data and saves nothing; --size changes how much data a bench moves.",
     "",

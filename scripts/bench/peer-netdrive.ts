@@ -15,9 +15,10 @@ const SAYS: Record<Security, string> = {
 };
 
 export async function startNetdrive(options: PeerOptions): Promise<Peer> {
-  const { workbench, link, security = "plain", mountOptions = [] } = options;
+  const { workbench, link, security = "plain", hasStore = true, mountOptions = [] } = options;
   const { scope } = workbench;
-  const name = ["netdrive", ...(security === "plain" ? [] : [security]), ...mountOptions].join(" ");
+  const store = hasStore ? [] : ["without a store"];
+  const name = ["netdrive", ...(security === "plain" ? [] : [security]), ...store, ...mountOptions].join(" ");
   const id = `netdrive-${await freePort()}`;
   const serveLog = join(workbench.directory, `${id}-serve.log`);
   const state = join(workbench.directory, `${id}-state`);
@@ -37,8 +38,7 @@ export async function startNetdrive(options: PeerOptions): Promise<Peer> {
       "127.0.0.1:0",
       "--squash",
       "none",
-      "--state",
-      state,
+      ...(hasStore ? ["--state", state] : []),
       "--security",
       security,
     ],

@@ -12,6 +12,8 @@ export interface PeerOptions {
   readonly link?: LinkShape | undefined;
   /** How netdrive's channels are protected; default: plain. */
   readonly security?: Security;
+  /** Whether netdrive's server keeps what is open in a state store; default: yes. */
+  readonly hasStore?: boolean;
   /** Further `-o` options of the client. */
   readonly mountOptions?: readonly string[];
 }
