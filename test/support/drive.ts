@@ -5,7 +5,7 @@
  * aborted and is detached. The test process itself never makes a call into a mount: programs do.
  */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readdirSync, readlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readlinkSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { LinkProcess } from "../../scripts/bench/link-process.ts";
@@ -158,23 +158,35 @@ export async function startDrive(options: DriveOptions = {}): Promise<Drive> {
 
 /** Sockets a process has open; for leak checks. Its other descriptors come and go with the files it serves. */
 export function socketCount(pid: number): number {
-  return descriptors(pid).filter((target) => target.startsWith("socket:")).length;
+  return descriptors(pid).filter(({ target }) => target.startsWith("socket:")).length;
 }
 
-/** Files without a name that a process keeps, of those that were below `directory`. */
+/**
+ * Files without a name that a process keeps, of those that were below `directory`. That a target is "(deleted)" does not say so: the file may have another
+ * name by then, as all have that git makes.
+ */
 export function namelessCount(pid: number, directory: string): number {
-  const isNameless = (target: string) => target.startsWith(`${directory}/`) && target.endsWith(" (deleted)");
-  return descriptors(pid).filter(isNameless).length;
+  const hasNone = ({ path }: Descriptor) => statSync(path, { throwIfNoEntry: false })?.nlink === 0;
+  return descriptors(pid).filter(
+    (each) => each.target.startsWith(`${directory}/`) && each.target.endsWith(" (deleted)") && hasNone(each),
+  ).length;
 }
 
-/** What the descriptors of a process refer to. */
-function descriptors(pid: number): string[] {
+interface Descriptor {
+  /** Below /proc. */
+  readonly path: string;
+  /** What it refers to; empty if it was closed meanwhile. */
+  readonly target: string;
+}
+
+function descriptors(pid: number): Descriptor[] {
   const folder = `/proc/${pid}/fd`;
   return readdirSync(folder).map((fd) => {
+    const path = join(folder, fd);
     try {
-      return readlinkSync(join(folder, fd));
+      return { path, target: readlinkSync(path) };
     } catch {
-      return "";
+      return { path, target: "" };
     }
   });
 }

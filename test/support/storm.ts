@@ -49,8 +49,8 @@ const TROUBLE: Omit<LinkTroublePlan, "seed"> = {
 };
 /** For a round of a program, however often it is held up. */
 const ROUND_TIMEOUT_MS = 180_000;
-/** For what the server does after the last client has gone. */
-const FORGET_MS_MAX = 5000;
+/** For what the server does after the last client has gone; what it closes in no hurry it closes within ten seconds. */
+const FORGET_MS_MAX = 20_000;
 
 const env = {
   ...process.env,
