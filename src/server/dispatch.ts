@@ -400,7 +400,9 @@ function directoryHandlers(state: ServerState) {
       return { payload: await counted(ctx, bytesMax, read) };
     },
     async fsyncdir(ctx, { dataOnly }) {
-      await ctx.fs.fsyncdir(ctx, ctx.directory().inner, dataOnly);
+      const { node, inner } = ctx.directory();
+      if (state.keeper?.lostNames.isNews(ctx.session, node) === true) throw new FsError("EIO", "fsyncdir");
+      await ctx.fs.fsyncdir(ctx, inner, dataOnly);
       return {};
     },
   } satisfies Partial<Handlers<Context>>;

@@ -164,7 +164,7 @@ for (const kind of Object.keys(RACES)) {
   });
 }
 
-/** Whether the fsync after the deaths says that data may be lost: once for a file written to lazily, and never for others. */
+/** Whether the fsync after the deaths says that data or names may be lost: once for a file written to lazily and for a directory, never for others. */
 async function fsyncsAfter(deaths: number[], hostBootId: (start: number) => string): Promise<string[]> {
   const server = await mortalServer(deaths, hostBootId);
   const work = async () => {
@@ -182,6 +182,9 @@ async function fsyncsAfter(deaths: number[], hostBootId: (start: number) => stri
     for (const handle of opens) {
       for (let again = 0; again < 2; again += 1) outcomes.push(await outcomeOf(fs.fsync(ctx, handle, false)));
     }
+    const directory = await fs.opendir(ctx, root);
+    for (let again = 0; again < 2; again += 1) outcomes.push(await outcomeOf(fs.fsyncdir(ctx, directory, false)));
+    await fs.releasedir(ctx, directory);
     await close();
     return outcomes;
   };
@@ -190,9 +193,9 @@ async function fsyncsAfter(deaths: number[], hostBootId: (start: number) => stri
   return outcomes;
 }
 
-test("after a restart of the machine the next fsync says that data may be lost, also if the server has died once more since", async () => {
-  const done = ["done", "done", "done", "done"];
-  const lost = ["EIO", "done", "done", "done"];
+test("after a restart of the machine the next fsync says that data and names may be lost, also if the server has died once more since", async () => {
+  const done = ["done", "done", "done", "done", "done", "done"];
+  const lost = ["EIO", "done", "done", "done", "EIO", "done"];
   assert.deepEqual(await fsyncsAfter([60], () => "same"), done);
   assert.deepEqual(await fsyncsAfter([60], (start) => `boot ${start}`), lost);
   assert.deepEqual(await fsyncsAfter([60, 85], (start) => (start === 0 ? "first" : "second")), lost);

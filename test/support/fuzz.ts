@@ -169,6 +169,7 @@ function allRecords(): Target[] {
       {
         ...session,
         guestOf: undefined,
+        mayHaveLostNames: true,
         isReadOnly: false,
         sectionBytes: 65_536,
         keepMs: 1000,

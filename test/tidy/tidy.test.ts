@@ -75,7 +75,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
   [/^src\/wire\/(field-codec|resume-fields)\.ts$/, "test/wire/codec"],
   [/^src\/disk\/request-slots\.ts$/, "test/disk/disk"],
   [/^src\/transport\/trace\.ts$/, "test/transport/channel"],
-  [/^src\/server\/state\/unfinished\.ts$/, "test/faults/server-deaths"],
+  [/^src\/server\/state\/(unfinished|lost-names)\.ts$/, "test/faults/server-deaths"],
 ];
 
 /** All places where a rule is broken, as `path:line: what`. */

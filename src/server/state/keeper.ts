@@ -15,6 +15,7 @@ import type { Open, Session } from "../session.ts";
 import type { KeptReply } from "../slot-table.ts";
 import { intentOf, intentRecord } from "./intents.ts";
 import type { LifeStamp } from "./life-stamp.ts";
+import { LostNames } from "./lost-names.ts";
 import {
   attachedKeyOf,
   attachedRecord,
@@ -35,6 +36,7 @@ const TURN_SHIFT = 16;
 
 export class Keeper {
   readonly store: StateStore;
+  readonly lostNames = new LostNames();
   /** Opens through which something is locked, by file. */
   readonly #lockedOpens = new Map<NodeId, Set<Open>>();
   readonly #life: LifeStamp | undefined;
@@ -58,6 +60,7 @@ export class Keeper {
       share: share.name,
       isReadOnly: readOnly,
       guestOf,
+      mayHaveLostNames: this.lostNames.has(session),
       sectionBytes,
       keepMs,
       slotTables,

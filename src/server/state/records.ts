@@ -72,6 +72,8 @@ const sessionFields = {
   isReadOnly: flag,
   /** The open it has a ticket for, and nothing else. */
   guestOf: optional(u53),
+  /** The machine was started again since it began. */
+  mayHaveLostNames: flag,
   sectionBytes: u32,
   keepMs: u32,
   slotTables: list(group({ number: u16, credits: u16 }), SLOT_TABLES_MAX),

@@ -128,8 +128,14 @@ class Restoring {
   session(key: StateKey, bytes: Buffer): void {
     const record = sessionRecord.decode(bytes);
     const session = record === undefined ? undefined : this.#sessionOf(record);
-    if (session === undefined) this.#leaveOut(key, "a session");
-    else this.#sessions.push(session);
+    if (record === undefined || session === undefined) {
+      this.#leaveOut(key, "a session");
+      return;
+    }
+    this.#sessions.push(session);
+    if (!this.#before.isHostRestarted && !record.mayHaveLostNames) return;
+    this.#state.keeper?.lostNames.add(session);
+    this.#state.keeper?.session(session);
   }
 
   #sessionOf(record: SessionRecord): Session | undefined {

@@ -55,6 +55,7 @@ const session: fc.Arbitrary<SessionRecord> = record({
   share: text,
   isReadOnly: fc.boolean(),
   guestOf: fc.option(u53, { nil: undefined }),
+  mayHaveLostNames: fc.boolean(),
   sectionBytes: u32,
   keepMs: u32,
   slotTables: fc.array(record({ number: u16, credits: u16 }), { maxLength: 10 }),
