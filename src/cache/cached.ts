@@ -100,7 +100,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
     return false;
   }
 
-  /** Others have changed the file while the server was away: nothing that was read ahead may be used. */
+  /** Others have changed the file: nothing that was read ahead may be used. */
   changedByOthers(id: NodeId): void {
     this.#reads.invalidate(id, 0);
   }

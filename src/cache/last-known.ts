@@ -66,6 +66,11 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   #root: Entry | undefined;
   #space: StatFs | undefined;
 
+  /** Others have changed the node: what is known of it is of before. */
+  changedByOthers(id: NodeId): void {
+    this.#change(id);
+  }
+
   override root(ctx: RequestContext): Promise<Entry> {
     return this.#ask(
       ctx,

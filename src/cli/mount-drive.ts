@@ -100,8 +100,10 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   let exporting: Server | undefined;
   const nameOf = (id: NodeId) => remote.nameOf(id);
   const recovered = new RecoveryFiles({ clock: keep.clock, log: keep.log.room("recovery"), nameOf });
-  const drive = cachedDrive(remote, options, keep, recovered, () => mount?.readAheadBytes ?? 0);
-  tellOfAbsence(remote, keep.log, (node) => {
+  const known = new LastKnownFileSystem(remote.fileSystem);
+  const drive = cachedDrive({ remote, known }, options, keep, recovered, () => mount?.readAheadBytes ?? 0);
+  tellOfOthers(remote, keep.log, (node) => {
+    known.changedByOthers(node);
     drive.changedByOthers(node);
     mount?.changedByOthers(node);
   });
@@ -200,14 +202,15 @@ function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clo
   onReady({ url: shownUrl, readOnly, squash });
 }
 
-/** What happened to open files while the server was away is told to those who cache them, and to people. */
-function tellOfAbsence(remote: Remote, log: Log, changed: (node: NodeId) => void): void {
+/** What others did to open files is told to those who cache them, and, if it was while the server was away, to people. */
+function tellOfOthers(remote: Remote, log: Log, changed: (node: NodeId) => void): void {
   remote.events = {
     changed: (node, { changedBy }) => {
       changed(node);
       const by = changedBy === "" ? "" : ` by ${printable(changedBy)}`;
       log.warn(`'${shownName(remote, node)}' was changed${by} while the server was away`);
     },
+    changedThroughOpen: changed,
     gone: (_handle, node) => {
       log.error(`'${shownName(remote, node)}' is not open on the server any more: programs that use it get ESTALE`);
     },
@@ -221,7 +224,7 @@ function shownName(remote: Remote, node: NodeId): string {
 
 /** The remote with read-ahead and write-behind. */
 function cachedDrive(
-  remote: Remote,
+  { remote, known }: { remote: Remote; known: LastKnownFileSystem },
   options: MountOptions,
   { log, clock }: KeepOptions,
   recovered: RecoveryFiles,
@@ -230,7 +233,7 @@ function cachedDrive(
   const { pipeline, sync } = options;
   // A write that somebody else's lock may refuse must not be acknowledged before.
   const isEarly = pipeline && !sync && !remote.share.mandatoryLocks;
-  return new CachedFileSystem(new LastKnownFileSystem(remote.fileSystem), {
+  return new CachedFileSystem(known, {
     sectionBytes: remote.share.sectionBytes,
     writeBehindBytesMax: isEarly ? (options.writeBehindBytes ?? WRITE_BEHIND_BYTES) : 0,
     readAheadBytesMax: pipeline ? (options.readAheadBytes ?? READ_AHEAD_BYTES) : 0,

@@ -75,7 +75,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
   #pastReceivedBytes = 0;
   #pastSentBytes = 0;
   readonly #request: FrameHeader = emptyHeader();
-  readonly #events: ChannelEvents;
+  readonly events: ChannelEvents;
 
   constructor(parts: {
     channel: Channel;
@@ -89,7 +89,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     this.#state = { t: "up", channel: parts.channel, isHeld: false };
     this.#agreement = parts.agreement;
     this.#clock = parts.clock;
-    this.#events = parts.events;
+    this.events = parts.events;
     const { credits } = parts.agreement;
     this.#windows = new CallWindows(parts.agreement, parts);
     this.#calls = new Array<Call | undefined>(credits).fill(undefined);
@@ -188,7 +188,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
   }
 
   /** Sends a notice; one that cannot be sent now is lost. */
-  notify<N extends "forget" | "ping">(name: N, fields: Parameters<(typeof messages)[N]["request"]["write"]>[1]): void {
+  notify<N extends "changed" | "forget" | "ping">(name: N, fields: Request<N>): void {
     if (this.#state.t !== "up") return;
     this.#state.channel.send({ ...emptyHeader(), opcode: messages[name].row.code }, messages[name].request, fields);
   }
@@ -293,8 +293,6 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     this.channel?.close({ code: 0, text: "goodbye" });
   }
 
-  readonly lockReady = (notice: Request<"lockReady">): void => this.#events.lockReady(notice);
-
   payloadBegin(header: FrameHeader, body: ByteReader): Buffer {
     const call = this.#match(header);
     const { payloadBytes } = header;
@@ -327,7 +325,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     const reason =
       this.#ending ?? error ?? new ConnectionError(`connection to ${channel.peer} closed`, { retryable: true });
     this.#leave(channel);
-    this.#events.down(reason);
+    this.events.down(reason);
   }
 
   /** The connection carries it no more. */
@@ -381,7 +379,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
 
   #succeed(call: Call, fields: Fields, payload: Buffer, handle: number): void {
     if (call.isAbandoned) {
-      if (call.message.row.handle === "made") this.#events.orphan(handle, call);
+      if (call.message.row.handle === "made") this.events.orphan(handle, call);
       return;
     }
     if (call.isSending) {

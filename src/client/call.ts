@@ -50,6 +50,8 @@ export interface ChannelEvents {
   /** A handle came for a caller who had given up. */
   orphan(handle: number, call: Call): void;
   lockReady(notice: Request<"lockReady">): void;
+  /** Somebody else has changed a file through an open of this session. */
+  changed(notice: Request<"changed">): void;
 }
 
 export abstract class Call {

@@ -5,6 +5,7 @@ import type { ByteReader } from "../base/byte-cursor.ts";
 import { checkRequest, type Message, messages } from "../wire/codec.ts";
 import type { FrameHeader } from "../wire/frame.ts";
 import type { Request } from "../wire/messages.ts";
+import type { ChannelEvents } from "./call.ts";
 
 /** Who is told. */
 export interface NoticeReceiver {
@@ -12,7 +13,9 @@ export interface NoticeReceiver {
   goodbye(notice: Request<"goodbye">): void;
   /** The write with this tag wrote all its bytes. */
   written(tag: number): void;
-  lockReady(notice: Request<"lockReady">): void;
+  /** For what concerns no call. */
+  readonly events: Pick<ChannelEvents, "lockReady" | "changed">;
+  notify(name: "changed", notice: Request<"changed">): void;
 }
 
 /** Tells `receiver` what a notice says. @returns false: it is none. @throws ProtocolError. */
@@ -26,6 +29,11 @@ export function readNotice(message: Message, header: FrameHeader, body: ByteRead
   if (message.name === "goodbye") receiver.goodbye(messages.goodbye.request.read(body));
   else if (message.name === "written")
     for (const tag of messages.written.request.read(body).tags) receiver.written(tag);
-  else if (message.name === "lockReady") receiver.lockReady(messages.lockReady.request.read(body));
+  else if (message.name === "lockReady") receiver.events.lockReady(messages.lockReady.request.read(body));
+  else if (message.name === "changed") {
+    const notice = messages.changed.request.read(body);
+    receiver.events.changed(notice);
+    receiver.notify("changed", notice);
+  }
   return true;
 }

@@ -10,10 +10,12 @@ import type { OpenTable } from "./resume-opens.ts";
 
 const U32 = 2 ** 32;
 
-/** Told what happened to files while the server was away. */
+/** Told what others did to files that are open here. */
 export interface OpenEvents {
-  /** Somebody else has changed the data of this node; no ranges: any part of it. */
+  /** While the server was away, somebody else has changed the data of this node; no ranges: any part of it. */
   changed(node: NodeId, result: Pick<ResumeResult, "ranges" | "changedBy">): void;
+  /** Somebody else has changed the data of this node just now, through an open of this client that he has a handle of, too. */
+  changedThroughOpen?(node: NodeId): void;
   /** An open is no more: everything on it fails with ESTALE. */
   gone(handle: HandleId, node: NodeId): void;
 }
@@ -106,6 +108,10 @@ export class RemoteOpens implements OpenTable {
     if (open.attachedBy === undefined) open.handle = result.handle;
     if (open.keys !== undefined) open.keys = { ...open.keys, challenge: result.challenge };
     if (result.verdict === "changed") this.events?.changed(open.node, result);
+  }
+
+  changed(node: NodeId): void {
+    this.events?.changedThroughOpen?.(node);
   }
 
   gone(open: RemoteOpen): void {

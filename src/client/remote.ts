@@ -130,7 +130,7 @@ export interface Remote {
   readonly state: SessionState;
   /** `listener` is told of every change of the state, with the reason why the server is away. One at a time. */
   onState(listener: (state: SessionState, reason: Error | undefined) => void): void;
-  /** Who is told what happened to open files while the server was away. */
+  /** Who is told what others did to open files. */
   set events(events: OpenEvents | undefined);
   /** What a node is called, as far as this client has met it. */
   nameOf(id: NodeId): Name | undefined;

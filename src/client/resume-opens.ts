@@ -22,6 +22,8 @@ export interface OpenTable {
   readonly all: Iterable<RemoteOpen>;
   /** A file is as it was, or was changed by others. */
   resumed(open: RemoteOpen, result: ResumeResult): void;
+  /** Somebody else has changed a file through an open that he has a handle of, too. */
+  changed(node: NodeId): void;
   /** The server has it no more. */
   gone(open: RemoteOpen): void;
   /** Makes the server know the node again, without waiting for any call that waits for the session. @returns false: it is not where it was. */

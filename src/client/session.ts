@@ -255,6 +255,7 @@ export class ClientSession {
         down: (reason) => this.#wentDown(lane, reason),
         orphan: (handle, { message: { name } }) => this.#opens?.drop(handle, name === "opendir" ? "directory" : "file"),
         lockReady: (notice) => this.#locks?.ready(notice),
+        changed: ({ id }) => this.#opens?.changed(id),
       },
       isPipelined,
       roundTripMs,

@@ -21,6 +21,8 @@ export interface NodeRow {
   bareUntilMs: number;
   /** What is known of the kernel's pages of this node, once it was opened. */
   pages: PageState | undefined;
+  /** How often the kernel was to drop its pages since the drop began that is under way; 0: there is none. */
+  dropsWanted: number;
   /** Something of it was locked, since the kernel knows it. */
   hasLocked: boolean;
   /** Settles when what a closed file had locked is given up. */
@@ -44,6 +46,7 @@ function newRow(nodeid: number, id: NodeId, lookups: number): NodeRow {
     changedAt: 0,
     bareUntilMs: 0,
     pages: undefined,
+    dropsWanted: 0,
     hasLocked: false,
     unlocking: undefined,
     attr: undefined,

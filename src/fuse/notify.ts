@@ -44,6 +44,16 @@ export function forgetNode(session: Session, id: NodeId): void {
   const node = session.nodes.find(id);
   if (node === undefined) return;
   node.pages?.dropped();
+  node.dropsWanted += 1;
   // It never rejects; what the kernel keeps all the same is not believed at the next open.
-  void dropPages(session, node);
+  if (node.dropsWanted === 1) void dropWhileWanted(session, node);
+}
+
+/** However often it is wanted, one drop of a node is under way, and one follows. */
+async function dropWhileWanted(session: Session, node: NodeRow): Promise<void> {
+  for (let wanted = 0; wanted < node.dropsWanted; ) {
+    wanted = node.dropsWanted;
+    await dropPages(session, node);
+  }
+  node.dropsWanted = 0;
 }

@@ -1,16 +1,27 @@
 /**
- * Tells of changes that requests make, for the verdicts of those who are away with the same files open. While nobody is, it does nothing.
+ * Tells of changes that requests make: those who have handles of the open they are made through, and, for their verdicts, those who are away with the
+ * same files open. While there is nobody, it does nothing.
  */
 import type { Name } from "../base/name.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import { TO_THE_END } from "./node-changes.ts";
 import type { ServedRequest } from "./served-request.ts";
+import type { Open } from "./session.ts";
 
 /** Bytes of the file have changed; without a range all of them. */
 export function noteData(ctx: ServedRequest, node: NodeId, offsetBytes = 0, lengthBytes = TO_THE_END): void {
   const { absentOpens } = ctx.session.share;
   if (absentOpens.isEmpty) return;
   absentOpens.note(node, ctx.session, { offsetBytes, lengthBytes }, ctx.session.label);
+}
+
+/** The same, through an open: whoever else has handles of it is told; who is away, by the verdict. */
+export function noteWritten(ctx: ServedRequest, open: Open, offsetBytes?: number, lengthBytes?: number): void {
+  if (open.holders.length > 1) {
+    for (const holder of open.holders)
+      if (holder !== ctx.session && holder.absenceOf(open) === undefined) holder.told.changed(open.node);
+  }
+  noteData(ctx, open.node, offsetBytes, lengthBytes);
 }
 
 /** Something about the file has changed, but not its bytes. */

@@ -16,7 +16,7 @@ import {
 } from "../wire/limits.ts";
 import type { CallName, Handlers } from "../wire/messages.ts";
 import { attachOpen } from "./attach.ts";
-import { noteAttributes, noteData, notingName } from "./change-notes.ts";
+import { noteAttributes, noteData, noteWritten, notingName } from "./change-notes.ts";
 import {
   appendUnlessLocked,
   createUnlessLocked,
@@ -195,7 +195,8 @@ function nodeHandlers() {
       const setattr = () => ctx.fs.setattr(ctx, id, change, ctx.open?.inner);
       const attr = await resizeUnlessLocked(ctx, id, change.sizeBytes, setattr);
       if (change.sizeBytes === undefined) ctx.session.share.absentOpens.noteAttributes(id, attr);
-      else noteData(ctx, id, change.sizeBytes);
+      else if (ctx.open === undefined) noteData(ctx, id, change.sizeBytes);
+      else noteWritten(ctx, ctx.open, change.sizeBytes);
       return { attr };
     },
     async access(ctx, { id, mask }) {
@@ -333,12 +334,12 @@ function dataHandlers(state: ServerState) {
       const write = () => joiner.write(ctx, offsetBytes, rest, killSuidgid);
       if ((flags & OpenFlag.APPEND) === 0) {
         const writtenBytes = doneBytes + (await unlessLocked(ctx, open, "write", offsetBytes, rest.length, write));
-        noteData(ctx, open.node, offsetBytes, writtenBytes);
+        noteWritten(ctx, open, offsetBytes, writtenBytes);
         return { writtenBytes };
       }
       const writtenBytes = doneBytes + (await appendUnlessLocked(ctx, open, rest.length, write));
       // Where it went is not known here.
-      noteData(ctx, open.node);
+      noteWritten(ctx, open);
       return { writtenBytes };
     },
     async flush(ctx) {
@@ -358,7 +359,7 @@ function dataHandlers(state: ServerState) {
       const open = ctx.file();
       const fallocate = () => ctx.fs.fallocate(ctx, open.inner, mode, offsetBytes, lengthBytes);
       await unlessLocked(ctx, open, "write", offsetBytes, lengthBytes, fallocate);
-      noteData(ctx, open.node, offsetBytes, lengthBytes);
+      noteWritten(ctx, open, offsetBytes, lengthBytes);
       return {};
     },
     lseek: async (ctx, { offsetBytes, hole }) => ({
@@ -376,7 +377,7 @@ function dataHandlers(state: ServerState) {
         const copiedBytes = await unlessLocked(ctx, open, "read", offsetBytes, lengthBytes, () =>
           unlessLocked(ctx, targetOpen, "write", targetOffsetBytes, lengthBytes, copy),
         );
-        noteData(ctx, targetOpen.node, targetOffsetBytes, copiedBytes);
+        noteWritten(ctx, targetOpen, targetOffsetBytes, copiedBytes);
         return { copiedBytes };
       } finally {
         targetOpen.endRequest();

@@ -18,8 +18,8 @@ import { type CallName, FLAG_REPLY, type Handlers, type Request } from "../wire/
 import { checkGuest } from "./attach.ts";
 import { checkCall, checkWritable } from "./dispatch.ts";
 import { type Answering, ServedRequest } from "./served-request.ts";
-import type { Session, SessionChannel } from "./session.ts";
-import { type Carrier, isReplyTo, type KeptReply, type SlotTable } from "./slot-table.ts";
+import type { Session } from "./session.ts";
+import { type Carrier, isReplyTo, type KeptReply, type SessionChannel, type SlotTable } from "./slot-table.ts";
 import { squashCaller } from "./squash.ts";
 import { isIntended } from "./state/intents.ts";
 import type { Keeper } from "./state/keeper.ts";
@@ -75,6 +75,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     this.#table.carrier?.supersede();
     this.#table.carrier = this;
     this.#session.addChannel(this);
+    if (this.#table.number === 0) this.#session.told.tellAgain();
   }
 
   /** Lets the requests under way end, then closes. */
@@ -93,6 +94,10 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
 
   lockReady(notice: Request<"lockReady">): void {
     this.channel.send({ ...emptyHeader(), opcode: messages.lockReady.row.code }, messages.lockReady.request, notice);
+  }
+
+  changed(notice: Request<"changed">): void {
+    this.channel.send({ ...emptyHeader(), opcode: messages.changed.row.code }, messages.changed.request, notice);
   }
 
   frame(header: FrameHeader, body: ByteReader): void {
@@ -174,6 +179,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     } else if (message.name === "ping") {
       const { echo } = messages.ping.request.read(body);
       this.channel.send({ ...emptyHeader(), opcode: messages.ping.row.code }, messages.ping.request, { echo });
+    } else if (message.name === "changed") {
+      this.#session.told.taken(messages.changed.request.read(body).id);
     } else if (message.name === "forget") {
       const { ids } = messages.forget.request.read(body);
       if (this.#session.guestOf === undefined) this.#session.share.fileSystem.forget(ids);
@@ -203,6 +210,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     }
     const asked = (message.request as BodyCodec).read(body) as Record<string, unknown>;
     checkCall(message.name as CallName, asked, header.payloadBytes, this.#session.sectionBytes);
+    this.#session.told.asked();
     const open = header.handle === 0 ? undefined : this.#session.find(header.handle);
     const request = new ServedRequest({
       message: message as unknown as Message<CallName>,

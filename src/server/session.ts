@@ -18,8 +18,9 @@ import type { Locking } from "./lock-requests.ts";
 import type { LockSession, ShareLocks } from "./locks/share-locks.ts";
 import { Absence, type AbsentOpens, type DataVersion } from "./node-changes.ts";
 import type { ShareModes } from "./share-modes.ts";
-import { SlotTable } from "./slot-table.ts";
+import { type SessionChannel, SlotTable } from "./slot-table.ts";
 import type { Keeper } from "./state/keeper.ts";
+import { ToldChanges } from "./told-changes.ts";
 import type { WriteJoiner } from "./write-joiner.ts";
 
 /** A directory that is served. */
@@ -33,12 +34,6 @@ export interface Share {
   readonly modes: ShareModes;
   readonly locks: ShareLocks;
   readonly locking: Locking;
-}
-
-/** Something of a session that ends with it. */
-export interface SessionChannel {
-  /** Ends the channel; it leaves the session by `removeChannel`. */
-  close(code: number, text: string): void;
 }
 
 const U32 = 2 ** 32;
@@ -175,6 +170,7 @@ export class Session implements LockSession {
   readonly buffers: PoolUser;
   readonly channels = new Set<SessionChannel>();
   readonly slotTables = new Map<number, SlotTable>();
+  readonly told = new ToldChanges((id) => this.slotTables.get(0)?.carrier?.changed({ id }));
   readonly #parts: SessionParts;
   readonly #opens = new Map<number, Open>();
   /** The first handle of each open, by the open's id, and the further ones where there are any. */
@@ -454,6 +450,7 @@ export class Session implements LockSession {
     if (this.#attached.delete(handle)) this.#parts.keeper?.detached(this, handle);
     if (this.#take(open, handle)) {
       this.cameBack(open);
+      this.told.closed(open.node, this.#opens.values());
       // What its owner has closed is not kept beyond the server's process, whoever else has it.
       if (open.owner === this) this.#parts.keeper?.closed(open);
     }

@@ -44,10 +44,18 @@ export interface Slot {
   appended: Appended | undefined;
 }
 
+/** Something of a session that ends with it. */
+export interface SessionChannel {
+  /** Ends the channel; it leaves the session by `removeChannel`. */
+  close(code: number, text: string): void;
+}
+
 /** The connection that carries the channel at the moment. */
 export interface Carrier {
   /** Tells the client about a lock it waits for. */
   lockReady(notice: Request<"lockReady">): void;
+  /** Tells the client about a file that another holder of one of its opens has changed. */
+  changed(notice: Request<"changed">): void;
   /** Ends it at once: another one has taken its place. */
   supersede(): void;
 }

@@ -538,6 +538,15 @@ export const MESSAGES = {
     reply: EMPTY,
     says: "A lock is waited for no more, or not wanted though it is reserved. Ids that are not known are ignored.",
   },
+  changed: {
+    code: 52,
+    since: 1,
+    sender: "both",
+    phase: "ready",
+    replay: "idempotent",
+    request: { id: "nodeId" },
+    says: "Somebody else has changed the data of this file through an open that the client has a handle of, too. The client sends it back as it is.",
+  },
 
   getxattr: {
     code: 56,

@@ -123,6 +123,16 @@ test("attributes of before a write, and of a directory before a name was made in
   await fs.close();
 });
 
+test("attributes of before a change by others are not known any more", async () => {
+  const { drive, fs } = await known();
+  const root = await fs.root(ctx);
+  const folder = await fs.mkdir(ctx, root.id, named("d"), FOLDER);
+  fs.changedByOthers(folder.id);
+  await leave(drive);
+  assert.equal(await isWaiting(fs.getattr(ctx, folder.id)), true);
+  await fs.close();
+});
+
 test("an error of the server is no absence", async () => {
   const { fs } = await known();
   const root = await fs.root(ctx);

@@ -82,6 +82,31 @@ test("what is handed on stays open when the program that made it has closed it",
   }
 });
 
+test("a program that has read the file it holds open reads what is written by a ticket, by the same descriptor", async () => {
+  writeFileSync(join(drive.directory, "held"), "old,".repeat(16_384).slice(0, -1));
+  // It prints how the file ends whenever that has changed.
+  const script = `const fs = require("fs"); const fd = fs.openSync(process.argv[1], "r+"); const buffer = Buffer.alloc(100_000);
+    console.log("/proc/" + process.pid + "/fd/" + fd);
+    for (let last = ""; ; Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)) {
+      const bytes = fs.readSync(fd, buffer, 0, buffer.length, 0);
+      const end = buffer.toString("latin1", bytes - 7, bytes) + " " + bytes;
+      if (end !== last) console.log(end);
+      last = end;
+    }`;
+  const args = ["-e", script, join(drive.path, "held")];
+  const program = startService(process.execPath, args, { cwd: "/" });
+  try {
+    const fd = await program.firstLine;
+    await program.line("old,old 65535");
+    await handle(["write", await ticketFor(fd), "--offset", "65532"], [0], "new");
+    await program.line("old,new 65535");
+    await handle(["write", await ticketFor(fd), "--offset", "65535"], [0], ",more");
+    await program.line("ew,more 65540");
+  } finally {
+    await program.end();
+  }
+});
+
 test("a ticket that was used, is old, altered, or of a closed file is one clear line", async () => {
   const before = await openCount();
   const { fd, program } = await hold("f", "w+", "content");
