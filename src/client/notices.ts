@@ -2,10 +2,17 @@
  * What the server says on a channel that is no reply to anything.
  */
 import type { ByteReader } from "../base/byte-cursor.ts";
+import { CloseCode, ProtocolError } from "../base/errors.ts";
+import type { Channel } from "../transport/channel.ts";
 import { checkRequest, type Message, messages } from "../wire/codec.ts";
 import type { FrameHeader } from "../wire/frame.ts";
+import { BODY_BYTES_MAX, payloadBytesMax } from "../wire/limits.ts";
 import type { Request } from "../wire/messages.ts";
 import type { ChannelEvents } from "./call.ts";
+import type { Agreement } from "./set-up.ts";
+
+/** What may wait for the server beside its calls, bytes: notices, and answers to its own. */
+const UNSENT_MORE_BYTES_MAX = 1 << 20;
 
 /** Who is told. */
 export interface NoticeReceiver {
@@ -16,6 +23,8 @@ export interface NoticeReceiver {
   /** For what concerns no call. */
   readonly events: Pick<ChannelEvents, "lockReady" | "changed">;
   notify(name: "changed", notice: Request<"changed">): void;
+  readonly agreement: Pick<Agreement, "credits" | "sectionBytes">;
+  readonly channel: Pick<Channel, "unsentBytes"> | undefined;
 }
 
 /** Tells `receiver` what a notice says. @returns false: it is none. @throws ProtocolError. */
@@ -33,7 +42,17 @@ export function readNotice(message: Message, header: FrameHeader, body: ByteRead
   else if (message.name === "changed") {
     const notice = messages.changed.request.read(body);
     receiver.events.changed(notice);
-    receiver.notify("changed", notice);
+    answerChanged(receiver, notice);
   }
   return true;
+}
+
+/** @throws ProtocolError the server tells without end and takes no answers, which no credits bound. */
+function answerChanged(receiver: NoticeReceiver, notice: Request<"changed">): void {
+  const { credits, sectionBytes } = receiver.agreement;
+  const callBytesMax = payloadBytesMax(sectionBytes) + BODY_BYTES_MAX;
+  if ((receiver.channel?.unsentBytes ?? 0) > credits * callBytesMax + UNSENT_MORE_BYTES_MAX) {
+    throw new ProtocolError(CloseCode.STATE, "changed: told more than is taken back");
+  }
+  receiver.notify("changed", notice);
 }

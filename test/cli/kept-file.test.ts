@@ -23,3 +23,15 @@ test("a kept file is made once, for its user only, and nothing is left beside it
   assert.equal(readFileSync(file, "utf8"), "second");
   assert.deepEqual(readdirSync(join(file, "..")), ["secret"]);
 });
+
+test("two that make the same file both have the text of the first", async () => {
+  await using temp = makeTemp("kept");
+  const file = join(temp.path, "secret");
+  let early = "";
+  const late = keepFile(file, () => {
+    early = keepFile(file, () => "early");
+    return "late";
+  });
+  assert.deepEqual([early, late, readFileSync(file, "utf8")], ["early", "early", "early"]);
+  assert.deepEqual(readdirSync(temp.path), ["secret"]);
+});

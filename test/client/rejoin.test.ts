@@ -76,8 +76,7 @@ test("what another has changed is told also when the client writes before it hea
   drive.remote.events = { changed: (_node, { ranges }) => told.push(ranges), gone: () => told.push("gone") };
   const { remote: other } = await drive.connect();
   drive.isDown = true;
-  for (const { client } of drive.connections) client.destroy();
-  await settle();
+  await drive.cut();
   const { handle: theirs } = await other.fileSystem.open(ctx, id, OpenFlag.WRITE);
   await other.fileSystem.write(ctx, theirs, 100, Buffer.from("theirs"));
   const written = outcome(fileSystem.write(ctx, handle, 0, Buffer.from("mine")));

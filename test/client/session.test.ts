@@ -166,8 +166,7 @@ test("what another has changed meanwhile is told, with where", async () => {
   };
   const { remote: other } = await drive.connect();
   drive.isDown = true;
-  for (const { client } of drive.connections) client.destroy();
-  await settle();
+  await drive.cut();
   const { handle: theirs } = await other.fileSystem.open(ctx, id, OpenFlag.WRITE);
   await other.fileSystem.write(ctx, theirs, 100, Buffer.from("theirs"));
   drive.isDown = false;
