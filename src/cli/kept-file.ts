@@ -14,6 +14,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
+import { syncFolderNow } from "../sys/sync-folder.ts";
 
 /**
  * The text of `file`, which is made for this user only, with its folder, if it is not there. When it returns it is on the disk. Of two that make it at the same
@@ -52,14 +53,5 @@ function putFile(file: string, text: string, place: (partial: string) => void): 
     closeSync(descriptor);
   }
   place(partial);
-  for (const name of [folder, dirname(folder)]) syncNames(name);
-}
-
-function syncNames(folder: string): void {
-  const descriptor = openSync(folder, "r");
-  try {
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
-  }
+  for (const name of [folder, dirname(folder)]) syncFolderNow(name);
 }

@@ -23,8 +23,8 @@ import { type Log, printable } from "../base/log.ts";
 import { isShareName, isUserName } from "../client/url.ts";
 import { PROOF_BYTES } from "../resume/proof.ts";
 import { ITERATIONS_MAX, ITERATIONS_MIN, SALT_BYTES } from "../resume/scram.ts";
-import { syncFolder } from "../server/state/journal.ts";
 import { type Access, OTHER_SHARES, type User, type UserDirectory } from "../server/users.ts";
+import { syncFolder } from "../sys/sync-folder.ts";
 import { Exit, failure } from "./failure.ts";
 
 const FILE = "users.json";

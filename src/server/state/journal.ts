@@ -10,10 +10,10 @@
  * leaves behind; any other fault is damage.
  */
 import { closeSync, fdatasync, openSync, unlinkSync, writeSync } from "node:fs";
-import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
+import { syncFolder } from "../../sys/sync-folder.ts";
 import { KEY_BYTES_MAX, type StateKey, VALUE_BYTES_MAX } from "./state-store.ts";
 
 const MAGIC = "netdrive";
@@ -175,16 +175,6 @@ export class JournalFile {
 }
 
 const syncData = promisify(fdatasync);
-
-/** Returns when the names in a folder are on the disk. */
-export async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, "r");
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-}
 
 function writeAll(fd: number, bytes: Buffer): void {
   for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);

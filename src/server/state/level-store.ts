@@ -21,7 +21,8 @@ import { type BatchOperation, ClassicLevel } from "classic-level";
 import type { Clock } from "../../base/clock.ts";
 import { FsError } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
-import { BatchFrame, JournalFile, journalPath, NetChanges, replayJournal, syncFolder } from "./journal.ts";
+import { syncFolder } from "../../sys/sync-folder.ts";
+import { BatchFrame, JournalFile, journalPath, NetChanges, replayJournal } from "./journal.ts";
 import type { Durability, StateFigures, StateKey, StateStore } from "./state-store.ts";
 
 type Table = ClassicLevel<Buffer, Buffer>;
@@ -87,7 +88,7 @@ function reasonOf(thrown: unknown): string | undefined {
 
 async function openUsable(options: LevelStoreOptions): ReturnType<typeof openLevelStore> {
   const { folder } = options;
-  const table: Table = new ClassicLevel(join(folder, "level"), {
+  const table: Table = new ClassicLevel(tablePath(folder), {
     keyEncoding: "buffer",
     valueEncoding: "buffer",
     compression: false,
@@ -110,6 +111,10 @@ async function openUsable(options: LevelStoreOptions): ReturnType<typeof openLev
   }
 }
 
+function tablePath(folder: string): string {
+  return join(folder, "level");
+}
+
 /** The numbers of the journal's files, ascending. */
 function journalNumbers(folder: string): number[] {
   const numbers = readdirSync(folder).flatMap((name) => {
@@ -130,7 +135,7 @@ async function recover(table: Table, { folder, durability }: LevelStoreOptions):
       const end = replayJournal(readFileSync(journalPath(folder, number)), number, changes);
       if (end === "damaged") throw new Damage(`journal file ${number} is damaged`);
       // An end that got lost with the machine's power: what came after it is not used either.
-      await merge(table, changes, number, durability);
+      await merge(table, changes, number, { folder, durability });
       last = number;
       if (end === "short") break;
     }
@@ -178,7 +183,12 @@ function contentOf(key: StateKey, checked: Buffer): Buffer {
 }
 
 /** Puts the changes of journal file `number` into the table. When it returns they are on the disk, and the file is not needed any more. */
-async function merge(table: Table, changes: NetChanges, number: number, durability: Durability): Promise<void> {
+async function merge(
+  table: Table,
+  changes: NetChanges,
+  number: number,
+  { folder, durability }: Pick<LevelStoreOptions, "folder" | "durability">,
+): Promise<void> {
   let piece: BatchOperation<Table, Buffer, Buffer>[] = [];
   for (const [key, value] of changes.entries()) {
     const bytes = Buffer.from(key, "latin1");
@@ -195,6 +205,8 @@ async function merge(table: Table, changes: NetChanges, number: number, durabili
   format.writeUInt32LE(number, 4);
   piece.push({ type: "put", key: FORMAT_KEY, value: withChecksum("\0", format) });
   await table.batch(piece, { sync: true });
+  // LevelDB syncs what is in a new log, and not its name.
+  if (durability === "power") await syncFolder(tablePath(folder));
 }
 
 /** Renames the folder; removes the oldest ones set aside before. @returns its new name. */
@@ -367,7 +379,7 @@ class LevelStore implements StateStore {
   /** Moves a file's changes into the table and removes it. Never rejects. */
   async #mergeFile(file: JournalFile, changes: NetChanges): Promise<void> {
     try {
-      await merge(this.#table, changes, file.number, this.#options.durability);
+      await merge(this.#table, changes, file.number, this.#options);
       this.#unsynced.delete(file);
       file.remove();
     } catch (error) {
