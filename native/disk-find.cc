@@ -17,6 +17,8 @@ namespace {
 constexpr uint64_t kResolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
 // How far up the tree a lost node is looked for.
 constexpr size_t kDepthMax = 65536;
+// A name that leads to ever new nodes: how often to look again.
+constexpr int kLookTries = 16;
 
 struct FileHandle {
   struct file_handle head;
@@ -232,9 +234,15 @@ int64_t Disk::ReplyEntry(Call& call, int fd, const NodeKey& parent, const char* 
   return 0;
 }
 
-int64_t Disk::ReplyNew(Call& call, const NodePin& parent, int parent_fd) {
-  int fd = OpenEntry(parent_fd, call.slot.name, false);
-  return fd < 0 ? fd : ReplyEntry(call, fd, parent->key, call.slot.name);
+int64_t Disk::ReplyNamed(Call& call, const NodePin& parent, int parent_fd, bool cached_only) {
+  for (int i = 0; i < kLookTries; i++) {
+    int fd = OpenEntry(parent_fd, call.slot.name, cached_only);
+    if (fd < 0) return fd;
+    int64_t result = ReplyEntry(call, fd, parent->key, call.slot.name);
+    // What had the name was replaced or removed meanwhile: what has it now?
+    if (result != -ENOENT) return result;
+  }
+  return -ESTALE;
 }
 
 NodePin Disk::Victim(int parent_fd, const char* name, int* fd) {

@@ -35,21 +35,18 @@ int64_t Disk::Lookup(Call& call) {
   NodePin parent;
   int parent_fd;
   if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
-  int fd;
-  if (call.here) {
-    struct statx stat;
-    const Credential* caller = Borrow(call);
-    if (caller != nullptr && statx(parent_fd, "", AT_EMPTY_PATH, STATX_UID, &stat) < 0) return -errno;
-    BorrowedIdentity identity(caller, caller != nullptr ? stat.stx_uid : 0);
-    if (identity.error() < 0) return identity.error();
-    // In memory a name that is not known is not there: looking waits for nothing.
-    fd = OpenEntry(parent_fd, call.slot.name, !memory_);
-  } else {
+  if (!call.here) {
     if (int error = Become(call); error < 0) return error;
-    fd = OpenEntry(parent_fd, call.slot.name, false);
+    return ReplyNamed(call, parent, parent_fd);
   }
-  if (fd == -EAGAIN && call.here) return kPending;
-  return fd < 0 ? fd : ReplyEntry(call, fd, parent->key, call.slot.name);
+  struct statx stat;
+  const Credential* caller = Borrow(call);
+  if (caller != nullptr && statx(parent_fd, "", AT_EMPTY_PATH, STATX_UID, &stat) < 0) return -errno;
+  BorrowedIdentity identity(caller, caller != nullptr ? stat.stx_uid : 0);
+  if (identity.error() < 0) return identity.error();
+  // In memory a name that is not known is not there: looking waits for nothing.
+  int64_t result = ReplyNamed(call, parent, parent_fd, !memory_);
+  return result == -EAGAIN ? kPending : result;
 }
 
 int64_t Disk::Symlink(Call& call) {
@@ -63,7 +60,7 @@ int64_t Disk::Symlink(Call& call) {
   if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
   if (int error = Become(call); error < 0) return error;
   if (symlinkat(target.c_str(), parent_fd, call.slot.name) < 0) return -errno;
-  return ReplyNew(call, parent, parent_fd);
+  return ReplyNamed(call, parent, parent_fd);
 }
 
 int64_t Disk::Mknod(Call& call) {
@@ -75,7 +72,7 @@ int64_t Disk::Mknod(Call& call) {
   if (int error = Become(call); error < 0) return error;
   mode_t mode = ApplyUmask(slot.mode, slot.umask);
   if (mknodat(parent_fd, slot.name, mode, makedev(slot.rdev_major, slot.rdev_minor)) < 0) return -errno;
-  return ReplyNew(call, parent, parent_fd);
+  return ReplyNamed(call, parent, parent_fd);
 }
 
 int64_t Disk::Mkdir(Call& call) {
@@ -85,7 +82,7 @@ int64_t Disk::Mkdir(Call& call) {
   if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
   if (int error = Become(call); error < 0) return error;
   if (mkdirat(parent_fd, call.slot.name, ApplyUmask(call.slot.mode, call.slot.umask)) < 0) return -errno;
-  return ReplyNew(call, parent, parent_fd);
+  return ReplyNamed(call, parent, parent_fd);
 }
 
 int64_t Disk::Unlink(Call& call) {
@@ -131,7 +128,7 @@ int64_t Disk::Link(Call& call) {
   // The link below /proc leads to the very file, also if that is a symbolic link, which is not followed then.
   if (linkat(proc_fd_, path.number(), parent_fd, call.slot.name, AT_SYMLINK_FOLLOW) < 0) return -errno;
   RemoveKept(source.get());
-  return ReplyNew(call, parent, parent_fd);
+  return ReplyNamed(call, parent, parent_fd);
 }
 
 int64_t Disk::Rename(Call& call) {

@@ -246,13 +246,13 @@ class Disk {
   int OpenEntryWithoutOpenat2(int parent, const char* name);
   // A descriptor of a file that this makes: `flags` has O_CREAT | O_EXCL, or O_TMPFILE and the name is ".".
   int OpenNew(int parent, const char* name, uint64_t flags, mode_t mode);
-  // Takes `fd` (O_PATH), answers attributes and id in the slot.
+  // Takes `fd` (O_PATH), answers attributes and id in the slot. ENOENT: the name it was opened by leads elsewhere, or nowhere, by now.
   int64_t ReplyEntry(Call& call, int fd, const NodeKey& parent, const char* name);
   Node* FindLive(const struct statx& stat);
   bool RootGone();
   NodePin LearnDescriptor(int fd, const struct statx& stat, int* error);
-  // After an entry was made or linked: opens it and answers it.
-  int64_t ReplyNew(Call& call, const NodePin& parent, int parent_fd);
+  // Answers what has the name of the slot, under the identity the thread has. EAGAIN: `cached_only`, and it is not.
+  int64_t ReplyNamed(Call& call, const NodePin& parent, int parent_fd, bool cached_only = false);
   // The node behind a name that is about to go; empty if there is none.
   NodePin Victim(int parent_fd, const char* name, int* fd);
   void AfterRemoval(const NodePin& node, int fd, const NodeKey& parent, const char* name);

@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { linkSync, lstatSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
+import { setImmediate } from "node:timers/promises";
 import type { Name } from "../../src/base/name.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from "../../src/vfs/attr.ts";
 import { type NodeId, OpenFlag, RenameFlag } from "../../src/vfs/file-system.ts";
@@ -23,6 +26,36 @@ test("a lookup answers id and attributes of what is there, or ENOENT", async () 
   assert.equal(id.length, 16);
   await refused("ENOENT", scratch.disk.lookup(asRoot, scratch.root, n("b")));
   await refused("ENOTDIR", scratch.disk.lookup(asRoot, id, n("b")));
+});
+
+/**
+ * Goal: a name that always leads to something is always found.
+ *
+ * Method: another process replaces the file by rename as fast as it can, while the name is looked up. Looking takes two steps, and what had the name at
+ * the first has none at the second many times in this test.
+ */
+test("a name is found whenever it is looked up, however often what it leads to is replaced", async () => {
+  await using scratch = await scratchDisk();
+  writeFileSync(scratch.at("f"), "");
+  const program = `
+    const { renameSync, writeFileSync } = require("node:fs");
+    const [next, f] = process.argv.slice(1);
+    for (let i = 0; i < 2000; i++) { writeFileSync(next, ""); renameSync(next, f); }`;
+  const args = ["-e", program, scratch.at("next"), scratch.at("f")];
+  const replacer = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit"] });
+  const ended = once(replacer, "exit");
+  let isRunning = true;
+  void ended.then(() => {
+    isRunning = false;
+  });
+  const seen = new Set<NodeId>();
+  while (isRunning) {
+    const found = Array.from({ length: 16 }, () => scratch.disk.lookup(asRoot, scratch.root, n("f")));
+    for (const { id } of await Promise.all(found)) seen.add(id);
+    await setImmediate();
+  }
+  assert.deepEqual(await ended, [0, null]);
+  assert.ok(seen.size > 100, `${seen.size} files seen`);
 });
 
 test("names that are no entry names are refused by every operation", async () => {
