@@ -14,6 +14,7 @@ import { connectRemote, type Remote, type RemoteShare } from "../client/remote.t
 import { parseDriveUrl } from "../client/url.ts";
 import { DEFAULT_MOUNT_OPTIONS, type FuseMount, mountFuse } from "../fuse/mount.ts";
 import { busyWait } from "../sys/busy-wait.ts";
+import { optimizeEarly } from "../sys/optimize-early.ts";
 import type { Trust } from "../transport/connect.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import { withoutToken } from "./drive-url.ts";
@@ -107,6 +108,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     drive.changedByOthers(node);
     mount?.changedByOthers(node);
   });
+  optimizeEarly();
   busyWait();
   try {
     mount = await mountDrive(drive, remote.share, request, keep);

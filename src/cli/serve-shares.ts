@@ -12,6 +12,7 @@ import type { Squash } from "../server/squash.ts";
 import type { Durability } from "../server/state/state-store.ts";
 import type { UserDirectory } from "../server/users.ts";
 import { busyWait } from "../sys/busy-wait.ts";
+import { optimizeEarly } from "../sys/optimize-early.ts";
 import type { FileSystem } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import { Exit, failure } from "./failure.ts";
@@ -83,6 +84,7 @@ export async function serveShares(request: ServeRequest): Promise<Service> {
     );
     const token = request.token === undefined ? undefined : Buffer.from(request.token.text);
     const admission = { token, security, identity, ...(users === undefined ? {} : { users }) };
+    optimizeEarly();
     busyWait();
     const server = await startServer({
       ...{ shares, ...admission, squash, listen, log, clock },
