@@ -8,7 +8,7 @@ import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import type { CreditWaiter } from "../sections/credit-window.ts";
 import type { Channel } from "../transport/channel.ts";
-import { OpenFlag, RequestPriority } from "../vfs/file-system.ts";
+import { RequestPriority } from "../vfs/file-system.ts";
 import { type BodyCodec, checkReply, type Message } from "../wire/codec.ts";
 import type { FrameHeader } from "../wire/frame.ts";
 import type { CallName, Request } from "../wire/messages.ts";
@@ -41,6 +41,8 @@ export interface CallParts {
   readonly isOfResuming?: boolean | undefined;
   /** Leaves by the channel of the writes begun before it, behind them. */
   readonly followsWrites?: boolean | undefined;
+  /** Nobody waits for it: it leaves with the next other one. */
+  readonly isUnhurried?: boolean | undefined;
 }
 
 /** What a channel tells that is no call's reply. */
@@ -66,6 +68,7 @@ export abstract class Call {
   readonly isImpatient: boolean;
   readonly isOfResuming: boolean;
   readonly followsWrites: boolean;
+  readonly isUnhurried: boolean;
   /** Where the reply's payload goes; undefined also when it was taken back. */
   target: Buffer | undefined;
   /** The handle as sent, which the reply must bring back. */
@@ -111,6 +114,7 @@ export abstract class Call {
     this.isImpatient = parts.isImpatient === true;
     this.isOfResuming = parts.isOfResuming === true;
     this.followsWrites = parts.followsWrites === true;
+    this.isUnhurried = parts.isUnhurried === true;
   }
 
   /** Tells `abandon` when the caller loses interest. @returns false if it has already: the call has failed then. */
@@ -138,8 +142,7 @@ export abstract class Call {
     header.tag = this.tag;
     header.section = this.section;
     header.handle = this.handle;
-    // Nobody waits for the close of a file that was only read.
-    if (message.name === "release" && this.open?.flags === OpenFlag.READ) channel.sendUnhurried(header, codec, fields);
+    if (this.isUnhurried) channel.sendUnhurried(header, codec, fields);
     else if (payload === undefined || payload.length === 0) channel.send(header, codec, fields);
     else channel.send(header, codec, fields, payload, this.sending(channel));
   }

@@ -10,7 +10,7 @@ import { checkId } from "./argument-checks.ts";
 import type { CallParts, Result } from "./call.ts";
 import { ATTEMPTS_MAX, type NodeNames } from "./node-names.ts";
 import type { RemoteOpen } from "./remote-open.ts";
-import { asEntry, tellingDirectory } from "./results.ts";
+import { asEntry, nothing, tellingDirectory } from "./results.ts";
 import type { SessionChannels } from "./session-channels.ts";
 
 export class NodeCalls {
@@ -67,6 +67,12 @@ export class NodeCalls {
       root: () => ask("root", {}),
       lookup: (directory, name) => ask("lookup", { parent: directory, name }),
     });
+  }
+
+  /** Gives a handle back. `isUnhurried`: nobody waits for that. @throws as `call`. */
+  release({ caller }: RequestContext, open: RemoteOpen, isUnhurried: boolean): Promise<void> {
+    const message = messages.release as unknown as Message<CallName>;
+    return this.#channels.call({ message, fields: { caller }, open, isUnhurried }, nothing);
   }
 
   /** A call whose reply has a payload of its own. */

@@ -11,6 +11,7 @@ import type { Attr } from "../vfs/attr.ts";
 import { checkDirents } from "../vfs/dirent-page.ts";
 import {
   type AttrChange,
+  DENY_FLAGS,
   type Entry,
   type FileSystem,
   type HandleId,
@@ -277,7 +278,8 @@ export class RemoteFileSystem implements FileSystem {
     const open = this.#opens.take("release", handle);
     const hasLocks = this.#locks.release(open);
     const released = new Promise<void>((resolve) => {
-      open.whenIdle(() => void this.#release(ctx, open).then(resolve));
+      const isUnhurried = !hasLocks && (open.flags & DENY_FLAGS) === 0;
+      open.whenIdle(() => void this.#release(ctx, open, isUnhurried).then(resolve));
     });
     // For anything else nobody waits: what it could report, flush has reported.
     if (hasLocks) await released;
@@ -434,7 +436,7 @@ export class RemoteFileSystem implements FileSystem {
     const { caller } = NOBODYS;
     const open = new RemoteOpen({ id: 0 as HandleId, kind, node: "" as NodeId, handle, flags: 0, caller });
     this.#opens.addReleased(open);
-    void this.#release(NOBODYS, open);
+    void this.#release(NOBODYS, open, false);
   }
 
   #find(op: string, handle: HandleId): RemoteOpen {
@@ -464,10 +466,10 @@ export class RemoteFileSystem implements FileSystem {
     };
   }
 
-  /** Never rejects. */
-  #release(ctx: RequestContext, open: RemoteOpen): Promise<void> {
+  /** `isUnhurried`: nobody can be waiting for it. Never rejects. */
+  #release({ caller }: RequestContext, open: RemoteOpen, isUnhurried: boolean): Promise<void> {
     return this.#calls
-      .call({ caller: ctx.caller }, "release", { caller: ctx.caller }, nothing, open)
+      .release({ caller }, open, isUnhurried)
       .catch(() => {})
       .finally(() => this.#opens.ended(open));
   }

@@ -213,8 +213,9 @@ export const FSYNC_DATA_ONLY = 1;
 export const OpenReply = { KEEP_CACHE: 1 << 1, NOFLUSH: 1 << 5 } as const;
 
 /** Codes of messages to the kernel that answer no request. */
-export const Notify = { INVAL_INODE: 2 } as const;
+export const Notify = { INVAL_INODE: 2, STORE: 4 } as const;
 export const NOTIFY_INVAL_INODE_OUT_BYTES = 24;
+export const NOTIFY_STORE_OUT_BYTES = 24;
 
 /** `struct fuse_lk_in`, as offsets; the lock alone, from START, is also the body of a reply to GETLK. */
 export const LK_IN = { FH: 0, OWNER: 8, START: 16, END: 24, TYPE: 32, PID: 36, FLAGS: 40 } as const;

@@ -6,9 +6,26 @@
  */
 import { errnoNumber } from "../base/errno.ts";
 import type { NodeId } from "../vfs/file-system.ts";
-import { NOTIFY_INVAL_INODE_OUT_BYTES, Notify, OUT_HEADER_BYTES } from "./abi.ts";
+import { NOTIFY_INVAL_INODE_OUT_BYTES, NOTIFY_STORE_OUT_BYTES, Notify, OUT_HEADER_BYTES } from "./abi.ts";
 import type { NodeRow } from "./node-table.ts";
 import type { Session } from "./session.ts";
+
+/**
+ * Gives the kernel all bytes of a file of which it has no pages, so that it need not ask for them. Whether it has taken them.
+ *
+ * Only before the first open of `node` is answered: a page that somebody reads already is locked until we answer that, and we would wait for it here.
+ */
+export function storeContent({ view, scratch, device }: Session, node: NodeRow, content: Buffer): boolean {
+  const header = scratch - OUT_HEADER_BYTES;
+  view.setUint32(header, OUT_HEADER_BYTES + NOTIFY_STORE_OUT_BYTES + content.length, true);
+  view.setInt32(header + 4, Notify.STORE, true);
+  view.setBigUint64(header + 8, 0n, true);
+  view.setBigUint64(scratch, BigInt(node.nodeid), true);
+  view.setBigUint64(scratch + 8, 0n, true);
+  view.setUint32(scratch + 16, content.length, true);
+  view.setUint32(scratch + 20, 0, true);
+  return device.replyWith(header, OUT_HEADER_BYTES + NOTIFY_STORE_OUT_BYTES, content) === 0;
+}
 
 /** The kernel will ask for the attributes of `node` before it uses them again. It may not know the node any more, which is as good. */
 export function forgetAttrs(session: Session, node: NodeRow): void {

@@ -3,7 +3,7 @@
  */
 
 import { FsError } from "../base/errors.ts";
-import { type HandleId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
+import { type HandleId, type Opened, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
 import type { LockOwner } from "../vfs/lock.ts";
 import {
   FLUSH_OWNER,
@@ -18,6 +18,8 @@ import {
 } from "./abi.ts";
 import { putOpen, putU53 } from "./encode.ts";
 import { FileHandle } from "./file-handle.ts";
+import type { NodeRow } from "./node-table.ts";
+import { storeContent } from "./notify.ts";
 import { decodeOpenFlags } from "./open-flags.ts";
 import { PageState } from "./page-state.ts";
 import type { KernelRequest } from "./request.ts";
@@ -31,16 +33,26 @@ export const open: Handler = async (session, request) => {
   const flags = decodeOpenFlags(session.u32(body)) | kill;
   const opened = await session.fileSystem.open(request, node.id, flags);
   if ((flags & OpenFlag.TRUNC) !== 0) session.nodes.changed(node);
-  node.pages ??= new PageState();
-  const keep = node.pages.opened(opened.attr);
+  const keep = pagesMayStay(session, node, opened);
   const file = new FileHandle(opened.handle, node, flags, request.caller);
   session.files.set(opened.handle, file);
   putOpen(session.view, session.scratch, opened.handle, openReply(session, keep, flags));
   if (!session.send(request, OPEN_OUT_BYTES)) {
-    node.pages.lost();
+    node.pages?.lost();
     releaseFile(session, request, file);
   }
 };
+
+/** A file was opened: whether the pages the kernel has of it are right. It is given those of a small file that it has none of. */
+function pagesMayStay(session: Session, node: NodeRow, { attr, content }: Opened): boolean {
+  const isFirst = node.pages === undefined;
+  node.pages ??= new PageState();
+  const mayStay = node.pages.opened(attr);
+  if (!isFirst || content === undefined || !node.pages.areOf(attr)) return mayStay;
+  if (!storeContent(session, node, content)) return false;
+  session.bytesRead += content.length;
+  return true;
+}
 
 /** Flags of the reply to an open. Without locks of ours, the close of a file nobody writes to is of no interest. */
 export function openReply(session: Session, keep: boolean, flags: OpenFlags): number {

@@ -359,9 +359,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     if (made !== 0) header.handle = made;
     const release = request.releaseReply;
     try {
-      // Whoever gives up what others may wait for is told at once.
-      if (message.name === "release" && request.open?.flags === OpenFlag.READ)
-        this.channel.sendUnhurried(header, message.reply as BodyCodec, answer);
+      if (request.isUnhurried) this.channel.sendUnhurried(header, message.reply as BodyCodec, answer);
       else if (isEmpty) this.channel.send(header, message.reply as BodyCodec, answer);
       else this.channel.send(header, message.reply as BodyCodec, answer, payload, release);
     } catch (error) {

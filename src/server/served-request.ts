@@ -45,6 +45,8 @@ export class ServedRequest implements RequestContext {
   intent: Buffer = NOTHING;
   /** Where its data may be already; of an append whose server died. */
   appended: Appended | undefined;
+  /** Nobody waits for its reply. */
+  isUnhurried = false;
   /** Its client has given it up: nobody is answered. */
   isOrphan = false;
   #source: CancelSource | undefined;

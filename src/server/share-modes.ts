@@ -6,9 +6,8 @@
  * given up. Programs beside the server are not concerned.
  */
 import { FsError } from "../base/errors.ts";
-import { type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
+import { DENY_FLAGS, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
 
-const DENY_FLAGS = OpenFlag.DENY_READ | OpenFlag.DENY_WRITE;
 const READ_FLAGS = OpenFlag.READ | OpenFlag.EXEC;
 const WRITE_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
 

@@ -82,6 +82,8 @@ export const OpenFlag = {
   DENY_READ: 1 << 11,
   DENY_WRITE: 1 << 12,
 } as const;
+/** An open with one of these is in others' way. */
+export const DENY_FLAGS = OpenFlag.DENY_READ | OpenFlag.DENY_WRITE;
 /** A bit set of OpenFlag. */
 export type OpenFlags = number;
 

@@ -12,6 +12,8 @@ import { decodeDirents } from "../../src/vfs/dirent-page.ts";
 import { type NodeId, OpenFlag, type RequestContext } from "../../src/vfs/file-system.ts";
 import { OPEN_CONTENT_BYTES_MAX } from "../../src/wire/limits.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
+import { settle } from "../support/fake-clock.ts";
+import { linkDrive } from "../support/link-drive.ts";
 
 const ctx: RequestContext = { caller: { uid: 0, gid: 0, groups: [4, 5], pid: 77 } };
 const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
@@ -91,6 +93,31 @@ test("all bytes of a small file come with an open for reading, and only then", a
       await fileSystem.release(ctx, opened.handle);
     }
   });
+});
+
+test("a close that nobody waits for travels with the next request, at the latest after 2 ms", async () => {
+  const memory = new MemoryFs();
+  const drive = linkDrive({ fileSystem: memory });
+  const { remote } = await drive.connect();
+  const { fileSystem } = remote;
+  const { id: root } = await fileSystem.root(ctx);
+  const made = async (name: string, flags: number) =>
+    (await fileSystem.create(ctx, root, nameFromText(name), flags, NEW_FILE)).opened.handle;
+  await fileSystem.release(ctx, await made("a", READ_WRITE));
+  await settle();
+  assert.equal(memory.openCount, 1, "it has not left");
+  const other = await made("b", READ_WRITE);
+  assert.equal(memory.openCount, 1, "it came before what was asked next");
+  await fileSystem.release(ctx, other);
+  await settle();
+  drive.clock.advance(2);
+  await settle();
+  assert.equal(memory.openCount, 0);
+  // Others may wait for this one.
+  await fileSystem.release(ctx, await made("c", READ_WRITE | OpenFlag.DENY_WRITE));
+  await settle();
+  assert.equal(memory.openCount, 0);
+  await remote.close();
 });
 
 test("who changes the names of a directory is told its attributes, as they are after that", async () => {

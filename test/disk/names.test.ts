@@ -3,7 +3,6 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { linkSync, lstatSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
-import { setImmediate } from "node:timers/promises";
 import type { Name } from "../../src/base/name.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from "../../src/vfs/attr.ts";
 import { type NodeId, OpenFlag, RenameFlag } from "../../src/vfs/file-system.ts";
@@ -52,7 +51,7 @@ test("a name is found whenever it is looked up, however often what it leads to i
   while (isRunning) {
     const found = Array.from({ length: 16 }, () => scratch.disk.lookup(asRoot, scratch.root, n("f")));
     for (const { id } of await Promise.all(found)) seen.add(id);
-    await setImmediate();
+    await new Promise((resolve) => setImmediate(resolve));
   }
   assert.deepEqual(await ended, [0, null]);
   assert.ok(seen.size > 100, `${seen.size} files seen`);

@@ -4,8 +4,8 @@ import { describe, test } from "node:test";
 import { ERRNO } from "../../src/base/errno.ts";
 import { FsError } from "../../src/base/errors.ts";
 import type { Name } from "../../src/base/name.ts";
-import { FUSE_MINOR, Notify, OPCODE_ROWS, Opcode, WRITE_CACHE } from "../../src/fuse/abi.ts";
-import type { FileSystem, NewNode, NodeId, RequestContext } from "../../src/vfs/file-system.ts";
+import { FUSE_MINOR, Notify, OPCODE_ROWS, Opcode, OpenReply, WRITE_CACHE } from "../../src/fuse/abi.ts";
+import type { FileSystem, HandleId, NewNode, NodeId, RequestContext } from "../../src/vfs/file-system.ts";
 import { hex, requestBytes } from "./fake-device.ts";
 import { type Fixture, startSession } from "./fixture.ts";
 import {
@@ -112,6 +112,41 @@ test("an access control list changes the mode: the kernel is told so before the 
   // Node 2, offset -1: the attributes alone, length 0.
   assert.equal(notice?.body.toString("hex"), `0200000000000000${"ff".repeat(8)}${"00".repeat(8)}`);
   assert.notEqual(reply?.unique, 0);
+});
+
+test("the bytes that come with the first open of a small file are given to the kernel before the reply, and only then", async () => {
+  const { fileSystem: recorded, calls } = recordingFs();
+  const content = Buffer.from("small");
+  const attr = { ...SAMPLE_ATTR, sizeBytes: content.length };
+  const open: FileSystem["open"] = async () => ({ handle: 0x33 as HandleId, attr: { ...attr }, content });
+  const fileSystem = new Proxy(recorded, {
+    get: (target, method) => (method === "open" ? open : Reflect.get(target, method)),
+  });
+  const { device, session } = await startSession(fileSystem);
+  await device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
+  await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
+  device.replies.length = 0;
+  await device.ask(requestBytes(Opcode.OPEN, hex("00800000 00000000"), { node: 2 }));
+  const [store, reply] = device.replies;
+  assert.deepEqual([store?.unique, store?.errno], [0, Notify.STORE]);
+  // Node 2, offset 0, 5 bytes.
+  const head = hex("0200000000000000 0000000000000000 05000000 00000000");
+  assert.equal(store?.body.toString("hex"), Buffer.concat([head, content]).toString("hex"));
+  assert.equal(reply?.body.readUInt32LE(8), OpenReply.KEEP_CACHE);
+  assert.equal(session.counters().bytesRead, content.length);
+  device.replies.length = 0;
+  await device.ask(requestBytes(Opcode.OPEN, hex("00800000 00000000"), { node: 2 }));
+  attr.mtimeNsec += 1;
+  await device.ask(requestBytes(Opcode.OPEN, hex("00800000 00000000"), { node: 2 }));
+  // Somebody may read pages by now, and would hold them locked.
+  assert.deepEqual(
+    device.replies.map(({ body }) => body.readUInt32LE(8)),
+    [OpenReply.KEEP_CACHE, 0],
+  );
+  assert.deepEqual(
+    calls.filter(([name]) => name === "read"),
+    [],
+  );
 });
 
 test("an unknown opcode is ENOSYS, an unknown node ESTALE, an unknown handle EBADF", async () => {

@@ -54,6 +54,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
     /^src\/cli\/(main|program|serve|serve-shares|server-memory|user|list|status|up|umount|unmount|mount|mount-target)\.ts$/,
     "test/cli, as processes",
   ],
+  [/^src\/sys\/optimize-early\.ts$/, "test/cli and test/mount, as processes"],
   [/^src\/cli\/(channel-security|password|prompt|server-trust)\.ts$/, "test/cli/trust and usage, as processes"],
   [/^src\/cli\/(mount-drive|mount-daemon|launch-daemon|daemon-message)\.ts$/, "test/cli/mount, as processes"],
   [/^src\/cli\/(handle|export-open|export-socket)\.ts$/, "test/mount/handles, as processes"],
