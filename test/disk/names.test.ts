@@ -33,28 +33,25 @@ test("a lookup answers id and attributes of what is there, or ENOENT", async () 
  * Method: another process replaces the file by rename as fast as it can, while the name is looked up. Looking takes two steps, and what had the name at
  * the first has none at the second many times in this test.
  */
-test("a name is found whenever it is looked up, however often what it leads to is replaced", async () => {
+test("a name is found whenever it is looked up, however often what it leads to is replaced", async (t) => {
   await using scratch = await scratchDisk();
   writeFileSync(scratch.at("f"), "");
   const program = `
     const { renameSync, writeFileSync } = require("node:fs");
     const [next, f] = process.argv.slice(1);
-    for (let i = 0; i < 2000; i++) { writeFileSync(next, ""); renameSync(next, f); }`;
+    for (;;) { writeFileSync(next, ""); renameSync(next, f); }`;
   const args = ["-e", program, scratch.at("next"), scratch.at("f")];
   const replacer = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit"] });
-  const ended = once(replacer, "exit");
-  let isRunning = true;
-  void ended.then(() => {
-    isRunning = false;
-  });
+  t.after(() => replacer.kill("SIGKILL"));
   const seen = new Set<NodeId>();
-  while (isRunning) {
+  while (seen.size < 200) {
     const found = Array.from({ length: 16 }, () => scratch.disk.lookup(asRoot, scratch.root, n("f")));
     for (const { id } of await Promise.all(found)) seen.add(id);
     await new Promise((resolve) => setImmediate(resolve));
   }
-  assert.deepEqual(await ended, [0, null]);
-  assert.ok(seen.size > 100, `${seen.size} files seen`);
+  const ended = once(replacer, "exit");
+  replacer.kill("SIGKILL");
+  await ended;
 });
 
 test("names that are no entry names are refused by every operation", async () => {
