@@ -2,6 +2,7 @@
 #include "addon.h"
 
 #include "busy-wait.h"
+#include "network-watch.h"
 #include "tcp-socket.h"
 
 namespace netdrive {
@@ -20,5 +21,6 @@ NAPI_MODULE_INIT() {
   if (netdrive::RegisterFuse(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterTcpSocket(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterBusyWait(env, exports) == nullptr) return nullptr;
+  if (netdrive::RegisterNetworkWatch(env, exports) == nullptr) return nullptr;
   return exports;
 }

@@ -36,6 +36,7 @@ const TEST_PACKAGES = {
   fio: "fio",
   gcc: "gcc",
   git: "git",
+  iproute2: "ip",
   make: "make",
   "openssh-client": "ssh",
   "openssh-server": "sshd",

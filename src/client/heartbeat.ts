@@ -1,7 +1,8 @@
 /**
  * Notices connections that are dead although nobody said so: a cable that was pulled, a laptop that slept, a NAT that forgot.
  *
- * As long as somebody waits for an answer, a connection that is silent for PING_AFTER_MS is pinged; one that nobody waits for, now and then. A ping without any sign
+ * As long as somebody waits for an answer, a connection that is silent for PING_AFTER_MS is pinged; one that nobody waits for, now and then; and all of them when
+ * the network has changed. A ping without any sign
  * of the server, on whatever connection of the session, for LOST_AFTER_MS means that the link is lost. While other connections are heard from, one is given much longer: its
  * ping may stand behind megabytes on a slow line. It knows connections only as things that receive bytes. Pure, but for `ping` and `lost`.
  */
@@ -12,7 +13,7 @@ const PING_AFTER_MS = 1000;
 const PING_IDLE_AFTER_MS = 10_000;
 const LOST_AFTER_MS = 2500;
 const LOST_ALONE_AFTER_MS = 30_000;
-/** After the machine slept, a connection that is still there answers soon, or is not there. */
+/** After the machine slept, and when the network has changed, a connection that is still there has answered by then, or is not there. */
 const LOST_AWAKE_AFTER_MS = 1000;
 /** The date went ahead of the monotonic clock by so much: the machine slept. */
 const SLEEP_MS_MIN = 3000;
@@ -70,6 +71,18 @@ export class Heartbeat {
     return hasSlept;
   }
 
+  /** The network has changed: asks whether each connection is still there. One that should have answered before is not waited for any more. */
+  stir(nowMs: number): void {
+    for (const [beating, pulse] of this.#pulses) this.#listen(beating, pulse, nowMs);
+    for (const [beating, pulse] of this.#pulses) {
+      if (!beating.isUp) continue;
+      if (pulse.pingedMs === undefined) this.#ping(beating, pulse, nowMs);
+      else if (this.#isSilent(pulse.pingedMs, nowMs, LOST_AWAKE_AFTER_MS)) {
+        beating.lost("it does not answer, and the network has changed");
+      }
+    }
+  }
+
   #hasSlept(realtimeAheadMs: number): boolean {
     const before = this.#realtimeAheadMs ?? realtimeAheadMs;
     this.#realtimeAheadMs = realtimeAheadMs;
@@ -91,9 +104,12 @@ export class Heartbeat {
   }
 
   #isLost(pingedMs: number, nowMs: number): boolean {
-    const waitedMs = nowMs - pingedMs;
-    if (waitedMs >= LOST_ALONE_AFTER_MS) return true;
-    const patienceMs = this.#isAwakened ? LOST_AWAKE_AFTER_MS : LOST_AFTER_MS;
-    return waitedMs >= patienceMs && this.#heardMs <= pingedMs;
+    if (nowMs - pingedMs >= LOST_ALONE_AFTER_MS) return true;
+    return this.#isSilent(pingedMs, nowMs, this.#isAwakened ? LOST_AWAKE_AFTER_MS : LOST_AFTER_MS);
+  }
+
+  /** Whether the server has said nothing at all since a ping. */
+  #isSilent(pingedMs: number, nowMs: number, patienceMs: number): boolean {
+    return nowMs - pingedMs >= patienceMs && this.#heardMs <= pingedMs;
   }
 }

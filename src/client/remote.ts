@@ -12,6 +12,7 @@ import { openKey, ticketKey } from "../resume/resume-proof.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import type { Trust } from "../transport/connect.ts";
 import { dial } from "../transport/dial.ts";
+import { type Network, SystemNetwork } from "../transport/network.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
@@ -45,6 +46,8 @@ export interface RemoteOptions {
   readOnly?: boolean;
   log: Log;
   clock: Clock;
+  /** This machine's, which tells when it has changed; default: the real one, where connections are. */
+  network?: Network;
   /** Ends connecting; not the drive. */
   signal?: AbortSignal;
   dialTimeoutMs?: number;
@@ -161,13 +164,15 @@ export async function connectRemote(options: RemoteOptions): Promise<Remote> {
   const level = trust === undefined ? "plain" : "tls";
   const { security = { control: level, io: level } } = options;
   const { host, port } = url;
+  const network = options.network ?? new SystemNetwork({ clock, log: options.log.room("network") });
   let isConnected = false;
   const dialMore: DialMore = (kind, { timeoutMs, isEager } = { timeoutMs: dialTimeoutMs, isEager: false }) => {
     assert(security[kind] !== "tls" || trust !== undefined, "who encrypts knows whom it trusts");
     const signal = isConnected ? undefined : options.signal;
-    return dial({ host, port, timeoutMs, isEager, clock, signal, ...(security[kind] === "tls" ? { trust } : {}) });
+    const trusted = security[kind] === "tls" ? { trust } : {};
+    return dial({ host, port, timeoutMs, isEager, clock, network, signal, ...trusted });
   };
-  const remote = await connectLink(await dialMore("control"), { ...options, security }, dialMore);
+  const remote = await connectLink(await dialMore("control"), { ...options, security, network }, dialMore);
   isConnected = true;
   return remote;
 }
@@ -245,6 +250,7 @@ function sessionOptions(options: LinkOptions, log: Log, dial: DialMore | undefin
     patienceMs: timeoutMs === 0 ? Number.POSITIVE_INFINITY : timeoutMs,
     dial,
     clock,
+    network: options.network,
     log,
     trace: options.trace,
     signal: options.signal,

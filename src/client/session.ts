@@ -18,15 +18,16 @@ import { CloseCode, ConnectionError, ProtocolError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { Channel } from "../transport/channel.ts";
+import type { Network } from "../transport/network.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { Request, Security } from "../wire/messages.ts";
 import { CallChannel } from "./call-channel.ts";
 import { Heartbeat, LOOK_BUSY_MS } from "./heartbeat.ts";
 import { Lane } from "./lane.ts";
-import { networkState } from "./network-state.ts";
 import { type OpenTable, resumeOpens, showOpens } from "./resume-opens.ts";
 import { SessionChannels } from "./session-channels.ts";
 import { type Agreement, type Proven, type SetUpWish, setUpChannel } from "./set-up.ts";
+import { Waiters } from "./waiters.ts";
 
 const CLIENT_ID_BYTES = 16;
 /** The calls' own credits and bytes bound what is unsent; nobody asks whether the channel is congested. */
@@ -75,6 +76,8 @@ export interface SessionOptions {
   /** The links of all connections but the first; absent: there are no others, and a session that is lost is over. */
   readonly dial: DialMore | undefined;
   readonly clock: Clock;
+  /** Tells when to ask whether the server is still there, or there again; absent: nobody does. */
+  readonly network: Network | undefined;
   readonly log: Log;
   readonly trace: Trace | undefined;
   readonly signal: AbortSignal | undefined;
@@ -94,9 +97,9 @@ export class ClientSession {
   #agreement: Agreement | undefined;
   #state: State = { t: "connecting" };
   #look: Timer | undefined;
-  #network = "";
+  #network: Timer | undefined;
   /** Those who pause between two attempts, or wait for the control channel. */
-  #wakers: (() => void)[] = [];
+  readonly #waiters: Waiters;
   #resumes = 0;
   #onOver: (reason: Error | undefined) => void = () => {};
   /** Settles, never rejects, when the session is over; with the reason if it was not by `close`. */
@@ -105,6 +108,7 @@ export class ClientSession {
 
   constructor(options: SessionOptions) {
     this.#options = options;
+    this.#waiters = new Waiters(options.clock);
     this.over = new Promise((resolve) => {
       this.#onOver = resolve;
     });
@@ -156,6 +160,7 @@ export class ClientSession {
     this.#channels = new SessionChannels(control as CallChannel, io);
     this.#enter({ t: "ready" });
     this.#lookLater();
+    this.#network = this.#options.network?.onChange(() => this.#stir());
     // One that was lost while the others were set up.
     for (const lane of this.#lanes)
       if (!lane.isUp) this.#wentDown(lane, new ConnectionError("lost", { retryable: true }));
@@ -176,11 +181,12 @@ export class ClientSession {
 
   #finish(reason: Error | undefined): void {
     this.#look?.stop();
+    this.#network?.stop();
     this.#enter({ t: "over" });
     // Control last: its goodbye ends the session.
     const error = reason ?? closedError();
     for (const lane of [...this.#lanes].reverse()) lane.calls?.close(error);
-    this.#wake();
+    this.#waiters.wake();
     this.#onOver(reason);
   }
 
@@ -282,7 +288,6 @@ export class ClientSession {
     if (lane.slotTable === 0) {
       const sinceMs = this.#awaySinceMs ?? this.#options.clock.monotonicMs();
       this.#enter({ t: "away", sinceMs, reason });
-      this.#network = networkState();
       this.#lookLater();
     }
     if (!lane.isConnecting) void this.#reconnect(lane);
@@ -322,7 +327,7 @@ export class ClientSession {
         if (isNew) log.warn(text);
         else log.debug(text);
         if (!isExpected(error)) log.error("reconnecting failed unexpectedly", error);
-        await this.#pause(pauseMs);
+        await this.#waiters.wait(pauseMs);
       }
     }
     lane.isConnecting = false;
@@ -331,7 +336,7 @@ export class ClientSession {
   /** Waits while the control channel was lost, too: data that is sent before what is open is resumed would look like another's changes. */
   async #whenReady(lane: Lane): Promise<void> {
     while (lane.isUp && this.#state.t !== "ready" && !this.#isOver) {
-      await new Promise<void>((resolve) => this.#wakers.push(resolve));
+      await this.#waiters.wait();
     }
   }
 
@@ -373,7 +378,7 @@ export class ClientSession {
     this.#resumes += 1;
     this.#enter({ t: "ready" });
     this.#locks?.returned();
-    this.#wake();
+    this.#waiters.wake();
   }
 
   /**
@@ -425,23 +430,6 @@ export class ClientSession {
     await resumeOpens(calls, opens, { shown, isRestarted, log: this.#options.log });
   }
 
-  /** Waits, or until something has changed. */
-  async #pause(ms: number): Promise<void> {
-    await new Promise<void>((resolve) => {
-      const timer = this.#options.clock.after(ms, resolve, { keepAlive: true });
-      this.#wakers.push(() => {
-        timer.stop();
-        resolve();
-      });
-    });
-  }
-
-  #wake(): void {
-    const wakers = this.#wakers;
-    this.#wakers = [];
-    for (const wake of wakers) wake();
-  }
-
   #lookLater(): void {
     this.#look?.stop();
     this.#look = this.#options.clock.every(LOOK_BUSY_MS, () => this.#lookAround());
@@ -453,15 +441,21 @@ export class ClientSession {
     const hasSlept = this.#heartbeat.look(nowMs, clock.realtimeMs());
     for (const { calls } of this.#lanes) calls?.tick();
     const awaySinceMs = this.#awaySinceMs;
-    if (awaySinceMs === undefined) return;
-    if (patienceMs !== Number.POSITIVE_INFINITY) {
+    if (awaySinceMs !== undefined && patienceMs !== Number.POSITIVE_INFINITY) {
       for (const { calls } of this.#lanes) calls?.expire(patienceMs, awaySinceMs);
     }
-    const network = networkState();
-    if (network === this.#network && !hasSlept) return;
-    this.#network = network;
+    if (hasSlept) this.#tryNow();
+  }
+
+  /** The network has changed. */
+  #stir(): void {
+    this.#heartbeat.stir(this.#options.clock.monotonicMs());
+    this.#tryNow();
+  }
+
+  #tryNow(): void {
     for (const lane of this.#lanes) lane.hope();
-    this.#wake();
+    this.#waiters.wake();
   }
 
   /** The one writer of #state. */

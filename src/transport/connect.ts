@@ -2,12 +2,13 @@
  * A connection of the client before its first byte: TCP, and TLS with a server that is who it must be.
  *
  * A packet that is sent into nothing is only sent again by the kernel after a second, and then ever later. So while a connection has no answer another one is
- * begun every RETRY_MS, and the first that is answered is it: when a line comes back, one is on its way soon.
+ * begun every RETRY_MS, and whenever the network has changed, and the first that is answered is it: when a line comes back, one is on its way soon.
  */
 import { isIP, type Socket, connect as tcpConnect } from "node:net";
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
 import type { Clock } from "../base/clock.ts";
 import { CloseCode, ProtocolError } from "../base/errors.ts";
+import type { Network } from "./network.ts";
 import { fingerprintOf, tlsSettings } from "./tls-settings.ts";
 
 /** How a server shows that it is who it must be: by its key, or by a certificate of a CA (PEM) for its host. */
@@ -63,20 +64,22 @@ export class Attempts {
  * @throws Node's errors; ProtocolError SECURITY: who is there does not have the key it must have.
  */
 export async function connectTo(
-  place: Place & { trust?: Trust | undefined; clock: Clock },
+  place: Place & { trust?: Trust | undefined; clock: Clock; network?: Network | undefined },
   onStop: (stop: (reason: Error) => void) => void,
 ): Promise<Socket> {
-  const { host, port, trust, clock } = place;
+  const { host, port, trust, clock, network } = place;
   const tcp = await new Promise<Socket>((resolve, reject) => {
     const attempts = new Attempts(
       () => tcpConnect({ host, port, noDelay: true }),
       (result) => {
         timer.stop();
+        changes?.stop();
         if (result instanceof Error) reject(result);
         else resolve(result);
       },
     );
     const timer = clock.every(RETRY_MS, () => attempts.add());
+    const changes = network?.onChange(() => attempts.add());
     onStop((reason) => attempts.end(reason));
     attempts.add();
   });

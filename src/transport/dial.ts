@@ -12,6 +12,7 @@ import { CloseCode, ConnectionError, ProtocolError } from "../base/errors.ts";
 import type { ByteLink } from "./byte-link.ts";
 import { connectTo, type Place, type Trust } from "./connect.ts";
 import { UPGRADE_PATH, UPGRADE_PROTOCOL } from "./listen.ts";
+import type { Network } from "./network.ts";
 import { SocketLink } from "./socket-link.ts";
 import { TlsLink } from "./tls-link.ts";
 import { fingerprintOf, tlsSettings } from "./tls-settings.ts";
@@ -21,6 +22,7 @@ interface DialOptions extends Place {
   /** For everything until the upgrade is answered. */
   timeoutMs: number;
   clock: Clock;
+  network?: Network | undefined;
   signal?: AbortSignal | undefined;
 }
 

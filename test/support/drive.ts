@@ -46,10 +46,24 @@ export interface ServedShare {
   readonly service: Service;
 }
 
+/** The command, started by `inside` and its arguments if there are any. */
+function startCommand(inside: readonly string[], ...args: string[]): Service {
+  const [program = "", ...rest] = [...inside, process.execPath, ...netdrive(...args)];
+  return startService(program, rest, { cwd: "/" });
+}
+
 /** Starts `netdrive serve` for `directory` on a free port of loopback, with more arguments if wanted. */
-export async function startServe(directory: string, ...args: string[]): Promise<ServedShare> {
-  const all = netdrive("serve", directory, "--listen", "127.0.0.1:0", "--json", ...args);
-  const service = startService(process.execPath, all, { cwd: "/" });
+export function startServe(directory: string, ...args: string[]): Promise<ServedShare> {
+  return startServeInside([], directory, ...args);
+}
+
+/** The same as an argument of another program. */
+export async function startServeInside(
+  inside: readonly string[],
+  directory: string,
+  ...args: string[]
+): Promise<ServedShare> {
+  const service = startCommand(inside, "serve", directory, "--listen", "127.0.0.1:0", "--json", ...args);
   try {
     const { url, port, shares } = JSON.parse(await service.firstLine) as {
       url?: string;
@@ -72,11 +86,19 @@ export interface MountedDrive {
 }
 
 /** Starts `netdrive mount` of `url` at `path` in the foreground and waits until it answers. */
-export async function startMount(url: string, path: string, ...args: string[]): Promise<MountedDrive> {
+export function startMount(url: string, path: string, ...args: string[]): Promise<MountedDrive> {
+  return startMountInside([], url, path, ...args);
+}
+
+/** The same as an argument of another program. */
+export async function startMountInside(
+  inside: readonly string[],
+  url: string,
+  path: string,
+  ...args: string[]
+): Promise<MountedDrive> {
   points.add(path);
-  const service = startService(process.execPath, netdrive("mount", url, path, "--foreground", "--json", ...args), {
-    cwd: "/",
-  });
+  const service = startCommand(inside, "mount", url, path, "--foreground", "--json", ...args);
   const close = async () => {
     await service.end();
     detach(path);

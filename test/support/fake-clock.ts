@@ -13,7 +13,7 @@ interface Pending {
 
 export class FakeClock implements Clock {
   #nowMs: number;
-  readonly #realtimeOffsetMs: number;
+  #realtimeOffsetMs: number;
   readonly #pending = new Set<Pending>();
 
   constructor(startMs = 1000, realtimeStartMs = 1_700_000_000_000) {
@@ -52,6 +52,11 @@ export class FakeClock implements Clock {
       due.fire();
     }
     this.#nowMs = endMs;
+  }
+
+  /** The machine slept: the date has gone on, and nothing else. */
+  sleep(ms: number): void {
+    this.#realtimeOffsetMs += ms;
   }
 
   #add(pending: Pending): Timer {
