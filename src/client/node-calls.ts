@@ -13,6 +13,11 @@ import type { RemoteOpen } from "./remote-open.ts";
 import { asEntry, nothing, tellingDirectory } from "./results.ts";
 import type { SessionChannels } from "./session-channels.ts";
 
+/** Parts that are this room's to change: a copy of them for each call costs more than the rest of making it. */
+interface OwnParts extends CallParts {
+  recover: CallParts["recover"];
+}
+
 export class NodeCalls {
   readonly #channels: SessionChannels;
   readonly #names: NodeNames;
@@ -39,20 +44,21 @@ export class NodeCalls {
     const message = messages[name] as unknown as Message<CallName>;
     if (this.#readOnly && message.row.changes === true) return Promise.reject(new FsError("EROFS", name));
     const { signal, priority, followsWrites, isImpatient } = ctx;
-    const parts = { message, fields, open, payload, signal, priority, followsWrites, isImpatient };
+    const recover = undefined;
+    const parts = { message, fields, open, payload, signal, priority, followsWrites, isImpatient, recover };
     const told =
       parent === undefined || ctx.directoryChanged === undefined ? result : tellingDirectory(ctx, parent, result);
     return this.#recovering(ctx, parts, told);
   }
 
   /** A call that is made once more when the server did not know a node of it, and has been told where that is. */
-  #recovering<T>(ctx: RequestContext, parts: CallParts, result: Result<T>, attempts = ATTEMPTS_MAX): Promise<T> {
-    if (attempts === 0) return this.#channels.call(parts, result);
+  #recovering<T>(ctx: RequestContext, parts: OwnParts, result: Result<T>, attempts = ATTEMPTS_MAX): Promise<T> {
     const recover = async () => {
       if (!(await this.#findAgain(ctx, parts.fields))) throw new FsError("ESTALE", parts.message.name);
       return this.#recovering(ctx, parts, result, attempts - 1);
     };
-    return this.#channels.call({ ...parts, recover }, result);
+    parts.recover = attempts === 0 ? undefined : recover;
+    return this.#channels.call(parts, result);
   }
 
   /** Makes the server know the nodes of a request again. @returns false if one of them is stale indeed. */
@@ -85,7 +91,7 @@ export class NodeCalls {
     open?: RemoteOpen,
   ): Promise<T> {
     const message = messages[name] as unknown as Message<CallName>;
-    const parts = { message, fields, open, replyBytesMax, signal: ctx.signal };
+    const parts = { message, fields, open, replyBytesMax, signal: ctx.signal, recover: undefined };
     return this.#recovering(ctx, parts, result);
   }
 }
