@@ -2,7 +2,7 @@
  * This machine's network, as far as it changes: what could not be reached may be now, and what could be may not.
  *
  * The only one who decides how that is noticed: by word of the kernel, and where it does not give any (in some sandboxes) by looking at the
- * interfaces now and then. A burst of changes is told at once, and once more when it goes on. Whether a peer is there, it does not know.
+ * interfaces now and then. A burst of changes is told once when an interface can be used, or not any more, and once at its end. Whether a peer is there, it does not know.
  */
 import { networkInterfaces } from "node:os";
 import type { Clock, Timer } from "../base/clock.ts";
@@ -24,11 +24,11 @@ export interface NetworkSource {
 
 /** Between two looks, where the kernel does not tell. */
 const LOOK_MS = 500;
-/** An address that comes brings routes, and is checked for another one who has it: changes that follow each other sooner are told together. */
+/** Changes that follow each other sooner are told together. */
 const BURST_MS = 100;
 
 const machine: NetworkSource = {
-  // Interfaces that are down or have no carrier are not among them.
+  // Interfaces that are down or not in use yet are not among them.
   look: () =>
     Object.entries(networkInterfaces())
       .flatMap(([name, addresses]) => (addresses ?? []).map(({ address }) => `${name} ${address}`))
@@ -47,6 +47,7 @@ export class SystemNetwork implements Network {
   #seen = "";
   /** Runs while a change that follows would belong to the same burst. */
   #burst: Timer | undefined;
+  #isTold = false;
   #isDue = false;
 
   constructor(options: { clock: Clock; log: Log; source?: NetworkSource }) {
@@ -83,24 +84,32 @@ export class SystemNetwork implements Network {
     this.#looking?.stop();
     this.#burst?.stop();
     this.#watch = this.#looking = this.#burst = undefined;
-    this.#isDue = false;
+    this.#isTold = this.#isDue = false;
   }
 
   #told({ hasInterfaces, hasRoutes }: NetworkChange): void {
     const before = this.#seen;
     // The kernel says something of interfaces also when nothing has become of them: a scan for Wi-Fi, a lease that was prolonged.
     if (hasInterfaces) this.#seen = this.#source.look();
-    if (!hasRoutes && this.#seen === before) return;
-    if (this.#burst === undefined) this.#tell();
-    else this.#isDue = true;
+    const hasChanged = this.#seen !== before;
+    if (!hasChanged && !hasRoutes) return;
+    this.#burst ??= this.#clock.after(BURST_MS, () => this.#endBurst());
+    // Routes come before their interface sends anything. What is tried as early is lost, and the kernel asks for a neighbour again only after a second.
+    if (!hasChanged || this.#isTold) this.#isDue = true;
+    else this.#tell();
+  }
+
+  #endBurst(): void {
+    this.#burst = undefined;
+    this.#isTold = false;
+    if (!this.#isDue) return;
+    this.#burst = this.#clock.after(BURST_MS, () => this.#endBurst());
+    this.#tell();
   }
 
   #tell(): void {
+    this.#isTold = true;
     this.#isDue = false;
-    this.#burst = this.#clock.after(BURST_MS, () => {
-      this.#burst = undefined;
-      if (this.#isDue) this.#tell();
-    });
     for (const listener of [...this.#listeners]) listener();
   }
 }

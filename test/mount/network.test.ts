@@ -82,7 +82,8 @@ test("a drive that nobody uses knows soon that its network is gone, and is back 
   const noticedMs = await msOf(away);
   assert.ok(noticedMs < 5000, `noticed after ${noticedMs} ms; of itself it asks only after 10 s`);
   const tookMs = await returns(drive, "second", () => client.ip(`${CABLE} up`));
-  assert.ok(tookMs < 500, `back after ${tookMs} ms`);
+  // 10 to 80 ms; but a packet that leaves as the interface comes up may be lost, and the next one has to wait for a second.
+  assert.ok(tookMs < 1500, `back after ${tookMs} ms`);
   t.diagnostic(`noticed after ${noticedMs.toFixed()} ms, back after ${tookMs.toFixed()} ms`);
 });
 
