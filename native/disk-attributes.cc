@@ -71,9 +71,9 @@ int Disk::KillSuidgid(int fd) {
 }
 
 int64_t Disk::Setattr(Call& call) {
-  if (call.here) return kPending;
   const Slot& slot = call.slot;
-  HandleReference handle(&table_, slot.handle == 0 ? nullptr : table_.Reference(slot.handle), true);
+  if (MayWaitForFile(call) || (call.here && (slot.valid & kSetSize) != 0)) return kPending;
+  HandleReference handle(&table_, slot.handle == 0 ? nullptr : table_.Reference(slot.handle), !call.here);
   if (slot.handle != 0 && !handle) return -EBADF;
   NodePin node;
   struct statx stat;
@@ -111,7 +111,7 @@ int64_t Disk::Setattr(Call& call) {
 }
 
 int64_t Disk::Access(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin node;
   int fd;
   struct statx stat;
@@ -136,7 +136,7 @@ int64_t Disk::Readlink(Call& call) {
 
 // The calls by path go through /proc/self/fd, whose link leads to the very file, also if that is a symbolic link.
 int64_t Disk::Getxattr(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin node;
   int fd;
   struct statx stat;
@@ -147,7 +147,7 @@ int64_t Disk::Getxattr(Call& call) {
 }
 
 int64_t Disk::Listxattr(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin node;
   int fd;
   struct statx stat;
@@ -158,7 +158,7 @@ int64_t Disk::Listxattr(Call& call) {
 }
 
 int64_t Disk::Setxattr(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin node;
   int fd;
   struct statx stat;
@@ -169,7 +169,7 @@ int64_t Disk::Setxattr(Call& call) {
 }
 
 int64_t Disk::Removexattr(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin node;
   int fd;
   struct statx stat;
@@ -179,7 +179,7 @@ int64_t Disk::Removexattr(Call& call) {
 }
 
 int64_t Disk::Statfs(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin node;
   int fd;
   struct statx stat;

@@ -117,7 +117,7 @@ int64_t Engine::Submit(napi_env env, uint32_t index, std::span<const Bytes> buff
   const auto& credential = credentials_[slot.credential];
   Bytes bytes = buffers.empty() ? Bytes() : buffers.front();
   std::span<const Bytes> more = buffers.empty() ? buffers : buffers.subspan(1);
-  Call call = {slot, bytes.data, bytes.size, credential.get(), true, nullptr, 0, more};
+  Call call = {slot, bytes.data, bytes.size, credential.get(), true, nullptr, 0, more, pending_ == 0};
   int64_t result = disk.Run(call);
   if (result != kPending) return result;
   job.data = bytes.data;

@@ -16,6 +16,9 @@ namespace {
 // One job copies at most this much, so that a worker is not kept for long; the caller asks again.
 constexpr size_t kCopyBytesMax = 32 << 20;
 
+// Copying more takes the JavaScript thread longer than waking a worker.
+constexpr size_t kWriteHereBytesMax = 64 << 10;
+
 // A stream of writes is sent to the disk this much at a time while it comes, so that an fsync at its end finds little to wait for (512 MiB on ext4: 7 ms
 // instead of 150). Files smaller than this are left to the kernel, which writes them when it likes: many are gone before.
 constexpr uint64_t kWritebackBytes = 16 << 20;
@@ -55,6 +58,20 @@ void StartWriteback(Handle& handle, uint64_t end) {
   sync_file_range(handle.fd, static_cast<off64_t>(from), static_cast<off64_t>(end - from), SYNC_FILE_RANGE_WRITE);
 }
 
+// Whether a write is small, and nothing of where it goes is on swap.
+bool WritesToMemory(const Call& call, const Handle& handle) {
+  size_t size = call.size;
+  for (const Bytes& bytes : call.more) size += bytes.size;
+  if (size > kWriteHereBytesMax) return false;
+  auto offset = static_cast<off_t>(call.slot.offset);
+  if ((handle.flags & kOpenAppend) != 0) {
+    struct statx stat;
+    if (statx(handle.fd, "", AT_EMPTY_PATH, STATX_SIZE, &stat) < 0) return false;
+    offset = static_cast<off_t>(stat.stx_size);
+  }
+  return InMemory(handle.fd, offset, size);
+}
+
 }  // namespace
 
 int64_t Disk::Read(Call& call) {
@@ -89,9 +106,10 @@ int64_t Disk::Read(Call& call) {
 }
 
 int64_t Disk::Write(Call& call) {
-  if (call.here) return kPending;
-  HandleReference handle(&table_, table_.Reference(call.slot.handle), true);
+  if (MayWaitForFile(call)) return kPending;
+  HandleReference handle(&table_, table_.Reference(call.slot.handle), !call.here);
   if (!handle) return -EBADF;
+  if (call.here && !WritesToMemory(call, *handle)) return kPending;
   if (int error = Become(call, (call.slot.valid & kSetKillSuidgid) != 0); error < 0) return error;
   auto offset = static_cast<off_t>(call.slot.offset);
   struct iovec parts[kBuffersMax] = {{call.data, call.size}};
@@ -118,8 +136,8 @@ int64_t Disk::Write(Call& call) {
 }
 
 int64_t Disk::Fsync(Call& call) {
-  if (call.here) return kPending;
-  HandleReference handle(&table_, table_.Reference(call.slot.handle), true);
+  if (MayWait(call)) return kPending;
+  HandleReference handle(&table_, table_.Reference(call.slot.handle), !call.here);
   if (!handle) return -EBADF;
   return (call.slot.flags != 0 ? fdatasync(handle->fd) : fsync(handle->fd)) < 0 ? -errno : 0;
 }

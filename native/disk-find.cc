@@ -3,6 +3,7 @@
 #include <linux/openat2.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -15,6 +16,8 @@ namespace {
 
 // One component, inside the directory, on the same mount, nothing followed.
 constexpr uint64_t kResolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
+// Freeing as much takes the JavaScript thread less time than waking a worker would.
+constexpr uint64_t kFreedHereBlocks = 2048;
 // How far up the tree a lost node is looked for.
 constexpr size_t kDepthMax = 65536;
 // A name that leads to ever new nodes: how often to look again.
@@ -121,7 +124,7 @@ int64_t Disk::FindAlive(const Call& call, NodePin* pin, int* fd, struct statx* s
 
 int64_t Disk::FindAgain(const Call& call, Node* node) {
   if (int64_t result = FindByOpen(node); result != -ENOENT) return result;
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   // As the process: the caller's rights were checked when the node was named, and are again by what is asked of it.
   if (int error = TakeIdentity(nullptr, false); error < 0) return error;
   if (FindByFileHandle(node) == 0) return 0;
@@ -243,6 +246,27 @@ int64_t Disk::ReplyNamed(Call& call, const NodePin& parent, int parent_fd, bool 
     if (result != -ENOENT) return result;
   }
   return -ESTALE;
+}
+
+// A default access control list takes the umask's place.
+bool Disk::KeepsMode(const Call& call, int parent_fd) {
+  if (!KeepsUmask(call.slot.umask)) return false;
+  ssize_t size = getxattr(DescriptorPath(parent_fd).text(), "system.posix_acl_default", nullptr, 0);
+  return size < 0 && (errno == ENODATA || errno == EOPNOTSUPP);
+}
+
+bool Disk::IsSmall(int fd) {
+  struct statx stat;
+  return statx(fd, "", AT_EMPTY_PATH, STATX_BLOCKS, &stat) == 0 && stat.stx_blocks <= kFreedHereBlocks;
+}
+
+void Disk::LetGo(const Call& call, int fd) {
+  if (fd < 0) return;
+  if (!call.here || IsSmall(fd)) {
+    close(fd);
+  } else {
+    table_.CloseLater(fd);
+  }
 }
 
 NodePin Disk::Victim(int parent_fd, const char* name, int* fd) {

@@ -41,6 +41,7 @@ int64_t Disk::Lookup(Call& call) {
   }
   struct statx stat;
   const Credential* caller = Borrow(call);
+  if (caller != nullptr && caller->uid == 0) caller = nullptr;
   if (caller != nullptr && statx(parent_fd, "", AT_EMPTY_PATH, STATX_UID, &stat) < 0) return -errno;
   BorrowedIdentity identity(caller, caller != nullptr ? stat.stx_uid : 0);
   if (identity.error() < 0) return identity.error();
@@ -50,7 +51,7 @@ int64_t Disk::Lookup(Call& call) {
 }
 
 int64_t Disk::Symlink(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   if (call.size == 0) return -ENOENT;
   if (call.size > kTargetMax) return -ENAMETOOLONG;
   if (memchr(call.data, 0, call.size) != nullptr) return -EINVAL;
@@ -64,11 +65,12 @@ int64_t Disk::Symlink(Call& call) {
 }
 
 int64_t Disk::Mknod(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   const Slot& slot = call.slot;
   NodePin parent;
   int parent_fd;
   if (int64_t result = Find(call, slot.id, &parent, &parent_fd); result < 0) return result;
+  if (call.here && !KeepsMode(call, parent_fd)) return kPending;
   if (int error = Become(call); error < 0) return error;
   mode_t mode = ApplyUmask(slot.mode, slot.umask);
   if (mknodat(parent_fd, slot.name, mode, makedev(slot.rdev_major, slot.rdev_minor)) < 0) return -errno;
@@ -76,17 +78,18 @@ int64_t Disk::Mknod(Call& call) {
 }
 
 int64_t Disk::Mkdir(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin parent;
   int parent_fd;
   if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
+  if (call.here && !KeepsMode(call, parent_fd)) return kPending;
   if (int error = Become(call); error < 0) return error;
   if (mkdirat(parent_fd, call.slot.name, ApplyUmask(call.slot.mode, call.slot.umask)) < 0) return -errno;
   return ReplyNamed(call, parent, parent_fd);
 }
 
 int64_t Disk::Unlink(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin parent;
   int parent_fd;
   if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
@@ -94,16 +97,18 @@ int64_t Disk::Unlink(Call& call) {
   int fd;
   NodePin victim = Victim(parent_fd, call.slot.name, &fd);
   OwnedDescriptor owned(fd);
+  if (call.here && MayKeep(victim)) return kPending;
   bool kept = KeepVictim(call, victim, fd, parent_fd);
   int error = unlinkat(parent_fd, call.slot.name, 0) < 0 ? -errno : 0;
   if (kept) SettleKept(victim.get(), error);
   if (error < 0) return error;
   AfterRemoval(victim, fd, parent->key, call.slot.name);
+  LetGo(call, owned.Release());
   return 0;
 }
 
 int64_t Disk::Rmdir(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin parent;
   int parent_fd;
   if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
@@ -117,7 +122,7 @@ int64_t Disk::Rmdir(Call& call) {
 }
 
 int64_t Disk::Link(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin source, parent;
   int source_fd, parent_fd;
   if (int64_t result = Find(call, call.slot.id, &source, &source_fd); result < 0) return result;
@@ -132,7 +137,7 @@ int64_t Disk::Link(Call& call) {
 }
 
 int64_t Disk::Rename(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   const Slot& slot = call.slot;
   NodePin parent, new_parent;
   int parent_fd, new_parent_fd;
@@ -144,6 +149,7 @@ int64_t Disk::Rename(Call& call) {
   OwnedDescriptor moved_owned(moved_fd);
   NodePin replaced = Victim(new_parent_fd, slot.target_name, &replaced_fd);
   OwnedDescriptor replaced_owned(replaced_fd);
+  if (call.here && MayKeep(replaced)) return kPending;
   bool replaces = (slot.flags & (RENAME_EXCHANGE | RENAME_NOREPLACE)) == 0 && moved.get() != replaced.get();
   bool kept = replaces && KeepVictim(call, replaced, replaced_fd, new_parent_fd);
   long renamed = syscall(SYS_renameat2, parent_fd, slot.name, new_parent_fd, slot.target_name, slot.flags);
@@ -160,6 +166,7 @@ int64_t Disk::Rename(Call& call) {
     }
   }
   if (moved) table_.Locate(moved.get(), new_parent->key, slot.target_name);
+  LetGo(call, replaced_owned.Release());
   return 0;
 }
 

@@ -64,19 +64,22 @@ int64_t Disk::Register(Call& call, const NodePin& node, int fd, bool directory) 
 int64_t Disk::OpenFile(Call& call) {
   uint32_t flags = call.slot.flags;
   bool writes = (flags & (kOpenWrite | kOpenTrunc)) != 0;
-  if (call.here && (!local_ || (flags & kOpenTrunc) != 0 || (overlay_ && writes))) return kPending;
+  bool truncates = (flags & kOpenTrunc) != 0;
+  if (call.here && (!local_ || (overlay_ && writes))) return kPending;
+  if (truncates && MayWaitForFile(call)) return kPending;
   NodePin node;
   int path_fd;
   struct statx stat;
   if (int64_t result = FindAlive(call, &node, &path_fd, &stat); result < 0) return result;
   if (int error = CheckRegular(stat.stx_mode); error < 0) return error;
   if (table_.HandlesFull()) return -ENFILE;
+  if (call.here && truncates && !IsSmall(path_fd)) return kPending;
   auto open = [&] {
     if ((flags & kOpenExec) != 0) return OpenForExecution(call, path_fd);
     return Reopen(path_fd, AccessFlags(flags));
   };
   int fd;
-  if (call.here) {
+  if (call.here && !truncates) {
     BorrowedIdentity identity(Borrow(call), stat.stx_uid);
     if (identity.error() < 0) return identity.error();
     fd = open();
@@ -85,6 +88,7 @@ int64_t Disk::OpenFile(Call& call) {
   } else {
     if (int error = Become(call, (flags & kOpenKillSuidgid) != 0); error < 0) return error;
     fd = open();
+    if (call.here && (fd == -EWOULDBLOCK || fd == kPending)) return kPending;
     if (fd == -EWOULDBLOCK) {
       DescriptorPath path(path_fd);
       fd = openat(proc_fd_, path.number(), AccessFlags(flags) | O_CLOEXEC | O_NOCTTY);
@@ -93,7 +97,7 @@ int64_t Disk::OpenFile(Call& call) {
   }
   if (fd < 0) return fd;
   // Truncated, or counted without this open.
-  bool changed = (flags & kOpenTrunc) != 0 || node->kept != kNotKept;
+  bool changed = truncates || node->kept != kNotKept;
   if (changed && statx(fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) {
     close(fd);
     return -EIO;
@@ -160,11 +164,12 @@ int64_t Disk::CreateExisting(Call& call, const NodePin& parent, int parent_fd) {
 }
 
 int64_t Disk::Create(Call& call) {
-  if (call.here) return kPending;
+  if (MayWait(call)) return kPending;
   NodePin parent;
   int parent_fd;
   if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
   if (table_.HandlesFull()) return -ENFILE;
+  if (call.here && !KeepsMode(call, parent_fd)) return kPending;
   uint32_t flags = call.slot.flags;
   if (int error = Become(call, (flags & kOpenKillSuidgid) != 0); error < 0) return error;
   if ((flags & kOpenExcl) != 0) return CreateNew(call, parent, parent_fd);
@@ -172,6 +177,7 @@ int64_t Disk::Create(Call& call) {
     int64_t result = CreateNew(call, parent, parent_fd);
     // What is there already is looked at before it is opened: it may be anything.
     if (result != -EEXIST && result != -ELOOP && result != -EXDEV) return result;
+    if (call.here) return kPending;
     result = CreateExisting(call, parent, parent_fd);
     if (result != -ENOENT) return result;
   }
@@ -223,15 +229,16 @@ int64_t Disk::Release(Call& call) {
     if (call.carried == nullptr) return -EBADF;
   }
   Handle* handle = call.carried;
-  if (call.here) {
-    // Only where it is not the last reference to the inode, and has nothing to write, closing cannot wait.
-    bool idle = local_ && (handle->flags & (kOpenWrite | kOpenTrunc)) == 0;
-    if (!idle || table_.Descriptor(handle->node) < 0) return kPending;
-  }
+  // Only where it has nothing to write, and is not the last reference to the inode, closing cannot wait; in memory what there is to free may be much.
+  bool idle = memory_ || (local_ && (handle->flags & (kOpenWrite | kOpenTrunc)) == 0);
+  if (call.here && !idle) return kPending;
   struct statx stat;
-  if (statx(handle->fd, "", AT_EMPTY_PATH, STATX_NLINK, &stat) == 0 && stat.stx_nlink == 0) {
-    table_.SetDeleted(handle->node, true);
+  bool known = statx(handle->fd, "", AT_EMPTY_PATH, STATX_NLINK, &stat) == 0;
+  bool deleted = known && stat.stx_nlink == 0;
+  if (call.here && table_.Descriptor(handle->node) < 0) {
+    if (!memory_ || !known || (deleted && !IsSmall(handle->fd))) return kPending;
   }
+  if (deleted) table_.SetDeleted(handle->node, true);
   table_.Drop(handle, true);
   return 0;
 }

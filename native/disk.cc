@@ -116,6 +116,7 @@ int64_t Disk::Run(Call& call) {
   slot.target_name[slot.target_name_bytes] = 0;
   const Operation operation = kOperations[slot.operation];
   if (int error = CheckName(slot, operation); error < 0) return error;
+  ReturnedIdentity returned(call.here);
   int64_t result = (this->*operation)(call);
   // In a directory that was removed nothing is found; of the whole share that is worth another word.
   if (result == -ENOENT && slot.id == table_.root_key && RootGone()) return -ESTALE;

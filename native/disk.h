@@ -116,6 +116,8 @@ struct Call {
   size_t done = 0;
   // The Buffers that came after `data`: write. kBuffersMax - 1 at most.
   std::span<const Bytes> more = {};
+  // With `here`: no request of the disk is on a worker, or waits for one. Whatever holds a file's lock for long runs there.
+  bool alone = false;
 };
 
 struct DiskOptions {
@@ -228,6 +230,15 @@ class Disk {
   int64_t SweepKept(Call&);
   void CloseKept();
 
+  // Whether the JavaScript thread is to leave the request to a worker because the file system may make it wait.
+  bool MayWait(const Call& call) const { return call.here && !memory_; }
+  // The same of a request that takes the lock of a file.
+  bool MayWaitForFile(const Call& call) const { return call.here && !(memory_ && call.alone); }
+  // Whether the name that is about to go is the last one of a file that is open, as far as is known without asking.
+  bool MayKeep(const NodePin& victim) {
+    return options_.keep_unlinked && victim && table_.HasOpens(victim.get());
+  }
+
   // disk-find.cc. `*fd` is the descriptor of the node `key`, which stays valid while `*pin` lives.
   int64_t Find(const Call& call, const NodeKey& key, NodePin* pin, int* fd);
   int64_t FindAgain(const Call& call, Node* node);
@@ -253,6 +264,12 @@ class Disk {
   NodePin LearnDescriptor(int fd, const struct statx& stat, int* error);
   // Answers what has the name of the slot, under the identity the thread has. EAGAIN: `cached_only`, and it is not.
   int64_t ReplyNamed(Call& call, const NodePin& parent, int parent_fd, bool cached_only = false);
+  // Whether the file's blocks are freed at once.
+  static bool IsSmall(int fd);
+  // Closes what may have been the last reference to a file whose name is gone: one that is not small by a worker.
+  void LetGo(const Call& call, int fd);
+  // On the JavaScript thread, before a node is made in a directory: whether it will have the mode it is to have.
+  static bool KeepsMode(const Call& call, int parent_fd);
   // The node behind a name that is about to go; empty if there is none.
   NodePin Victim(int parent_fd, const char* name, int* fd);
   void AfterRemoval(const NodePin& node, int fd, const NodeKey& parent, const char* name);
@@ -293,7 +310,7 @@ class Disk {
   int kept_fd_ = -1;
   bool local_ = false;
   bool overlay_ = false;
-  // Its files are in memory, or on swap.
+  // Its files are in memory, or on swap. Names and attributes wait for nothing there, and are worked on by the JavaScript thread.
   bool memory_ = false;
   bool openat2_ = true;
   bool cached_lookups_ = false;

@@ -27,12 +27,17 @@ struct Capabilities {
 // Never destroyed: workers may still look at it while the process ends.
 Credential& process_identity = *new Credential;
 Capabilities process_capabilities;
+mode_t process_umask = 0;
+// Root has the capabilities that decide instead of its groups.
+bool root_decides = false;
 
 enum class Capability : uint8_t { kAll, kNoFsetid, kNone };
 
 // What this thread has. `known` is false after a change that failed half way: the next one sets everything.
 struct ThreadState {
   bool known = false;
+  // Not the process's own, or not known.
+  bool taken = false;
   Capability capability = Capability::kAll;
   Credential identity;
   bool umask_own = false;
@@ -78,6 +83,10 @@ void RememberProcessIdentity() {
       process_identity.groups.resize(count);
       if (getgroups(count, process_identity.groups.data()) != count) process_identity.groups.clear();
     }
+    process_umask = umask(077);
+    umask(process_umask);
+    thread_state.identity = process_identity;
+    thread_state.known = true;
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {};
     if (syscall(SYS_capget, &header, data) != 0) return;
@@ -86,6 +95,8 @@ void RememberProcessIdentity() {
       process_capabilities.effective[i] = data[i].effective;
       process_capabilities.inheritable[i] = data[i].inheritable;
     }
+    constexpr uint32_t kDeciding = 1u << CAP_DAC_OVERRIDE | 1u << CAP_DAC_READ_SEARCH | 1u << CAP_FOWNER | 1u << CAP_FSETID;
+    root_decides = (data[0].effective & kDeciding) == kDeciding;
   });
 }
 
@@ -105,7 +116,9 @@ int TakeIdentity(const Credential* credential, bool kill_suidgid) {
     state.identity = process_identity;
     state.known = true;
   }
-  bool same_groups = state.known && state.identity.groups == want.groups;
+  state.taken = credential != nullptr || capability != Capability::kAll;
+  bool any_groups = root_decides && want.uid == 0 && capability == Capability::kAll && credential != nullptr;
+  bool same_groups = state.known && (any_groups || state.identity.groups == want.groups);
   bool same_user = state.known && state.identity.uid == want.uid && state.identity.gid == want.gid;
   if (same_groups && same_user && state.capability == capability) return 0;
   if (!root) return -EPERM;
@@ -139,6 +152,14 @@ mode_t ApplyUmask(mode_t mode, mode_t mask) {
     state.umask_known = true;
   }
   return mode;
+}
+
+bool KeepsUmask(mode_t mask) { return (process_umask & ~mask) == 0; }
+
+ReturnedIdentity::~ReturnedIdentity() {
+  if (!here_ || !thread_state.taken || TakeIdentity(nullptr, false) == 0) return;
+  fputs("netdrive addon: the process's identity could not be restored\n", stderr);
+  abort();
 }
 
 BorrowedIdentity::BorrowedIdentity(const Credential* credential, uid_t owner) : credential_(credential) {

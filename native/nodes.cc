@@ -382,6 +382,11 @@ void NodeTable::Drop(Handle* handle, bool close_here) {
   delete handle;
 }
 
+void NodeTable::CloseLater(int fd) {
+  closing_.fetch_add(1);
+  Pool::Get().CloseLater(fd, &closing_, true);
+}
+
 // A marker walks the list of nodes that have descriptors, from the longest unused on, some at a time: nobody waits long for the lock.
 void NodeTable::Sweep() {
   {

@@ -170,6 +170,9 @@ class NodeTable {
   // Drops a reference. The last one closes the descriptor: here if `close_here`, else on a worker.
   void Drop(Handle* handle, bool close_here);
 
+  // Closes `fd` on a worker.
+  void CloseLater(int fd);
+
   // Lets go of files that others have deleted: a descriptor of ours would keep their blocks. May block.
   void Sweep();
 
