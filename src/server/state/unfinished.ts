@@ -60,7 +60,7 @@ export class Unfinished {
     let done = 0;
     for (const request of this.#requests) {
       const { session, intent, slot, record } = request;
-      const isClaimed = (at: Place, id: NodeId) => this.#claims.has(claimOf(session, at, id));
+      const isClaimed = (at: Place, id: NodeId) => this.#claims.has(claimOf(session, intent.kind, at, id));
       const outcome = await resolve(session.share.fileSystem, intent, isClaimed);
       if (outcome.t === "appended") {
         slot.turn = record.turn;
@@ -120,10 +120,11 @@ export class Unfinished {
 
   #claim(session: Session, { kind, at }: Intent, made: NodeId | undefined): void {
     const id = kind === "make" ? made : at.found;
-    if (id !== undefined) this.#claims.add(claimOf(session, at, id));
+    if (id !== undefined) this.#claims.add(claimOf(session, kind, at, id));
   }
 }
 
-function claimOf(session: Session, { parent, name }: Place, id: NodeId): string {
-  return `${session.share.name}\0${parent}\0${name}\0${id}`;
+/** Who has given a name to a node has not taken it away. */
+function claimOf(session: Session, kind: Intent["kind"], { parent, name }: Place, id: NodeId): string {
+  return `${session.share.name}\0${kind === "make" ? "made" : "gone"}\0${parent}\0${name}\0${id}`;
 }
