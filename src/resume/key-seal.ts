@@ -7,7 +7,7 @@
  * AES-256-GCM; the head is authenticated with it. Each start of a server has a key of its own, made from its lasting secret and the number of the
  * start, so that it opens what earlier starts have sealed. The vector is a random prefix of this object and a counter, so it does not repeat under a key.
  */
-import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from "node:crypto";
+import { type CipherGCM, createCipheriv, createDecipheriv, hkdfSync, randomBytes } from "node:crypto";
 
 const FORMAT = 2;
 const SECRET_BYTES = 32;
@@ -34,6 +34,12 @@ export interface KeyContent {
   serverId: Buffer;
 }
 
+/** A key without its contents: its head, and the cipher that has that. */
+interface Prepared {
+  readonly sealed: Buffer;
+  readonly cipher: CipherGCM;
+}
+
 export class KeySeal {
   readonly #secret: Buffer;
   readonly #start: number;
@@ -42,6 +48,7 @@ export class KeySeal {
   /** Of earlier starts, as they are met. */
   readonly #earlierKeys = new Map<number, Buffer>();
   #sealed = 0;
+  #prepared: Prepared | undefined;
 
   /** `secret`: 32 bytes; `start`: which start of the server this is, a number that never comes again with this secret. */
   constructor(secret: Buffer, start: number) {
@@ -50,25 +57,36 @@ export class KeySeal {
     this.#key = startKey(secret, start);
   }
 
+  /** Does beforehand what can be done of the next seal, which is most of it: for a moment in which nobody waits. */
+  prepare(): void {
+    this.#prepared ??= this.#begin();
+  }
+
   seal(content: KeyContent): Buffer {
-    const sealed = Buffer.allocUnsafe(KEY_BYTES);
-    sealed[0] = FORMAT;
-    sealed.writeUInt32LE(this.#start, 1);
-    this.#sealed += 1;
-    this.#ivPrefix.copy(sealed, IV_AT);
-    sealed.writeUIntLE(this.#sealed, IV_AT + 6, 6);
+    const { sealed, cipher } = this.#prepared ?? this.#begin();
+    this.#prepared = undefined;
     const plain = Buffer.allocUnsafe(PLAIN_BYTES);
     writeU53(plain, 0, content.openId);
     writeU53(plain, 8, content.openedAtMs);
     plain.writeUInt32LE(content.pid, 16);
     plain.writeUInt32LE(content.epoch, 20);
     content.serverId.copy(plain, 24);
-    const cipher = createCipheriv("aes-256-gcm", this.#key, sealed.subarray(IV_AT, HEAD_BYTES));
-    cipher.setAAD(sealed.subarray(0, HEAD_BYTES));
     cipher.update(plain).copy(sealed, HEAD_BYTES);
     cipher.final();
     cipher.getAuthTag().copy(sealed, HEAD_BYTES + PLAIN_BYTES);
     return sealed;
+  }
+
+  #begin(): Prepared {
+    const sealed = Buffer.allocUnsafe(KEY_BYTES);
+    sealed[0] = FORMAT;
+    sealed.writeUInt32LE(this.#start, 1);
+    this.#sealed += 1;
+    this.#ivPrefix.copy(sealed, IV_AT);
+    sealed.writeUIntLE(this.#sealed, IV_AT + 6, 6);
+    const cipher = createCipheriv("aes-256-gcm", this.#key, sealed.subarray(IV_AT, HEAD_BYTES));
+    cipher.setAAD(sealed.subarray(0, HEAD_BYTES));
+    return { sealed, cipher };
   }
 
   /** Opens a key; undefined if it is not one of ours. */

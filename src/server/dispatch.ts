@@ -6,7 +6,7 @@
 import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
 import type { Name } from "../base/name.ts";
 import { type Attr, NO_ATTR } from "../vfs/attr.ts";
-import { DENY_FLAGS, type HandleId, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
+import { type HandleId, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
 import {
   OPEN_CONTENT_BYTES_MAX,
   payloadBytesMax,
@@ -41,11 +41,6 @@ const ACCESS_BITS = 7;
 const W_OK = 2;
 
 type Context = ServedRequest;
-
-/** Whether others may wait for the end of an open. */
-function isInTheWay(open: Open): boolean {
-  return (open.flags & DENY_FLAGS) !== 0 || open.owner.share.locks.locksOf(open).length > 0;
-}
 
 /** Checks what the table of messages cannot say. @throws ProtocolError LIMIT, MALFORMED. */
 export function checkCall(
@@ -306,9 +301,7 @@ function openHandlers(state: ServerState) {
     attach: (ctx, claim) => attachOpen(state, ctx, claim),
     resume: async (ctx, { items }) => ({ results: await resumeOpens(state, ctx, items) }),
     async release(ctx) {
-      // Whoever gives up what others may wait for is told at once.
-      ctx.isUnhurried = ctx.open !== undefined && !isInTheWay(ctx.open);
-      await ctx.session.releaseHandle(ctx, ctx.handle);
+      ctx.isUnhurried = !(await ctx.session.releaseHandle(ctx, ctx.handle));
       return {};
     },
   } satisfies Partial<Handlers<Context>>;

@@ -45,7 +45,7 @@ export class ServedRequest implements RequestContext {
   intent: Buffer = NOTHING;
   /** Where its data may be already; of an append whose server died. */
   appended: Appended | undefined;
-  /** Nobody waits for its reply. */
+  /** Nobody waits for its reply, which may leave with the next one. */
   isUnhurried = false;
   /** Its client has given it up: nobody is answered. */
   isOrphan = false;

@@ -209,21 +209,17 @@ export class LinkServer {
     );
     await Promise.all(channels.map((channel) => channel.gone));
     timer.stop();
-    if (this.#memory !== undefined) {
-      // Its sessions are the next server's.
-      await this.#memory.store.close();
-      this.#memory.life?.close();
-      return;
-    }
-    const ends = [...this.#state.sessions].map((session) =>
-      session.end(CloseCode.SHUTDOWN, "the server is going down"),
-    );
+    // With memory its sessions are the next server's.
+    const ended = this.#memory === undefined ? [...this.#state.sessions] : [];
+    const ends = ended.map((session) => session.end(CloseCode.SHUTDOWN, "the server is going down"));
     // A file system that never answers does not keep the server from ending.
     const timeout = new Promise<void>((resolve) => {
       timer = clock.after(limits.closeTimeoutMs, resolve, { keepAlive: true });
     });
-    await Promise.race([Promise.all(ends), timeout]);
+    await Promise.race([Promise.all([...ends, this.#state.closings.idle()]), timeout]);
     timer.stop();
+    await this.#memory?.store.close();
+    this.#memory?.life?.close();
   }
 }
 

@@ -14,6 +14,7 @@ import type { Log } from "../base/log.ts";
 import { openKey } from "../resume/resume-proof.ts";
 import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
+import type { Closings } from "./closing.ts";
 import type { Locking } from "./lock-requests.ts";
 import type { LockSession, ShareLocks } from "./locks/share-locks.ts";
 import { Absence, type AbsentOpens, type DataVersion } from "./node-changes.ts";
@@ -151,6 +152,7 @@ export interface SessionParts {
   readonly log: Log;
   /** Absent: nothing survives the server's process. */
   readonly keeper: Keeper | undefined;
+  readonly closings: Closings;
   /** Called once, when the session ends: it is to be forgotten then. */
   readonly onEnd: (session: Session) => void;
 }
@@ -443,8 +445,8 @@ export class Session implements LockSession {
     return this.#opens.get(handle);
   }
 
-  /** Invalidates a handle at once, and closes its open after the requests on it if it was the last. */
-  async releaseHandle(ctx: RequestContext, handle: number): Promise<void> {
+  /** Invalidates a handle at once, and closes its open if it was the last. @returns whether somebody may have waited for that. */
+  async releaseHandle(ctx: RequestContext, handle: number): Promise<boolean> {
     const open = this.#opens.get(handle);
     if (open === undefined) throw new FsError("EBADF", "release");
     if (this.#attached.delete(handle)) this.#parts.keeper?.detached(this, handle);
@@ -454,15 +456,8 @@ export class Session implements LockSession {
       // What its owner has closed is not kept beyond the server's process, whoever else has it.
       if (open.owner === this) this.#parts.keeper?.closed(open);
     }
-    if (open.handles > 0) return;
-    this.share.modes.delete(open);
-    const { fileSystem, locks } = this.share;
-    const idle = open.idle();
-    // Before anybody behind this request can ask for what it gives up.
-    await locks.release(open, idle);
-    await idle;
-    if (open.kind === "file") await fileSystem.release(ctx, open.inner);
-    else await fileSystem.releasedir(ctx, open.inner);
+    if (open.handles > 0) return false;
+    return this.#parts.closings.close(ctx, open);
   }
 
   /** Ends the session: channels, opens, buffers. Settles when everything is released. */

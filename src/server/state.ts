@@ -12,6 +12,7 @@ import { RateLimit } from "../base/rate-limit.ts";
 import { type KeyContent, KeySeal } from "../resume/key-seal.ts";
 import { PROOF_BYTES, tokenKey } from "../resume/proof.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
+import { Closings } from "./closing.ts";
 import type { ServerLimits } from "./limits.ts";
 import { LoginGuard } from "./login-guard.ts";
 import { type Open, Session, type SessionParts, type Share } from "./session.ts";
@@ -78,6 +79,7 @@ export class ServerState {
   readonly serviceBlob: Buffer;
   /** Absent: nothing survives the process. */
   readonly keeper: Keeper | undefined;
+  readonly closings = new Closings();
   readonly #seal: KeySeal;
   readonly #epoch: number;
   readonly #sessions = new Map<string, Session>();
@@ -85,6 +87,7 @@ export class ServerState {
   readonly #challenges = Buffer.alloc(CHALLENGE_BYTES * CHALLENGES_AT_ONCE);
   #challengesUsed = CHALLENGES_AT_ONCE;
   #lastOpenId: number;
+  #isPreparing = false;
 
   constructor(parts: {
     identity?: Identity | undefined;
@@ -132,15 +135,18 @@ export class ServerState {
 
   /** A session that the server knows until it ends. */
   makeSession(
-    parts: Omit<SessionParts, "guestOf" | "opensMax" | "courtesyMs" | "clock" | "log" | "keeper" | "onEnd"> & {
+    parts: Omit<
+      SessionParts,
+      "guestOf" | "opensMax" | "courtesyMs" | "clock" | "log" | "keeper" | "closings" | "onEnd"
+    > & {
       guestOf?: number | undefined;
     },
   ): Session {
-    const { limits, clock, log, keeper } = this;
+    const { limits, clock, log, keeper, closings } = this;
     const session = new Session({
       ...parts,
       guestOf: parts.guestOf,
-      ...{ opensMax: limits.opensPerSessionMax, courtesyMs: limits.courtesyMs, clock, log, keeper },
+      ...{ opensMax: limits.opensPerSessionMax, courtesyMs: limits.courtesyMs, clock, log, keeper, closings },
       onEnd: (ended) => {
         this.#sessions.delete(ended.id.toString("hex"));
         log.info(`the session of ${ended.label} on share '${ended.share.name}' is over`);
@@ -201,9 +207,19 @@ export class ServerState {
   /** What the client gets with an open: its resume key, where its sections are served, and a challenge for attaching. */
   keysOf(open: Open): { openId: number; resumeKey: Buffer; serviceBlob: Buffer; challenge: Buffer } {
     const { id: openId, openedAtMs, pid } = open;
+    if (!this.#isPreparing) {
+      this.#isPreparing = true;
+      setImmediate(this.#prepareSeal);
+    }
     const resumeKey = this.#seal.seal({ openId, openedAtMs, pid, epoch: this.#epoch, serverId: this.serverId });
     return { openId, resumeKey, serviceBlob: this.serviceBlob, challenge: this.challengeFor(open) };
   }
+
+  /** When the answers of this turn have left. */
+  readonly #prepareSeal = (): void => {
+    this.#isPreparing = false;
+    this.#seal.prepare();
+  };
 
   /** A new challenge for attaching to an open; the one before is void. */
   challengeFor(open: Open): Buffer {

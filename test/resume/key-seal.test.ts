@@ -31,6 +31,19 @@ test("two seals of one open differ, and hide what is in them", () => {
   assert.equal(first.indexOf(content.serverId), -1);
 });
 
+test("a seal that was prepared is like any other, and is used once", () => {
+  const seal = new KeySeal(key, 1);
+  seal.prepare();
+  seal.prepare();
+  const keys = [seal.seal(content), seal.seal({ ...content, openId: 6 })];
+  assert.deepEqual(
+    keys.map((sealed) => seal.unseal(sealed)?.openId),
+    [content.openId, 6],
+  );
+  const vectors = keys.map((sealed) => sealed.toString("hex", 5, 17));
+  assert.equal(new Set(vectors).size, 2);
+});
+
 test("a key with any bit flipped, cut, longer, or of another server is not opened", () => {
   const seal = new KeySeal(key, 1);
   const sealed = seal.seal(content);

@@ -223,6 +223,26 @@ test("release makes the handle invalid at once and closes after the requests bef
   assert.equal(peer.frames.at(-1), `release reply tag=4 handle=${handle} EBADF`);
 });
 
+test("the answer to a release that nobody waits for leaves with the next one", async () => {
+  const state = await ready();
+  const { peer, memory } = state;
+  const handle = await create(state);
+  const opened = memory.openCount;
+  const before = peer.frames.length;
+  peer.send("release", { caller }, { tag: 1, handle });
+  peer.send("statfs", { caller, id: state.root }, { tag: 2 });
+  await settle();
+  assert.match(peer.frames.at(-1) as string, /^statfs reply tag=2/);
+  assert.equal(peer.frames.length, before + 1);
+  assert.equal(memory.openCount, opened - 1);
+  peer.send("statfs", { caller, id: state.root }, { tag: 3 });
+  await settle();
+  assert.deepEqual(
+    peer.frames.slice(before + 1).map((frame) => frame.split(" ").slice(0, 3).join(" ")),
+    ["release reply tag=1", "statfs reply tag=3"],
+  );
+});
+
 test("handles of directories and files are not taken for each other", async () => {
   const state = await ready();
   const { peer, root } = state;

@@ -242,6 +242,9 @@ class LevelStore implements StateStore {
   #syncing: Promise<void> | undefined;
   #merging: Promise<void> | undefined;
   #givingUp: Promise<void> | undefined;
+  /** A commit comes at the end of this turn; one comes after it, if there is something to commit then. */
+  #isDue = false;
+  #isLateDue = false;
   #isClosed = false;
   readonly #figures = { changes: 0, batches: 0, batchBytes: 0 };
 
@@ -267,7 +270,7 @@ class LevelStore implements StateStore {
   }
 
   delete(key: StateKey): void {
-    if (!this.#begin()) return;
+    if (!this.#begin(false)) return;
     this.#frame.delete(key);
     this.#changes.delete(key);
   }
@@ -275,6 +278,7 @@ class LevelStore implements StateStore {
   afterCommit(done: () => void): void {
     if (!this.#frame.isEmpty) {
       this.#waiting.push(done);
+      this.#commitAtEnd();
     } else if (this.#isDown) {
       done();
     } else {
@@ -300,14 +304,30 @@ class LevelStore implements StateStore {
     if (this.#givingUp === undefined) await this.#table.close();
   }
 
-  /** A change begins; the first one of a turn sees to it that the batch goes down at the turn's end. */
-  #begin(): boolean {
+  /** A change begins, and sees to it that the batch goes down: one that nobody waits for when those who wait have been told. */
+  #begin(isWaitedFor = true): boolean {
     assert(!this.#isClosed, "an open store");
     if (this.#givingUp !== undefined) return false;
-    if (this.#frame.isEmpty) process.nextTick(this.#commit);
+    if (isWaitedFor) this.#commitAtEnd();
+    else if (!this.#isLateDue) {
+      this.#isLateDue = true;
+      setImmediate(this.#commitLate);
+    }
     this.#figures.changes += 1;
     return true;
   }
+
+  /** Behind everything that needs no event to go on: what that changes is in the batch as well. */
+  #commitAtEnd(): void {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    queueMicrotask(() => process.nextTick(this.#commit));
+  }
+
+  readonly #commitLate = (): void => {
+    this.#isLateDue = false;
+    if (!this.#frame.isEmpty && !this.#isDue) this.#commit();
+  };
 
   /** Whether nothing waits for the disk, the batch being collected aside. */
   get #isDown(): boolean {
@@ -316,6 +336,7 @@ class LevelStore implements StateStore {
   }
 
   readonly #commit = (): void => {
+    this.#isDue = false;
     const frame = this.#frame.take();
     this.#held.push(...this.#waiting);
     this.#waiting = [];

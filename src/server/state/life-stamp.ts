@@ -59,7 +59,10 @@ export class LifeStamp {
 
   readonly #writeChange = (): void => {
     this.#isDue = false;
-    this.#changedAtMs = this.#clock.realtimeMs();
+    const nowMs = Math.trunc(this.#clock.realtimeMs());
+    // It says so already.
+    if (nowMs === this.#changedAtMs) return;
+    this.#changedAtMs = nowMs;
     this.#write();
   };
 

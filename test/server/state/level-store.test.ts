@@ -111,6 +111,35 @@ test("changes of one turn go down as one batch, in their order, and whoever wait
   }
 });
 
+test("what a change leads to without an event goes down with it, and a deletion nobody waits for with what comes next", async () => {
+  await using temp = makeTemp();
+  const folder = join(temp.path, "state");
+  const { store } = await openIn(folder);
+  store.put("a", text("1"));
+  await null;
+  await null;
+  store.put("b", text("2"));
+  await down(store);
+  assert.equal(store.figures().batches, 1);
+  store.delete("a");
+  await new Promise(process.nextTick);
+  assert.equal(store.figures().batches, 1);
+  store.put("b", text("3"));
+  await down(store);
+  assert.equal(store.figures().batches, 2);
+  store.delete("b");
+  await new Promise(setImmediate);
+  assert.equal(store.figures().batches, 3);
+  // Whoever waits for it does not wait long.
+  store.put("c", text("4"));
+  store.delete("c");
+  await down(store);
+  const copy = await afterDeath(folder, join(temp.path, "copy"));
+  assert.deepEqual(copy.texts, {});
+  await copy.store.close();
+  await store.close();
+});
+
 test("whenever a server dies, what was told to be down is there, and no batch is there in part", async (t) => {
   const change = fc.record({
     kind: fc.constantFrom("put", "put", "add", "delete", "delete added"),
