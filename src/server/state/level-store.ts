@@ -311,7 +311,8 @@ class LevelStore implements StateStore {
     if (isWaitedFor) this.#commitAtEnd();
     else if (!this.#isLateDue) {
       this.#isLateDue = true;
-      setImmediate(this.#commitLate);
+      // Behind what others do when the answers have left.
+      setImmediate(() => setImmediate(this.#commitLate));
     }
     this.#figures.changes += 1;
     return true;

@@ -10,7 +10,7 @@ import { createLog } from "../../../src/base/log.ts";
 import { openLevelStore } from "../../../src/server/state/level-store.ts";
 import type { Durability, StateStore } from "../../../src/server/state/state-store.ts";
 import { command, startService } from "../../support/child.ts";
-import { FakeClock } from "../../support/fake-clock.ts";
+import { FakeClock, settle } from "../../support/fake-clock.ts";
 import { seeded } from "../../support/seed.ts";
 import { makeTemp } from "../../support/temp.ts";
 
@@ -128,7 +128,7 @@ test("what a change leads to without an event goes down with it, and a deletion 
   await down(store);
   assert.equal(store.figures().batches, 2);
   store.delete("b");
-  await new Promise(setImmediate);
+  await settle();
   assert.equal(store.figures().batches, 3);
   // Whoever waits for it does not wait long.
   store.put("c", text("4"));
