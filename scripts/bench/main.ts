@@ -17,6 +17,7 @@ import { metadataBench } from "./bench-metadata.ts";
 import { pipelineBench } from "./bench-pipeline.ts";
 import { randomBench } from "./bench-random.ts";
 import { resumeCostBench } from "./bench-resume-cost.ts";
+import { returnBench } from "./bench-return.ts";
 import { roundTripBench } from "./bench-roundtrip.ts";
 import { streamBench } from "./bench-stream.ts";
 import { wanBench } from "./bench-wan.ts";
@@ -35,6 +36,7 @@ const BENCHES: readonly Bench[] = [
   memoryBench,
   roundTripBench,
   resumeCostBench,
+  returnBench,
   channelBench,
 ];
 const RUN_COUNT = 5;

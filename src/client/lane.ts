@@ -5,12 +5,25 @@ import type { CallChannel } from "./call-channel.ts";
 const BACKOFF = { firstMs: 20, maxMs: 1000, factor: 2, jitter: 0.25 };
 /** A server that is not reached is tried so often at first: the line may come back at any moment, and a packet into nothing costs nobody anything. */
 const BACKOFF_EARLY_MS = 250;
-const EARLY_ATTEMPTS = 240;
+const EARLY_MS = 60_000;
+/**
+ * Where a machine says that nobody listens, somebody may at any moment: it was there before, so it is being started again, or a line behind it is. To be told
+ * so costs its kernel a packet, and nobody a wait.
+ */
+const BACKOFF_REFUSED_MS: readonly { readonly untilMs: number; readonly maxMs: number }[] = [
+  { untilMs: 10_000, maxMs: 25 },
+  { untilMs: EARLY_MS, maxMs: 100 },
+];
 /** When the server has not been there for long, it is not asked so often. */
 const BACKOFF_LATE_MS = 5000;
-const LATE_ATTEMPTS = 480;
+const LATE_MS = 300_000;
+/** Attempts without waiting for HTTP in a row, beyond the first, that may be in vain: where the line is away, they are not to blame. */
+const EAGER_AGAIN_MAX: Readonly<Record<Failure, number>> = { silent: 1, refused: 3, answered: 0 };
 /** Attempts end after these times, in turn: soon, because a packet sent into nothing is only sent again after seconds; or late, for lines that are slow. */
 const ATTEMPT_TIMEOUTS_MS: readonly number[] = [2000, 2000, 5000, 10_000];
+
+/** What came of an attempt: nothing, or a machine's word that nobody listens there, or a server's own no. */
+export type Failure = "silent" | "refused" | "answered";
 
 export class Lane {
   readonly kind: "CONTROL" | "IO";
@@ -18,10 +31,15 @@ export class Lane {
   calls: CallChannel | undefined;
   isConnecting = false;
   readonly #backoff: Backoff;
+  /** When the first attempt of those that failed did. */
+  #failedMs = 0;
   /** When the present connection, or the last one, began. */
   begunMs = 0;
-  /** Whether the next attempt says its hello at once; after one that did in vain it waits for the server's yes to HTTP, in case somebody in the way wants that. */
+  /**
+   * Whether the next attempt says its hello at once; after some that did in vain it waits for the server's yes to HTTP, in case somebody in the way wants that.
+   */
   isEager = true;
+  #eagerAgain = 0;
   /** Connections in a row that ended soon, because the server broke the rules. */
   violations = 0;
 
@@ -60,11 +78,17 @@ export class Lane {
     return ATTEMPT_TIMEOUTS_MS[this.attempts % ATTEMPT_TIMEOUTS_MS.length] as number;
   }
 
-  /** How long to wait after an attempt that failed. `isAnswered`: there was a server, which is not to be pressed. */
-  pauseMs(isAnswered: boolean): number {
-    const { attempts } = this;
-    if (attempts >= LATE_ATTEMPTS) return this.#backoff.nextMs(BACKOFF_LATE_MS, BACKOFF_LATE_MS);
-    return this.#backoff.nextMs(isAnswered || attempts >= EARLY_ATTEMPTS ? BACKOFF.maxMs : BACKOFF_EARLY_MS);
+  /** How long to wait after an attempt that failed just now. A server that is there is not to be pressed. */
+  pauseMs(failure: Failure, nowMs: number): number {
+    if (this.attempts === 0) this.#failedMs = nowMs;
+    const isEagerAgain = !this.isEager && this.#eagerAgain < EAGER_AGAIN_MAX[failure];
+    this.#eagerAgain = isEagerAgain ? this.#eagerAgain + 1 : 0;
+    if (isEagerAgain) this.isEager = true;
+    const sinceMs = nowMs - this.#failedMs;
+    if (sinceMs >= LATE_MS) return this.#backoff.nextMs(BACKOFF_LATE_MS, BACKOFF_LATE_MS);
+    if (failure === "answered" || sinceMs >= EARLY_MS) return this.#backoff.nextMs();
+    const refused = BACKOFF_REFUSED_MS.find(({ untilMs }) => sinceMs < untilMs);
+    return this.#backoff.nextMs(failure === "refused" && refused !== undefined ? refused.maxMs : BACKOFF_EARLY_MS);
   }
 
   /** Something has changed: attempts come quickly again. */

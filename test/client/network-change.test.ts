@@ -77,6 +77,10 @@ test("a server that was away for long is tried as soon as the machine wakes up",
     drive.isDown = true;
     await drive.cut();
     await drive.pass(600_000);
+    // Just after an attempt: the next one is seconds away.
+    const failed = () => drive.lines.filter((line) => line.includes("reconnecting failed")).length;
+    const before = failed();
+    await drive.pass(10_000, () => failed() > before);
     drive.isDown = false;
     if (hasSlept) drive.clock.sleep(60_000);
     await drive.pass(600);

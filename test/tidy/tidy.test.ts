@@ -66,7 +66,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
   ],
   [/^src\/server\/(dispatch|served-request|session|state)\.ts$/, "test/server/served-channel"],
   [
-    /^src\/client\/(call-windows|heartbeat|lane|node-calls|open-table|resume-opens|results|forget-queue|waiters)\.ts$/,
+    /^src\/client\/(call-windows|heartbeat|node-calls|open-table|resume-opens|results|forget-queue|waiters)\.ts$/,
     "test/client/session and test/client/call-channel",
   ],
   [

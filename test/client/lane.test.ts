@@ -1,0 +1,56 @@
+/** How often a channel that is lost is tried again. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Failure, Lane } from "../../src/client/lane.ts";
+
+/** The greatest pause of attempts that fail at once, between two times after the first. */
+function greatestMs(failure: Failure, fromMs: number, untilMs: number): number {
+  const lane = new Lane(0, () => 0);
+  let greatest = 0;
+  for (let nowMs = 0; nowMs < untilMs; ) {
+    const pauseMs = lane.pauseMs(failure, nowMs);
+    if (nowMs >= fromMs) greatest = Math.max(greatest, pauseMs);
+    nowMs += pauseMs;
+  }
+  return greatest;
+}
+
+test("a server is tried often at first, most of all where its machine refuses, and every few seconds at last", () => {
+  const spans = [
+    [0, 10_000],
+    [11_000, 60_000],
+    [62_000, 299_000],
+    [310_000, 900_000],
+  ] as const;
+  const pauses = (failure: Failure) => spans.map(([from, until]) => greatestMs(failure, from, until));
+  assert.deepEqual(pauses("refused"), [25, 100, 1000, 5000]);
+  assert.deepEqual(pauses("silent"), [250, 250, 1000, 5000]);
+  assert.deepEqual(pauses("answered"), [1000, 1000, 1000, 5000]);
+});
+
+test("pauses differ by chance, so that many clients of one server do not come at the same moment", () => {
+  const lane = new Lane(0, () => 0.999);
+  assert.equal(Math.round(lane.pauseMs("refused", 0)), 15);
+});
+
+test("when something has changed the pauses are short again", () => {
+  const lane = new Lane(0, () => 0);
+  for (let nowMs = 0; nowMs < 600_000; nowMs += 1000) lane.pauseMs("refused", nowMs);
+  lane.hope();
+  assert.equal(lane.pauseMs("refused", 600_000), 20);
+  for (let attempt = 0; attempt < 10; attempt += 1) lane.pauseMs("refused", 600_100);
+  assert.equal(lane.pauseMs("refused", 600_200), 25);
+});
+
+test("attempts that do not wait for HTTP are given up for one that does, sooner where somebody answers", () => {
+  const until = (failure: Failure) => {
+    const lane = new Lane(0, () => 0);
+    for (let eager = 1; ; eager += 1) {
+      // As when a connection is there.
+      lane.isEager = !lane.isEager;
+      lane.pauseMs(failure, 0);
+      if (!lane.isEager) return eager;
+    }
+  };
+  assert.deepEqual((["answered", "silent", "refused"] as const).map(until), [1, 2, 4]);
+});
