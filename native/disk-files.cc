@@ -184,4 +184,22 @@ int64_t Disk::Syncfs(Call& call) {
   return syncfs(sync_fd_) < 0 ? -errno : 0;
 }
 
+// What was done to a node reaches the disk: the names in a directory, a file's data and attributes; and what is kept of open files.
+int64_t Disk::SyncNode(Call& call) {
+  if (call.here) return kPending;
+  if (int error = TakeIdentity(nullptr, false); error < 0) return error;
+  if (int error = SyncKept(); error < 0) return error;
+  NodePin node;
+  int path_fd;
+  if (int64_t result = Find(call, call.slot.id, &node, &path_fd); result < 0) return result;
+  struct statx stat;
+  if (statx(path_fd, "", AT_EMPTY_PATH, STATX_TYPE, &stat) < 0) return -errno;
+  if (S_ISREG(stat.stx_mode) || S_ISDIR(stat.stx_mode)) {
+    OwnedDescriptor fd(Reopen(path_fd, O_RDONLY));
+    if (fd.get() >= 0) return fsync(fd.get()) < 0 ? -errno : 0;
+  }
+  // Of what may not be read, or is no file, there is no descriptor that could be synced.
+  return Syncfs(call);
+}
+
 }  // namespace netdrive

@@ -100,6 +100,7 @@ bool Disk::MakeKept(Node* node, int fd, Kept kept) {
   // A link of that name is one of this very file.
   if (linkat(proc_fd_, path.number(), folder, name.c_str(), AT_SYMLINK_FOLLOW) < 0 && errno != EEXIST) return false;
   table_.SetKept(node, kept);
+  kept_changed_ = true;
   return true;
 }
 
@@ -183,6 +184,17 @@ int64_t Disk::SweepKept(Call& call) {
       if (!node || !table_.HasOpens(node.get())) unlinkat(folder, entry->d_name, 0);
     }
   }
+}
+
+// What is in the folder reaches the disk. Returns 0, or a negative errno.
+int Disk::SyncKept() {
+  // Who comes while another one syncs waits for him.
+  std::lock_guard lock(kept_sync_mutex_);
+  if (!kept_changed_.exchange(false)) return 0;
+  if (fsync(KeptFolder(false)) == 0 && (sync_fd_ < 0 ? syncfs(KeptFolder(false)) : fsync(sync_fd_)) == 0) return 0;
+  int error = -errno;
+  kept_changed_ = true;
+  return error;
 }
 
 // At the end: an empty folder goes, what is in another one is for the next process.

@@ -26,7 +26,7 @@ const Disk::Operation Disk::kOperations[] = {
     &Disk::Flush,       &Disk::Fsync,    &Disk::Release,  &Disk::Fallocate, &Disk::Lseek,         &Disk::CopyFileRange,
     &Disk::Opendir,     &Disk::Readdir,  &Disk::Getxattr, &Disk::Listxattr, &Disk::Setxattr,      &Disk::Removexattr,
     &Disk::Statfs,      &Disk::Syncfs,   &Disk::CloseAll, &Disk::Sweep,     &Disk::LockNode,      &Disk::FindNodeLock,
-    &Disk::Recall,      &Disk::SweepKept,
+    &Disk::Recall,      &Disk::SweepKept, &Disk::SyncNode,
 };
 
 DescriptorPath::DescriptorPath(int fd) {
@@ -138,7 +138,7 @@ bool Disk::RootGone() {
 bool Disk::Slow(uint32_t operation) {
   if (operation >= sizeof kOperations / sizeof *kOperations) return false;
   Operation which = kOperations[operation];
-  return which == &Disk::Fsync || which == &Disk::Syncfs || which == &Disk::CopyFileRange || which == &Disk::Fallocate ||
+  return which == &Disk::Fsync || which == &Disk::Syncfs || which == &Disk::SyncNode || which == &Disk::CopyFileRange || which == &Disk::Fallocate ||
          which == &Disk::CloseAll || which == &Disk::Recall;
 }
 

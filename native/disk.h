@@ -8,7 +8,9 @@
 #include <linux/openat2.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string_view>
 
@@ -187,6 +189,7 @@ class Disk {
   int64_t Lseek(Call&);
   int64_t CopyFileRange(Call&);
   int64_t Syncfs(Call&);
+  int64_t SyncNode(Call&);
   // disk-locks.cc
   int64_t LockNode(Call&);
   int64_t FindNodeLock(Call&);
@@ -228,6 +231,7 @@ class Disk {
   void ShowLinks(Node* node, struct statx* stat);
   int64_t RecallKept(Call& call, const NodeKey& key);
   int64_t SweepKept(Call&);
+  int SyncKept();
   void CloseKept();
 
   // Whether the JavaScript thread is to leave the request to a worker because the file system may make it wait.
@@ -308,6 +312,9 @@ class Disk {
   std::mutex kept_mutex_;
   // The folder of kept files, once there is one.
   int kept_fd_ = -1;
+  std::mutex kept_sync_mutex_;
+  // Links were made in it, or it itself was, since it was synced last.
+  std::atomic<bool> kept_changed_ = false;
   bool local_ = false;
   bool overlay_ = false;
   // Its files are in memory, or on swap. Names and attributes wait for nothing there, and are worked on by the JavaScript thread.

@@ -36,7 +36,7 @@ export async function openMemory(options: {
     mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
     noteBoot(options);
     const { store, records } = await openLevelStore({ folder, durability, clock, log: log.room("state") });
-    return { store, records, life: new LifeStamp(folder, clock), hostBootId: hostBootId() };
+    return { store, records, durability, life: new LifeStamp(folder, clock), hostBootId: hostBootId() };
   } catch (cause) {
     if (cause instanceof FsError && cause.errno === "EBUSY") {
       throw failure(Exit.PATH, `another server uses --state ${shown}; give each server a folder of its own`);

@@ -47,6 +47,16 @@ export class DiskRecovery implements Recovery {
     return this.#slots.run("recall", this.#slots.begin(ctx), asEntry, record, ctx.signal);
   }
 
+  async syncNode(ctx: RequestContext, id: NodeId): Promise<void> {
+    try {
+      await this.#slots.run("syncNode", this.#slots.onNode(ctx, id), nothing, undefined, ctx.signal);
+    } catch (error) {
+      // What was done to a node that is gone meanwhile is to be on the disk all the same.
+      if (!(error instanceof FsError && (error.errno === "ESTALE" || error.errno === "ENOENT"))) throw error;
+      await this.#disk.syncfs(ctx, id);
+    }
+  }
+
   sweep(ctx: RequestContext): Promise<void> {
     return this.#slots.run("sweepKept", this.#slots.begin(ctx), nothing, undefined, ctx.signal);
   }

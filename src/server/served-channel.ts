@@ -21,7 +21,6 @@ import { type Answering, ServedRequest } from "./served-request.ts";
 import type { Session } from "./session.ts";
 import { type Carrier, isReplyTo, type KeptReply, type SessionChannel, type SlotTable } from "./slot-table.ts";
 import { squashCaller } from "./squash.ts";
-import { isIntended } from "./state/intents.ts";
 import type { Keeper } from "./state/keeper.ts";
 import type { ServerState } from "./state.ts";
 
@@ -300,7 +299,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       const writes =
         message.row.followsWrites === true ? this.#table.writesTo(open?.node ?? (asked["id"] as NodeId)) : [];
       const { keeper } = this.#state;
-      const isOnce = keeper !== undefined && isIntended(message.name, asked, open);
+      const isOnce = keeper?.minds(request) === true;
       const isUnseen = message.name === "write" && open !== undefined && this.#session.absenceOf(open) !== undefined;
       if (writes.length > 0 || isOnce || isUnseen)
         return this.#startLater(request, writes, isOnce ? keeper : undefined);
@@ -311,8 +310,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   }
 
   /**
-   * Runs a request after the writes it follows, after the look at a file that a client comes back to, and, with `keeper`, when it is written down what it is
-   * about to do.
+   * Runs a request after the writes it follows, after the look at a file that a client comes back to, and, with `keeper`, so that it is never done twice.
    */
   async #startLater(
     request: ServedRequest,
@@ -322,10 +320,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     await Promise.all(writes.map((write) => write.ended()));
     if (request.message.name === "write" && request.open !== undefined) await this.#session.compare(request.open);
     request.throwIfCanceled();
-    const isStored = keeper !== undefined && (await keeper.intends(this.#table.number, request));
-    if (isStored) this.#table.slotOf(request.tag).isStored = true;
-    request.throwIfCanceled();
-    return this.#handlers[request.message.name](request, request.asked);
+    const run = () => this.#handlers[request.message.name](request, request.asked);
+    return keeper === undefined ? run() : keeper.once(this.#table, request, run);
   }
 
   answered(request: ServedRequest, answer: Record<string, unknown>): void {

@@ -111,7 +111,12 @@ export class ServedRequest implements RequestContext {
   /** Settles when the request has ended, however. */
   ended(): Promise<void> {
     if (this.#hasEnded) return Promise.resolve();
-    return new Promise((resolve) => this.#onEnd.push(resolve));
+    return new Promise((resolve) => this.whenEnded(resolve));
+  }
+
+  /** Calls `tell` when the request ends, which it has not. */
+  whenEnded(tell: () => void): void {
+    this.#onEnd.push(tell);
   }
 
   /** What it was for is done, or has failed. */

@@ -28,8 +28,7 @@ import { Silence } from "./silence.ts";
 import type { Squash } from "./squash.ts";
 import { Keeper } from "./state/keeper.ts";
 import type { LifeStamp } from "./state/life-stamp.ts";
-import { identify, type Identity as KeptIdentity, restore } from "./state/restore.ts";
-import type { StateKey, StateStore } from "./state/state-store.ts";
+import { type Found, identify, type Identity as KeptIdentity, restore } from "./state/restore.ts";
 import { type ServerCounters, ServerState } from "./state.ts";
 import type { UserDirectory } from "./users.ts";
 
@@ -58,12 +57,8 @@ export interface ServerOptions {
   trace?: Trace;
 }
 
-export interface ServerMemory {
-  readonly store: StateStore;
-  readonly records: ReadonlyMap<StateKey, Buffer>;
+export interface ServerMemory extends Found {
   readonly life: LifeStamp | undefined;
-  /** Which start of the machine this is. */
-  readonly hostBootId: string;
 }
 
 export interface ServerFigures extends ServerCounters {
@@ -115,9 +110,9 @@ export class LinkServer {
     }
     const { memory } = options;
     this.#memory = memory;
-    const identity = memory === undefined ? undefined : identify(memory.store, memory.records, memory.hostBootId);
+    const identity = memory === undefined ? undefined : identify(memory);
     this.#identity = identity;
-    const keeper = memory === undefined ? undefined : new Keeper(memory.store, memory.life);
+    const keeper = memory === undefined ? undefined : new Keeper(memory.store, memory.life, memory.durability);
     this.#state = new ServerState({ ...options, shares, limits, log, identity, keeper });
     this.#handlers = createHandlers(this.#state);
     this.#trace = options.trace;
@@ -133,8 +128,7 @@ export class LinkServer {
     const memory = this.#memory;
     const identity = this.#identity;
     if (memory === undefined || identity === undefined) return;
-    const before = { times: memory.life?.before, isHostRestarted: identity.isHostRestarted };
-    await restore(this.#state, memory.store, memory.records, before, identity);
+    await restore(this.#state, memory, { times: memory.life?.before, ...identity }, identity);
   }
 
   /** Serves a new link from its first byte on. */

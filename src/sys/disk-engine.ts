@@ -55,6 +55,7 @@ export const OPERATION = {
   findNodeLock: 35,
   recall: 36,
   sweepKept: 37,
+  syncNode: 38,
 } as const;
 export type OperationName = keyof typeof OPERATION;
 

@@ -33,6 +33,14 @@ export interface Recovery {
    */
   reopen(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened>;
 
+  /**
+   * Returns when what was done to the node before is on the disk: to a directory's names, whoever has made them, to a file's data and attributes. Names on
+   * the disk lead to whole nodes, and a rename is there whole or not at all.
+   *
+   * @throws FsError EIO the disk has failed.
+   */
+  syncNode(ctx: RequestContext, id: NodeId): Promise<void>;
+
   /** Lets go of what was kept for opens, by this process or an earlier one, that nobody has now. */
   sweep(ctx: RequestContext): Promise<void>;
 }

@@ -251,3 +251,17 @@ test("a file opens again as it was opened, whatever its mode is now, and is not 
   rmSync(scratch.at("f"));
   await refused("ESTALE", recovery(next).reopen(alice, id, flags));
 });
+
+test("every kind of node can be synced, also one that is gone, and one that its server may not read", async () => {
+  await using scratch = await scratchDisk();
+  const { disk, root } = scratch;
+  const { id: directory } = await disk.mkdir(asRoot, root, n("d"), mode(0o755));
+  const { entry, opened } = await disk.create(asRoot, directory, n("f"), READ_WRITE, mode(0o000));
+  const { id: link } = await disk.symlink(asRoot, directory, n("l"), Buffer.from("elsewhere"));
+  const pipe = { ...mode(0o010644), rdevMajor: 0, rdevMinor: 0 };
+  const { id: fifo } = await disk.mknod(asRoot, directory, n("p"), pipe);
+  for (const id of [root, directory, entry.id, link, fifo]) await recovery(disk).syncNode(asRoot, id);
+  await disk.release(asRoot, opened.handle);
+  rmSync(scratch.at("d"), { recursive: true });
+  for (const id of [directory, link]) await recovery(disk).syncNode(asRoot, id);
+});

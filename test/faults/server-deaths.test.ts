@@ -6,7 +6,6 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { FsError } from "../../src/base/errors.ts";
 import type { Remote } from "../../src/client/remote.ts";
 import { identify } from "../../src/server/state/restore.ts";
 import { decodeDirents } from "../../src/vfs/dirent-page.ts";
@@ -14,6 +13,7 @@ import { type FileSystem, type NodeId, OpenFlag, RenameFlag, XattrFlag } from ".
 import { ctx, named } from "../support/link-drive.ts";
 import { MemoryStore } from "../support/memory-store.ts";
 import { type MortalServer, mortalServer } from "../support/mortal-server.ts";
+import { appendBoth, outcomeOf, RACES, race } from "../support/races.ts";
 
 const n = named;
 const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
@@ -105,42 +105,6 @@ async function alone(server: MortalServer): Promise<void> {
   await remote.close();
 }
 
-/** What came of a call: "done", or its errno. */
-async function outcomeOf(call: Promise<unknown>): Promise<string> {
-  return call.then(
-    () => "done",
-    (error: unknown) => {
-      if (error instanceof FsError) return error.errno;
-      throw error;
-    },
-  );
-}
-
-/** Two clients want the same: one gets it, the other is told so. */
-const RACES: Record<string, [act: (fs: FileSystem, root: NodeId, f: NodeId) => Promise<unknown>, loses: string]> = {
-  mkdir: [(fs, root) => fs.mkdir(ctx, root, n("new"), DIRECTORY), "EEXIST"],
-  "exclusive create": [
-    async (fs, root) => {
-      const { opened } = await fs.create(ctx, root, n("new"), READ_WRITE | OpenFlag.EXCL, MODE);
-      await fs.release(ctx, opened.handle);
-    },
-    "EEXIST",
-  ],
-  link: [(fs, root, f) => fs.link(ctx, f, root, n("new")), "EEXIST"],
-  unlink: [(fs, root) => fs.unlink(ctx, root, n("f")), "ENOENT"],
-};
-
-async function race(server: MortalServer, kind: string): Promise<void> {
-  const [act, loses] = RACES[kind] as (typeof RACES)[string];
-  const [a, b] = [await server.connect(), await server.connect()];
-  const { id: root } = await a.fileSystem.root(ctx);
-  const { entry, opened } = await a.fileSystem.create(ctx, root, n("f"), READ_WRITE, MODE);
-  await a.fileSystem.release(ctx, opened.handle);
-  const outcomes = await Promise.all([a, b].map(({ fileSystem }) => outcomeOf(act(fileSystem, root, entry.id))));
-  assert.deepEqual(outcomes.sort(), [loses, "done"].sort());
-  for (const remote of [a, b]) await remote.close();
-}
-
 async function atEveryStep(work: (server: MortalServer) => Promise<void>, gap: number | undefined): Promise<number> {
   for (let step = 1; ; step += 1) {
     const server = await run(gap === undefined ? [step] : [step, step + gap], work);
@@ -158,11 +122,15 @@ test("nor does it matter when the next one dies as well, soon or later", async (
   for (const gap of [1, 3, 8, 40]) await atEveryStep(alone, gap);
 });
 
-for (const kind of Object.keys(RACES)) {
+for (const kind of RACES) {
   test(`two clients that want the same, ${kind}: one gets it, whenever the server dies`, async () => {
     await atEveryStep((server) => race(server, kind), undefined);
   });
 }
+
+test("two clients append the same to one file: all of it is there, once, whenever the server dies", async () => {
+  await atEveryStep(appendBoth, undefined);
+});
 
 /** Whether the fsync after the deaths says that data or names may be lost: once for a file written to lazily and for a directory, never for others. */
 async function fsyncsAfter(deaths: number[], hostBootId: (start: number) => string): Promise<string[]> {
@@ -239,8 +207,9 @@ test("who has attached to an open goes on with it, whenever the server dies, as 
 
 test("a start that dies before it has marked what may be lost leaves the boot before written down", () => {
   const first = new MemoryStore();
-  assert.equal(identify(first, first.records, "boot 1").isHostRestarted, false);
+  const found = (hostBootId: string) => identify({ store: first, records: first.records, hostBootId });
+  assert.equal(found("boot 1").isHostRestarted, false);
   for (let start = 0; start < 3; start += 1) {
-    assert.equal(identify(first, first.records, "boot 2").isHostRestarted, true);
+    assert.equal(found("boot 2").isHostRestarted, true);
   }
 });

@@ -25,26 +25,26 @@ import {
   XattrFlag,
 } from "../../src/vfs/file-system.ts";
 
-interface Node {
+export interface MemoryNode {
   readonly id: NodeId;
   readonly attr: Attr;
   data: Buffer;
-  parent: Node | undefined;
-  readonly entries: Map<Name, Node>;
+  parent: MemoryNode | undefined;
+  readonly entries: Map<Name, MemoryNode>;
   readonly xattrs: Map<Name, Buffer>;
 }
 
 interface Open {
-  readonly node: Node;
+  readonly node: MemoryNode;
   readonly flags: OpenFlags;
 }
 
 const ROOT_INO = 1;
 
 export class MemoryFs implements FileSystem {
-  readonly #nodes = new Map<NodeId, Node>();
-  readonly #opens = new Map<HandleId, Open>();
-  readonly #root: Node;
+  protected readonly nodes = new Map<NodeId, MemoryNode>();
+  protected readonly opens = new Map<HandleId, Open>();
+  protected readonly top: MemoryNode;
   #nextIno = ROOT_INO;
   #nextHandle = 1;
   #clockNsec = 0;
@@ -52,13 +52,13 @@ export class MemoryFs implements FileSystem {
   readonly forgotten: NodeId[] = [];
 
   constructor() {
-    this.#root = this.#make({ caller: { uid: 0, gid: 0, groups: [], pid: 0 } }, { mode: S_IFDIR | 0o755, umask: 0 });
-    this.#root.parent = this.#root;
-    this.#root.attr.nlink = 2;
+    this.top = this.#make({ caller: { uid: 0, gid: 0, groups: [], pid: 0 } }, { mode: S_IFDIR | 0o755, umask: 0 });
+    this.top.parent = this.top;
+    this.top.attr.nlink = 2;
   }
 
   get openCount(): number {
-    return this.#opens.size;
+    return this.opens.size;
   }
 
   /** A clock that never stands still: two changes never have the same time. */
@@ -67,11 +67,11 @@ export class MemoryFs implements FileSystem {
     return { sec: 1_700_000_000 + Math.floor(this.#clockNsec / 1e9), nsec: this.#clockNsec % 1e9 };
   }
 
-  #make(ctx: RequestContext, made: NewNode): Node {
+  #make(ctx: RequestContext, made: NewNode): MemoryNode {
     const ino = this.#nextIno++;
     const { sec, nsec } = this.#now();
     const isDir = (made.mode & S_IFMT) === S_IFDIR;
-    const node: Node = {
+    const node: MemoryNode = {
       id: `m${ino}` as NodeId,
       attr: {
         inoLow: ino >>> 0,
@@ -99,35 +99,35 @@ export class MemoryFs implements FileSystem {
       entries: new Map(),
       xattrs: new Map(),
     };
-    this.#nodes.set(node.id, node);
+    this.nodes.set(node.id, node);
     return node;
   }
 
-  #node(id: NodeId): Node {
-    const node = this.#nodes.get(id);
+  #node(id: NodeId): MemoryNode {
+    const node = this.nodes.get(id);
     if (node === undefined) throw new FsError("ESTALE", "node");
     return node;
   }
 
-  #dir(id: NodeId): Node {
+  #dir(id: NodeId): MemoryNode {
     const node = this.#node(id);
     if ((node.attr.mode & S_IFMT) !== S_IFDIR) throw new FsError("ENOTDIR", "node");
     return node;
   }
 
   #open(handle: HandleId): Open {
-    const open = this.#opens.get(handle);
+    const open = this.opens.get(handle);
     if (open === undefined) throw new FsError("EBADF", "handle");
     return open;
   }
 
-  #opened(node: Node, flags: OpenFlags): Opened {
+  #opened(node: MemoryNode, flags: OpenFlags): Opened {
     const handle = this.#nextHandle++ as HandleId;
-    this.#opens.set(handle, { node, flags });
+    this.opens.set(handle, { node, flags });
     return { handle, attr: { ...node.attr } };
   }
 
-  #changed(node: Node, data: boolean): void {
+  #changed(node: MemoryNode, data: boolean): void {
     const { sec, nsec } = this.#now();
     node.attr.ctimeSec = sec;
     node.attr.ctimeNsec = nsec;
@@ -137,26 +137,26 @@ export class MemoryFs implements FileSystem {
     }
   }
 
-  #resize(node: Node, sizeBytes: number): void {
+  #resize(node: MemoryNode, sizeBytes: number): void {
     const grown = Buffer.alloc(sizeBytes);
     node.data.subarray(0, node.attr.sizeBytes).copy(grown);
     node.data = grown;
     this.#setSize(node, sizeBytes);
   }
 
-  #setSize(node: Node, sizeBytes: number): void {
+  #setSize(node: MemoryNode, sizeBytes: number): void {
     node.attr.sizeBytes = sizeBytes;
     node.attr.blocks = Math.ceil(sizeBytes / 512);
     this.#changed(node, true);
   }
 
-  #child(parent: Node, name: Name): Node {
+  #child(parent: MemoryNode, name: Name): MemoryNode {
     const child = parent.entries.get(name);
     if (child === undefined) throw new FsError("ENOENT", "lookup");
     return child;
   }
 
-  #enter(parentId: NodeId, name: Name, node: Node): Entry {
+  #enter(parentId: NodeId, name: Name, node: MemoryNode): Entry {
     const parent = this.#dir(parentId);
     if (name.length > NAME_BYTES_MAX) throw new FsError("ENAMETOOLONG", "name");
     if (!isEntryName(name)) throw new FsError("EINVAL", "name");
@@ -168,11 +168,11 @@ export class MemoryFs implements FileSystem {
     return this.#entry(node);
   }
 
-  #entry(node: Node): Entry {
+  #entry(node: MemoryNode): Entry {
     return { id: node.id, attr: { ...node.attr } };
   }
 
-  #remove(parent: Node, name: Name): void {
+  #remove(parent: MemoryNode, name: Name): void {
     const child = this.#child(parent, name);
     parent.entries.delete(name);
     if ((child.attr.mode & S_IFMT) === S_IFDIR) {
@@ -187,14 +187,14 @@ export class MemoryFs implements FileSystem {
   }
 
   /** A node without name and without open is gone. */
-  #sweep(node: Node): void {
+  #sweep(node: MemoryNode): void {
     if (node.attr.nlink > 0) return;
-    for (const open of this.#opens.values()) if (open.node === node) return;
-    this.#nodes.delete(node.id);
+    for (const open of this.opens.values()) if (open.node === node) return;
+    this.nodes.delete(node.id);
   }
 
   async root(): Promise<Entry> {
-    return this.#entry(this.#root);
+    return this.#entry(this.top);
   }
 
   async lookup(_ctx: RequestContext, parent: NodeId, name: Name): Promise<Entry> {
@@ -278,6 +278,7 @@ export class MemoryFs implements FileSystem {
 
   async link(_ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
     const node = this.#node(id);
+    if ((node.attr.mode & S_IFMT) === S_IFDIR) throw new FsError("EPERM", "link");
     this.#enter(parent, name, node);
     node.attr.nlink++;
     this.#changed(node, false);
@@ -302,6 +303,10 @@ export class MemoryFs implements FileSystem {
       from.entries.set(name, there);
       to.entries.set(newName, node);
       there.parent = from;
+      if ((there.attr.mode & S_IFMT) === S_IFDIR) {
+        to.attr.nlink--;
+        from.attr.nlink++;
+      }
     } else {
       if (there === node) return;
       if (there !== undefined) {
@@ -310,10 +315,10 @@ export class MemoryFs implements FileSystem {
       }
       from.entries.delete(name);
       to.entries.set(newName, node);
-      if ((node.attr.mode & S_IFMT) === S_IFDIR) {
-        from.attr.nlink--;
-        to.attr.nlink++;
-      }
+    }
+    if ((node.attr.mode & S_IFMT) === S_IFDIR) {
+      from.attr.nlink--;
+      to.attr.nlink++;
     }
     node.parent = to;
     this.#changed(node, false);
@@ -377,7 +382,7 @@ export class MemoryFs implements FileSystem {
 
   async release(_ctx: RequestContext, handle: HandleId): Promise<void> {
     const { node } = this.#open(handle);
-    this.#opens.delete(handle);
+    this.opens.delete(handle);
     this.#sweep(node);
   }
 
@@ -425,7 +430,7 @@ export class MemoryFs implements FileSystem {
     withEntries: boolean,
   ): Promise<Buffer> {
     const { node } = this.#open(handle);
-    const all: [Name, Node, boolean][] = [
+    const all: [Name, MemoryNode, boolean][] = [
       ["." as Name, node, false],
       [".." as Name, node.parent ?? node, false],
     ];
@@ -433,7 +438,7 @@ export class MemoryFs implements FileSystem {
     const page = Buffer.alloc(maxBytes);
     let at = 0;
     for (let i = Number(cookie); i < all.length; i++) {
-      const [name, child, withEntry] = all[i] as [Name, Node, boolean];
+      const [name, child, withEntry] = all[i] as [Name, MemoryNode, boolean];
       const { inoLow, inoHigh, mode } = child.attr;
       const dirent = { name, type: (mode & S_IFMT) >> 12, cookie: BigInt(i + 1), inoLow, inoHigh };
       const after = encodeDirent(page, at, withEntry ? { ...dirent, entry: this.#entry(child) } : dirent);
@@ -481,7 +486,7 @@ export class MemoryFs implements FileSystem {
       blocksFree: 900_000,
       blocksAvailable: 800_000,
       files: 1_000_000,
-      filesFree: 1_000_000 - this.#nodes.size,
+      filesFree: 1_000_000 - this.nodes.size,
       nameBytesMax: 255,
     };
   }
@@ -489,6 +494,6 @@ export class MemoryFs implements FileSystem {
   async syncfs(): Promise<void> {}
 
   async close(): Promise<void> {
-    this.#opens.clear();
+    this.opens.clear();
   }
 }

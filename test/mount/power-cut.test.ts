@@ -1,8 +1,8 @@
 /**
  * The server's machine loses its power: what was synced is there, what was not is never taken for synced, and with `--durability power` sessions go on.
  *
- * Served directory and state store are on disks of their own that lose what was not synced (test/support/power-cut-disk.ts); the server is killed and started again as on a
- * machine that was started again: under another boot id, which it reads from a file mounted over the kernel's. The drive goes on all the time.
+ * Served directory and state store are on disks of their own that lose what was not synced (test/support/power-cut-disk.ts, strict-disk.ts); the server is killed and started
+ * again as on a machine that was started again: under another boot id, which it reads from a file mounted over the kernel's. The drive goes on all the time.
  */
 import assert from "node:assert/strict";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -12,6 +12,7 @@ import { command, type Service, shell, startService } from "../support/child.ts"
 import { netdrive, startMount } from "../support/drive.ts";
 import { type Locker, startLocker } from "../support/locker.ts";
 import { type PowerCutDisk, startPowerCutDisk } from "../support/power-cut-disk.ts";
+import { startStrictDisk } from "../support/strict-disk.ts";
 import { makeTemp } from "../support/temp.ts";
 
 const PORT = 11_000 + (process.pid % 1000);
@@ -30,7 +31,7 @@ interface Machine extends AsyncDisposable {
 
 async function startMachine(t: TestContext, durability: string): Promise<Machine> {
   const temp = makeTemp("machine");
-  const disks: PowerCutDisk[] = [await startPowerCutDisk(), await startPowerCutDisk()];
+  const disks: PowerCutDisk[] = [await startPowerCutDisk(), await startStrictDisk()];
   const [served, state] = disks.map(({ path }) => path) as [string, string];
   const directory = join(served, "served");
   mkdirSync(directory);
@@ -112,6 +113,37 @@ test("with durability power opens, locks and synced data outlive a power cut; un
   await machine.cut();
   assert.equal((await shell("cat f", { cwd: machine.directory })).stdout, "syncedagain");
   assert.equal(await locker.tell("read 0 0 20"), "syncedagain");
+});
+
+test("with durability power every name, attribute and append that was answered is there after a power cut, with no fsync of anybody", {
+  timeout: TIMEOUT_MS,
+}, async (t) => {
+  await using machine = await startMachine(t, "power");
+  const locker = await machine.locker();
+  const script = [
+    "mkdir d e; touch d/a d/b d/gone; ln d/a e/link; ln -s a d/s; mkfifo d/p",
+    "mv d/b e/moved; rm d/gone; mkdir e/gone; rmdir e/gone; chmod 600 d/a; setfattr -n user.x -v 1 e/link",
+    "for line in 1 2 3; do echo $line >> d/log; done",
+  ];
+  await shell(script.join("; "), { cwd: machine.path });
+  assert.equal(await locker.tell("open 0 d/open rw"), "ok");
+  await shell("rm d/open", { cwd: machine.path });
+  const look = async (cwd: string) => {
+    const { stdout } = await shell("find d e -printf '%p %y %m %n %l\\n' | sort; getfattr -n user.x d/a; cat d/log", {
+      cwd,
+    });
+    return stdout;
+  };
+  const before = await look(machine.path);
+  assert.equal(before.split("\n").length, 15);
+  await machine.cut();
+  assert.equal(await look(machine.directory), before);
+  assert.equal(await look(machine.path), before);
+  // What has no name is open still.
+  assert.equal(await locker.tell("write 0 0 still"), "ok");
+  assert.equal(await locker.tell("read 0 0 5"), "still");
+  // A directory that was never in doubt says nothing of lost names.
+  await command("sync", ["d"], { cwd: machine.path });
 });
 
 test("with durability process a power cut may take what was open, and nobody is told that it did not", {

@@ -163,7 +163,7 @@ function allRecords(): Target[] {
   };
   return [
     records("identity", identityRecord, [
-      { serverId: id, sealSecret: bytes(32), epoch: 1, starts: 2, hostBootId: "boot" },
+      { serverId: id, sealSecret: bytes(32), epoch: 1, starts: 2, hostBootId: "boot", areNamesSynced: true },
     ]),
     records("session", sessionRecord, [
       {

@@ -1,8 +1,9 @@
 /**
  * A server in memory that dies at any step one chooses - between a call of its file system and its effect, between the effect and the answer, before
- * and after records go down - and the one after it, which knows what was down. Files and clients go on. A fake clock.
+ * and after records go down, and before and after they are synced - and the one after it, which knows what was down. Files and clients go on. A fake clock.
  *
- * Steps are counted over all starts. A server that is dead does nothing more: its calls never end, its records never go down.
+ * With a machine, its power may go as well: then files and records are what was synced. Steps are counted over all starts. A server that is dead does nothing more:
+ * its calls never end, its records never go down.
  */
 import { ConnectionError, FsError } from "../../src/base/errors.ts";
 import { createLog } from "../../src/base/log.ts";
@@ -13,9 +14,9 @@ import type { StateFigures, StateKey, StateStore } from "../../src/server/state/
 import { type FaultyLink, memoryLinkPair } from "../../src/transport/memory-link.ts";
 import { type FileSystem, type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import type { Recovery } from "../../src/vfs/recovery.ts";
-import { MemoryFs } from "../fuse/memory-fs.ts";
 import { FakeClock, settle } from "./fake-clock.ts";
 import { TOKEN } from "./link-drive.ts";
+import { StrictFs } from "./strict-fs.ts";
 
 const ONCE_FLAGS = OpenFlag.TRUNC | OpenFlag.EXCL;
 const never = new Promise<never>(() => {});
@@ -32,16 +33,29 @@ type Step = () => void;
 /** Thrown by a step to unwind a start that has died. */
 class Death extends Error {}
 
+/** What a machine is to its server. */
+export interface Machine {
+  /** Whether it is the power that is lost with the next death, and not just the process. */
+  isCut(): boolean;
+  /** Whether something reached the disk although it was not synced. */
+  survives(): boolean;
+}
+
+type Records = Map<StateKey, Buffer>;
+
 /** The store of one start over records that outlive it. */
 class MortalStore implements StateStore {
-  readonly #records: Map<StateKey, Buffer>;
+  readonly #records: Records;
+  /** Of a machine: what its disk has of them. */
+  readonly #synced: Records | undefined;
   readonly #start: Start;
   readonly #step: Step;
   #batch: [StateKey, Buffer | undefined][] = [];
   #waiting: (() => void)[] = [];
 
-  constructor(records: Map<StateKey, Buffer>, start: Start, step: Step) {
+  constructor(records: Records, synced: Records | undefined, start: Start, step: Step) {
     this.#records = records;
+    this.#synced = synced;
     this.#start = start;
     this.#step = step;
   }
@@ -80,11 +94,12 @@ class MortalStore implements StateStore {
   #commit(): void {
     try {
       this.#step();
-      for (const [key, value] of this.#batch) {
-        if (value === undefined) this.#records.delete(key);
-        else this.#records.set(key, value);
-      }
+      apply(this.#batch, this.#records);
       this.#step();
+      if (this.#synced !== undefined) {
+        apply(this.#batch, this.#synced);
+        this.#step();
+      }
     } catch (error) {
       if (error instanceof Death) return;
       throw error;
@@ -96,8 +111,20 @@ class MortalStore implements StateStore {
   }
 }
 
+function apply(batch: readonly [StateKey, Buffer | undefined][], records: Records): void {
+  for (const [key, value] of batch) {
+    if (value === undefined) records.delete(key);
+    else records.set(key, value);
+  }
+}
+
+function copy(from: Records, to: Records): void {
+  to.clear();
+  for (const [key, value] of from) to.set(key, value);
+}
+
 /** The file system as one start sees it. */
-function mortalFs(files: MemoryFs, start: Start, step: Step): FileSystem {
+function mortalFs(files: StrictFs, start: Start, step: Step): FileSystem {
   const nodes = new Map<HandleId, NodeId>();
   const recovery: Recovery = {
     describe(handle) {
@@ -111,7 +138,10 @@ function mortalFs(files: MemoryFs, start: Start, step: Step): FileSystem {
       return { id, attr: await files.getattr(ctx, id) };
     },
     reopen: (ctx, id, flags) => fileSystem.open(ctx, id, flags & ~ONCE_FLAGS),
-    sweep: async () => {},
+    syncNode: async (_ctx, id) => void (await call("syncNode", [id])),
+    sweep: async () => {
+      if (start.isAlive) files.sweepKept();
+    },
   };
   const call = async (name: string, args: unknown[]): Promise<unknown> => {
     try {
@@ -141,7 +171,7 @@ function mortalFs(files: MemoryFs, start: Start, step: Step): FileSystem {
 }
 
 export interface MortalServer {
-  readonly files: MemoryFs;
+  readonly files: StrictFs;
   readonly records: ReadonlyMap<StateKey, Buffer>;
   /** Steps so far. */
   readonly steps: number;
@@ -149,6 +179,8 @@ export interface MortalServer {
   readonly lines: string[];
   /** `ticket`: what it comes in by, instead of the token. It is worth nothing to another start. */
   connect(ticket?: OpenTicket): Promise<Remote>;
+  /** The server dies now. */
+  die(): void;
   /** Lets time pass until it settles. @throws what it rejects with; or that it does not settle. */
   during<T>(work: Promise<T>): Promise<T>;
 }
@@ -157,12 +189,15 @@ export interface MortalServer {
 export async function mortalServer(
   deathsAt: readonly number[],
   hostBootId: (start: number) => string = () => "",
+  machine?: Machine,
 ): Promise<MortalServer> {
   const clock = new FakeClock();
   const lines: string[] = [];
   const log = createLog({ level: "info", clock, sink: (line) => lines.push(line) });
-  const files = new MemoryFs();
-  const records = new Map<StateKey, Buffer>();
+  const files = new StrictFs();
+  const records: Records = new Map();
+  const synced: Records | undefined = machine === undefined ? undefined : new Map();
+  let boots = 0;
   const deaths = [...deathsAt];
   const counters = { steps: 0, deaths: 0 };
   let present: Start | undefined;
@@ -172,6 +207,10 @@ export async function mortalServer(
     counters.deaths += 1;
     present = undefined;
     for (const link of start.links) link.destroy();
+    if (machine?.isCut() !== true) return;
+    boots += 1;
+    files.cut(() => machine.survives());
+    if (!machine.survives()) copy(synced ?? new Map(), records);
   };
   const begin = async (): Promise<Start> => {
     const start = new Start();
@@ -184,9 +223,13 @@ export async function mortalServer(
       throw new Death();
     };
     present = start;
+    // A start brings all that it finds to the disk.
+    if (synced !== undefined) copy(records, synced);
     const fileSystem = mortalFs(files, start, step);
-    const store = new MortalStore(records, start, step);
-    const memory = { store, records: new Map(records), life: undefined, hostBootId: hostBootId(counters.deaths) };
+    const store = new MortalStore(records, synced, start, step);
+    const durability = machine === undefined ? "process" : "power";
+    const bootId = machine === undefined ? hostBootId(counters.deaths) : `boot ${boots}`;
+    const memory = { store, records: new Map(records), durability, life: undefined, hostBootId: bootId } as const;
     start.server = new LinkServer({
       shares: new Map([["share", { fileSystem, readOnly: false }]]),
       token: TOKEN,
@@ -223,6 +266,9 @@ export async function mortalServer(
     },
     get deaths() {
       return counters.deaths;
+    },
+    die() {
+      if (present !== undefined) die(present);
     },
     async connect(ticket) {
       const url = { token: ticket === undefined ? TOKEN : Buffer.from("not the token"), share: "share" };

@@ -5,7 +5,7 @@
  * had leads to what was to be made; the node that was to go is gone; the one that was to move is where it was to go. Only requests that cannot
  * just run again have one. Pure but for looking: it changes nothing, and does not know who keeps intents.
  *
- * What stays open: another client that does the very same between our look and the crash, and whose reply is not kept, is taken for us.
+ * What stays open: somebody beside the server who does the very same between our look and the crash is taken for us. Clients wait for each other (name-line.ts).
  */
 import { FsError } from "../../base/errors.ts";
 import { NAME_BYTES_MAX, type Name } from "../../base/name.ts";
@@ -214,8 +214,13 @@ async function entryAt(fs: FileSystem, parent: NodeId, name: Name): Promise<Entr
 export type Outcome =
   /** Not done, or it cannot be told: it is to run. */
   | { readonly t: "open" }
-  /** `entry`: what was made; `directory`: where it or the name is, or was. */
-  | { readonly t: "done"; readonly directory: NodeId | undefined; readonly entry: Entry | undefined }
+  /** `touched`: the nodes that it changed; `entry`: what was made; `directory`: where it or the name is, or was. */
+  | {
+      readonly t: "done";
+      readonly touched: readonly NodeId[];
+      readonly directory: NodeId | undefined;
+      readonly entry: Entry | undefined;
+    }
   /** The data may be in the file, from `startBytes` to before `endBytes`, whole or in part; see `findAppended`. */
   | { readonly t: "appended"; readonly region: Appended };
 
@@ -249,20 +254,24 @@ async function resolveWith(fs: FileSystem, recovery: Recovery, intent: Intent, i
   }
   if (kind === "setxattr" || kind === "removexattr") {
     const isThere = await hasXattr(fs, directory, at.name);
-    return isThere === (kind === "setxattr") ? { t: "done", directory: undefined, entry: undefined } : OPEN;
+    return isThere === (kind === "setxattr") ? done([directory]) : OPEN;
   }
   const now = await entryAt(fs, directory, at.name);
   if (kind === "make") {
     const isIt = now !== undefined && !isClaimed(at, now.id) && (await isMade(fs, intent, now));
-    return isIt ? { t: "done", directory, entry: now } : OPEN;
+    return isIt ? done([directory], directory, now) : OPEN;
   }
   const { found } = at;
   if (found === undefined || now?.id === found) return OPEN;
-  if (kind === "remove") return isClaimed(at, found) ? OPEN : { t: "done", directory, entry: undefined };
+  if (kind === "remove") return isClaimed(at, found) ? OPEN : done([directory], directory);
   const { id: newDirectory } = await recovery.recall(OWN, intent.to.directory);
   const there = await entryAt(fs, newDirectory, intent.to.name);
   const isMoved = there?.id === found && (kind === "rename" || now?.id === intent.to.found);
-  return isMoved ? { t: "done", directory: undefined, entry: undefined } : OPEN;
+  return isMoved ? done([newDirectory, directory]) : OPEN;
+}
+
+function done(touched: readonly NodeId[], directory?: NodeId, entry?: Entry): Outcome {
+  return { t: "done", touched, directory, entry };
 }
 
 /** Whether what has the name now is what was to be made. */

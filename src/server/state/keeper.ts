@@ -12,10 +12,12 @@ import { bodyBytes, messageOf } from "../../wire/codec.ts";
 import { versionOf } from "../node-changes.ts";
 import type { ServedRequest } from "../served-request.ts";
 import type { Open, Session } from "../session.ts";
-import type { KeptReply } from "../slot-table.ts";
-import { intentOf, intentRecord } from "./intents.ts";
+import type { KeptReply, SlotTable } from "../slot-table.ts";
+import { Effects, hasEffect } from "./effects.ts";
+import { intentOf, intentRecord, isIntended } from "./intents.ts";
 import type { LifeStamp } from "./life-stamp.ts";
 import { LostNames } from "./lost-names.ts";
+import { linesOf, NameLine } from "./name-line.ts";
 import {
   attachedKeyOf,
   attachedRecord,
@@ -28,7 +30,7 @@ import {
   slotKeyOf,
   slotRecord,
 } from "./records.ts";
-import type { StateStore } from "./state-store.ts";
+import type { Durability, StateStore } from "./state-store.ts";
 
 const NOTHING = Buffer.alloc(0);
 const SLOT_MASK = 0xffff;
@@ -40,10 +42,14 @@ export class Keeper {
   /** Opens through which something is locked, by file. */
   readonly #lockedOpens = new Map<NodeId, Set<Open>>();
   readonly #life: LifeStamp | undefined;
+  readonly #names = new NameLine();
+  /** There where what is kept is to survive the power. */
+  readonly effects: Effects | undefined;
 
-  constructor(store: StateStore, life: LifeStamp | undefined) {
+  constructor(store: StateStore, life: LifeStamp | undefined, durability: Durability = "process") {
     this.store = store;
     this.#life = life;
+    this.effects = durability === "power" ? new Effects() : undefined;
   }
 
   /** A session was made, or has another channel. */
@@ -131,29 +137,64 @@ export class Keeper {
     this.#life?.changed();
   }
 
+  /** Whether a request is to be run by `once`. */
+  minds(request: ServedRequest): boolean {
+    const { message, asked, open } = request;
+    return isIntended(message.name, asked, open) || (this.effects !== undefined && hasEffect(request));
+  }
+
+  /**
+   * Runs a request so that the next start can tell whether it was done: after others about the same name, and after it is written down what it is about to do. Where
+   * what is kept survives the power, what it has done is on the disk when this returns.
+   */
+  async once(
+    table: SlotTable,
+    request: ServedRequest,
+    run: () => Promise<Record<string, unknown>>,
+  ): Promise<Record<string, unknown>> {
+    const { message, asked, open, session } = request;
+    let isNaming = true;
+    if (isIntended(message.name, asked, open)) {
+      const turn = this.#names.enter(request, linesOf(request));
+      if (turn !== undefined) await turn;
+      isNaming = await this.#intends(table, request);
+      request.throwIfCanceled();
+    }
+    const answer = await run();
+    if (this.effects === undefined) return answer;
+    try {
+      await this.effects.settle(request, answer, isNaming);
+    } catch (error) {
+      if (message.row.handle === "made") session.dropHandle(request, answer["handle"] as number);
+      throw error;
+    }
+    return answer;
+  }
+
   /**
    * Looks at what is there and writes down what a request is about to do, if it must not run twice; returns when that is down.
    *
-   * @returns whether there is anything to write down.
+   * @returns false: it will change no name.
    */
-  async intends(table: number, request: ServedRequest): Promise<boolean> {
+  async #intends(table: SlotTable, request: ServedRequest): Promise<boolean> {
     const intended = { name: request.message.name, caller: request.caller, asked: request.asked, open: request.open };
     const intent = await intentOf(request.fs, intended).catch((error: unknown) => {
-      if (error instanceof FsError) return undefined;
+      if (error instanceof FsError) return error;
       throw error;
     });
     // Another request may have its slot by now.
-    if (intent === undefined || request.isOrphan) return false;
+    if (intent === undefined || intent instanceof FsError || request.isOrphan) return intent !== undefined;
     // What was begun before the server died began where it began then.
     const sizeBytes = request.appended?.startBytes ?? intent.sizeBytes;
     request.intent = intentRecord.encode({ ...intent, sizeBytes });
     const { session, tag, section, handle } = request;
     const record = { turn: tag >>> TURN_SHIFT, opcode: request.message.row.code, handle, section, reply: undefined };
     this.store.put(
-      slotKeyOf(session.id, table, tag & SLOT_MASK),
+      slotKeyOf(session.id, table.number, tag & SLOT_MASK),
       slotRecord.encode({ ...record, intent: request.intent }),
     );
     await new Promise<void>((resolve) => this.whenKept(resolve));
+    table.slotOf(tag).isStored = true;
     return true;
   }
 

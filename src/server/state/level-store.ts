@@ -27,7 +27,7 @@ import type { Durability, StateFigures, StateKey, StateStore } from "./state-sto
 
 type Table = ClassicLevel<Buffer, Buffer>;
 
-const FORMAT = 3;
+const FORMAT = 4;
 const FORMAT_BYTES = 8;
 /** LevelDB allows no empty key: a byte that no key of ours is alone. */
 const FORMAT_KEY = Buffer.from([0]);
@@ -101,6 +101,8 @@ async function openUsable(options: LevelStoreOptions): ReturnType<typeof openLev
     throw cause ?? thrown;
   }
   try {
+    // LevelDB does not sync the name of the file that says where its files are.
+    if (options.durability === "power") await syncFolder(tablePath(folder));
     const last = await recover(table, options);
     const records = await readAll(table);
     if (options.durability === "power") await Promise.all([folder, dirname(folder)].map(syncFolder));

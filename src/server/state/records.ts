@@ -53,6 +53,8 @@ const identityFields = {
   starts: u32,
   /** Which start of the machine it was; empty where that is not known. */
   hostBootId: utf8Text(64),
+  /** What was done to names in that start of the machine, and acknowledged, is on the disk. */
+  areNamesSynced: flag,
 };
 export type IdentityRecord = RecordOf<typeof identityFields>;
 export const identityRecord = recordCodec(group(identityFields));

@@ -31,7 +31,7 @@ import {
   slotKeyOf,
   slotRecord,
 } from "./records.ts";
-import type { StateKey, StateStore } from "./state-store.ts";
+import type { Durability, StateKey, StateStore } from "./state-store.ts";
 import { Unfinished } from "./unfinished.ts";
 
 const OWN_CONTEXT: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
@@ -46,6 +46,16 @@ const OPENS_AT_ONCE = 64;
 export interface Identity extends IdentityRecord {
   /** The machine was started again since the server before. */
   readonly isHostRestarted: boolean;
+  /** And names may be lost that were acknowledged then. */
+  readonly mayHaveLostNames: boolean;
+}
+
+/** What a start of the server has to go by. */
+export interface Found {
+  readonly store: StateStore;
+  readonly records: ReadonlyMap<StateKey, Buffer>;
+  readonly hostBootId: string;
+  readonly durability?: Durability;
 }
 
 /**
@@ -53,7 +63,7 @@ export interface Identity extends IdentityRecord {
  *
  * After a restart of the machine the boot before stays written until `restore` has marked what may be lost: a start that dies in between changes nothing.
  */
-export function identify(store: StateStore, records: ReadonlyMap<StateKey, Buffer>, hostBootId: string): Identity {
+export function identify({ store, records, hostBootId, durability }: Found): Identity {
   const bytes = records.get(IDENTITY_KEY);
   const before = bytes === undefined ? undefined : identityRecord.decode(bytes);
   const identity: IdentityRecord = {
@@ -62,10 +72,14 @@ export function identify(store: StateStore, records: ReadonlyMap<StateKey, Buffe
     epoch: before?.epoch ?? 1,
     starts: (before?.starts ?? 0) + 1,
     hostBootId,
+    areNamesSynced: durability === "power",
   };
-  const written = { ...identity, hostBootId: before?.hostBootId ?? hostBootId };
-  store.put(IDENTITY_KEY, identityRecord.encode(written));
-  return { ...identity, isHostRestarted: before !== undefined && before.hostBootId !== hostBootId };
+  const { areNamesSynced = true } = before ?? {};
+  const isHostRestarted = before !== undefined && before.hostBootId !== hostBootId;
+  const written = { hostBootId: before?.hostBootId ?? hostBootId, areNamesSynced };
+  if (!isHostRestarted) written.areNamesSynced &&= identity.areNamesSynced;
+  store.put(IDENTITY_KEY, identityRecord.encode({ ...identity, ...written }));
+  return { ...identity, isHostRestarted, mayHaveLostNames: isHostRestarted && !areNamesSynced };
 }
 
 /** What is known of the server before. */
@@ -73,13 +87,13 @@ export interface Before {
   /** When it was last seen alive. */
   readonly times: LifeTimes | undefined;
   readonly isHostRestarted: boolean;
+  readonly mayHaveLostNames: boolean;
 }
 
 /** Puts everything back. */
 export async function restore(
   state: ServerState,
-  store: StateStore,
-  records: ReadonlyMap<StateKey, Buffer>,
+  { store, records }: Found,
   before: Before,
   identity: Identity,
 ): Promise<void> {
@@ -133,7 +147,7 @@ class Restoring {
       return;
     }
     this.#sessions.push(session);
-    if (!this.#before.isHostRestarted && !record.mayHaveLostNames) return;
+    if (!this.#before.mayHaveLostNames && !record.mayHaveLostNames) return;
     this.#state.keeper?.lostNames.add(session);
     this.#state.keeper?.session(session);
   }

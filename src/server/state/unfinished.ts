@@ -77,6 +77,14 @@ export class Unfinished {
   /** Keeps the reply of a request that was done. @returns false: it cannot be made; it is to run again. */
   async #finish(request: Request, outcome: Done): Promise<boolean> {
     const { session, table, slot, at, record, intent } = request;
+    const { keeper } = this.#state;
+    try {
+      // The server that did it may not have come to that.
+      await keeper?.effects?.sync(session.share.fileSystem, outcome.touched);
+    } catch (error) {
+      this.#state.log.error("what a request did before the server before died cannot be synced", error);
+      return false;
+    }
     const answer = await this.#answerOf(request, outcome);
     if (answer === undefined) return false;
     const { opcode, handle, section, turn } = record;
@@ -84,7 +92,7 @@ export class Unfinished {
     const kept: KeptReply = { opcode, handle, section, made, status: 0, answer };
     slot.turn = turn;
     slot.kept = kept;
-    this.#state.keeper?.replied(session, table, (turn << TURN_SHIFT) | at, kept, record.intent);
+    keeper?.replied(session, table, (turn << TURN_SHIFT) | at, kept, record.intent);
     this.#claim(session, intent, outcome.entry?.id);
     return true;
   }

@@ -44,6 +44,7 @@ const identity: fc.Arbitrary<IdentityRecord> = record({
   epoch: u32,
   starts: u32,
   hostBootId: fc.string({ unit: "binary-ascii", maxLength: 64 }),
+  areNamesSynced: fc.boolean(),
 });
 const session: fc.Arbitrary<SessionRecord> = record({
   id: bytes(16),
@@ -142,7 +143,8 @@ for (const [name, codec, values] of KINDS) {
 test("a record that cannot be kept is the program's mistake", () => {
   const value = { turn: 1, opcode: 1, handle: 0, section: 0, reply: undefined, intent: Buffer.alloc(70_000) };
   assert.throws(() => slotRecord.encode(value), RangeError);
-  const who = { serverId: Buffer.alloc(15), sealSecret: Buffer.alloc(32), epoch: 1, starts: 1, hostBootId: "" };
+  const counts = { epoch: 1, starts: 1, hostBootId: "", areNamesSynced: false };
+  const who = { serverId: Buffer.alloc(15), sealSecret: Buffer.alloc(32), ...counts };
   assert.throws(() => identityRecord.encode(who), RangeError);
 });
 
