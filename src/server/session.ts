@@ -366,15 +366,17 @@ export class Session implements LockSession {
   /** An open of the server before, with a handle it had: first the one it was opened with, then those by attaching. `restoredAll` follows. */
   restored(open: Open, handle: number, version: DataVersion | "unknown"): void {
     this.#give(open, handle);
-    this.#lastHandle = Math.max(this.#lastHandle, handle);
     if (open.handles === 1) this.share.modes.add(open);
     else this.#attached.add(handle);
     this.#setAbsent(open, version);
   }
 
-  /** An open of the server before is gone. Its client may still use the handle: no other open is to have it. */
-  notRestored(handle: number): void {
-    this.#lastHandle = Math.max(this.#lastHandle, handle);
+  /**
+   * New handles are those after this one. Of a session of the server before: its client may still ask for handles that are gone, or releases one once more, and no
+   * other open is to have it.
+   */
+  beginHandles(last: number): void {
+    this.#lastHandle = last;
   }
 
   /** Everything of the server before is here: the client is away. */

@@ -5,7 +5,7 @@
  * log, and deleted: its client is told that it is gone. A file whose times are not after the last change that the server before acknowledged was left as it
  * was by everybody else; of any other its client is told that it was changed.
  */
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomInt } from "node:crypto";
 import { ByteReader, viewOf } from "../../base/byte-cursor.ts";
 import type { Log } from "../../base/log.ts";
 import type { Attr } from "../../vfs/attr.ts";
@@ -147,6 +147,8 @@ class Restoring {
       return;
     }
     this.#sessions.push(session);
+    // Handles that were released are written down nowhere.
+    session.beginHandles(randomInt(2 ** 32));
     if (!this.#before.mayHaveLostNames && !record.mayHaveLostNames) return;
     this.#state.keeper?.lostNames.add(session);
     this.#state.keeper?.session(session);
@@ -215,7 +217,6 @@ class Restoring {
     } catch (thrown) {
       this.#lost += 1;
       this.#log.debug(`open ${record.id} of ${session.label} cannot be restored: ${String(thrown)}`);
-      session.notRestored(handle);
       this.#store.delete(key);
     }
   }
@@ -255,7 +256,6 @@ class Restoring {
       session.restored(open, parts.handle, this.#versions.get(openId) ?? "unknown");
       return;
     }
-    session.notRestored(parts.handle);
     this.#store.delete(key);
   }
 
