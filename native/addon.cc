@@ -4,6 +4,7 @@
 #include "busy-wait.h"
 #include "network-watch.h"
 #include "tcp-socket.h"
+#include "tls-context.h"
 
 namespace netdrive {
 
@@ -20,6 +21,7 @@ NAPI_MODULE_INIT() {
   if (netdrive::RegisterSyscalls(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterFuse(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterTcpSocket(env, exports) == nullptr) return nullptr;
+  if (netdrive::RegisterTlsContext(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterBusyWait(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterNetworkWatch(env, exports) == nullptr) return nullptr;
   return exports;

@@ -4,6 +4,9 @@
 // the loop's epoll tells of bytes, recv(2) puts them at the place JavaScript named, and one call says how many. What a send could
 // not take leaves when the socket has room again. JavaScript keeps alive what it named: the place until it names another or closes, the
 // Buffers of a send until it is done. Everything happens on the JavaScript thread.
+//
+// With a TLS engine in between the bytes are decrypted at their place and encrypted from the Buffers: nothing else differs for JavaScript, but that hands are
+// shaken first. Why not Node's TLS: it gives JavaScript every record of 16 KiB by itself and copies most bytes twice more.
 #include "tcp-socket.h"
 
 #include <fcntl.h>
@@ -13,10 +16,12 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <memory>
 #include <new>
 #include <vector>
 
 #include "arguments.h"
+#include "tls-engine.h"
 #include "uv-subset.h"
 
 namespace netdrive {
@@ -39,20 +44,35 @@ struct Socket {
   // What a send has left: [first, end) of `parts`.
   std::vector<struct iovec> parts;
   size_t first = 0;
+  // A send that JavaScript is to be told the end of.
+  bool sending = false;
+  // Null without TLS.
+  std::unique_ptr<TlsEngine> tls;
+  // The first word of a handshake is due.
+  bool beginning = false;
+  // Our side ends when everything has left.
+  bool ending = false;
   napi_ref receiver = nullptr;
   napi_ref on_landed = nullptr;
   napi_ref on_sent = nullptr;
   napi_ref on_end = nullptr;
+  napi_ref on_secured = nullptr;
   napi_async_context context = nullptr;
 };
 
 void OnEvents(void* handle, int status, int events);
 
-bool Sending(const Socket* socket) { return socket->first < socket->parts.size(); }
+bool HasParts(const Socket* socket) { return socket->first < socket->parts.size(); }
+
+bool HasOutput(const Socket* socket) { return HasParts(socket) || (socket->tls != nullptr && socket->tls->HasOutput()); }
+
+bool IsShaking(const Socket* socket) { return socket->tls != nullptr && socket->tls->is_shaking(); }
 
 void UpdateWatch(Socket* socket) {
   if (socket->poll == nullptr) return;
-  const int wanted = (socket->reading ? kUvReadable : 0) | (Sending(socket) ? kUvWritable : 0);
+  const bool reads = socket->reading || IsShaking(socket);
+  const bool writes = socket->beginning || HasOutput(socket);
+  const int wanted = (reads ? kUvReadable : 0) | (writes ? kUvWritable : 0);
   if (wanted == socket->watched) return;
   socket->watched = wanted;
   if (wanted == 0) {
@@ -77,7 +97,10 @@ void CloseSocket(Socket* socket) {
   socket->reading = false;
   socket->parts.clear();
   socket->first = 0;
+  socket->sending = false;
+  socket->beginning = false;
   socket->place = nullptr;
+  socket->tls.reset();
   if (socket->poll != nullptr) {
     void* poll = socket->poll;
     socket->poll = nullptr;
@@ -90,31 +113,30 @@ void CloseSocket(Socket* socket) {
 
 // Lets go of JavaScript, which holds the socket in turn.
 void DropCallbacks(Socket* socket) {
-  for (napi_ref* reference : {&socket->receiver, &socket->on_landed, &socket->on_sent, &socket->on_end}) {
+  for (napi_ref* reference : {&socket->receiver, &socket->on_landed, &socket->on_sent, &socket->on_end, &socket->on_secured}) {
     if (*reference != nullptr) napi_delete_reference(socket->env, *reference);
     *reference = nullptr;
   }
 }
 
-// Nothing comes and nothing goes any more: `failure`, or 0 where the peer has ended its side.
+// Nothing comes any more: `failure`, or 0 where the peer has ended its side.
 void End(Socket* socket, int failure) {
   socket->reading = false;
-  UpdateWatch(socket);
   Call(socket, socket->on_end, failure);
 }
 
-// Sends what is left. Returns 0, or the errno the connection ended with.
-int Send(Socket* socket) {
-  while (Sending(socket)) {
+// Sends what is left, without TLS. Returns 0, or the negative errno the connection ended with.
+int SendParts(Socket* socket) {
+  while (HasParts(socket)) {
     struct msghdr message = {};
     message.msg_iov = socket->parts.data() + socket->first;
     message.msg_iovlen = socket->parts.size() - socket->first;
     const ssize_t sent = sendmsg(socket->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0) return errno == EAGAIN || errno == ENOBUFS ? 0 : errno;
+    if (sent < 0) return errno == EAGAIN || errno == ENOBUFS ? 0 : -errno;
     size_t left = static_cast<size_t>(sent);
-    while (Sending(socket) && left >= socket->parts[socket->first].iov_len) left -= socket->parts[socket->first++].iov_len;
-    if (!Sending(socket)) break;
+    while (HasParts(socket) && left >= socket->parts[socket->first].iov_len) left -= socket->parts[socket->first++].iov_len;
+    if (!HasParts(socket)) break;
     struct iovec& part = socket->parts[socket->first];
     part.iov_base = static_cast<uint8_t*>(part.iov_base) + left;
     part.iov_len -= left;
@@ -122,31 +144,65 @@ int Send(Socket* socket) {
   return 0;
 }
 
+// Sends what is left. Returns 0, or the negative errno the connection ended with.
+int Send(Socket* socket) {
+  const int failure = socket->tls != nullptr ? socket->tls->Send(&socket->parts, &socket->first) : SendParts(socket);
+  if (failure != 0) {
+    socket->parts.clear();
+    socket->first = 0;
+    socket->sending = false;
+  } else if (socket->ending && !HasOutput(socket)) {
+    shutdown(socket->fd, SHUT_WR);
+  }
+  return failure;
+}
+
 void OnWritable(Socket* socket) {
-  if (!Sending(socket)) return;
+  if (!HasOutput(socket)) return;
   const int failure = Send(socket);
   if (failure != 0) {
-    End(socket, failure);
-  } else if (!Sending(socket)) {
+    End(socket, -failure);
+  } else if (socket->sending && !HasOutput(socket)) {
+    socket->sending = false;
     Call(socket, socket->on_sent, 0);
   }
 }
 
+// Fills the place: bytes, 0 where the peer has ended its side, or a negative errno. `dry`: nothing more comes now.
+ssize_t Receive(Socket* socket, bool* dry) {
+  if (socket->tls != nullptr) return socket->tls->Read(socket->place, socket->place_bytes, dry);
+  const ssize_t got = recv(socket->fd, socket->place, socket->place_bytes, MSG_DONTWAIT);
+  // A short read has emptied the socket, as like as not; if not, epoll says so.
+  *dry = got >= 0 && static_cast<size_t>(got) < socket->place_bytes;
+  return got < 0 ? -errno : got;
+}
+
+// Reads until there is nothing more, or JavaScript wants no more. With TLS the engine counts the reads: nothing may stay in it.
 void OnReadable(Socket* socket) {
-  for (int reads = 0; reads < kReadsMax && socket->reading && socket->fd >= 0; reads++) {
-    const size_t room = socket->place_bytes;
-    const ssize_t got = recv(socket->fd, socket->place, room, MSG_DONTWAIT);
+  if (socket->tls != nullptr) socket->tls->BeginTurn();
+  for (int reads = 0; (reads < kReadsMax || socket->tls != nullptr) && socket->reading && socket->fd >= 0; reads++) {
+    bool dry = false;
+    const ssize_t got = Receive(socket, &dry);
     if (got > 0) {
       Call(socket, socket->on_landed, got);
-      // A short read has emptied the socket, as like as not; if not, epoll says so.
-      if (static_cast<size_t>(got) < room) break;
-    } else if (got == 0) {
-      End(socket, 0);
-    } else if (errno == EAGAIN) {
+    } else if (got == 0 || (got != -EAGAIN && got != -EINTR)) {
+      End(socket, static_cast<int>(-got));
+    } else if (got == -EAGAIN) {
       break;
-    } else if (errno != EINTR) {
-      End(socket, errno);
     }
+    if (dry) break;
+  }
+}
+
+// Goes on shaking hands, and tells when it is done.
+void OnShaking(Socket* socket) {
+  socket->beginning = false;
+  socket->tls->BeginTurn();
+  const int result = socket->tls->Handshake();
+  if (result < 0) {
+    End(socket, -result);
+  } else if (result > 0) {
+    Call(socket, socket->on_secured, 0);
   }
 }
 
@@ -160,8 +216,12 @@ void OnEvents(void* handle, int status, int events) {
   if (napi_get_reference_value(env, socket->receiver, &receiver) == napi_ok) {
     // libuv has stopped watching. What is wrong is said by reading or writing.
     if (status < 0) socket->watched = 0;
-    if ((events & kUvWritable) != 0 || status < 0) OnWritable(socket);
-    if ((events & kUvReadable) != 0 || status < 0) OnReadable(socket);
+    if (IsShaking(socket)) {
+      OnShaking(socket);
+    } else {
+      if ((events & kUvWritable) != 0 || status < 0) OnWritable(socket);
+      if ((events & kUvReadable) != 0 || status < 0) OnReadable(socket);
+    }
     UpdateWatch(socket);
   }
   napi_close_handle_scope(env, scope);
@@ -204,13 +264,27 @@ napi_value Adopt(napi_env env, napi_callback_info info) {
   return external;
 }
 
-// tcpStart(socket, receiver, onLanded(bytes), onSent(), onEnd(errno)): 0 or -errno. Nothing is read before tcpRead. `receiver` holds the socket,
-// and is held until tcpClose.
+// tcpSecure(socket, context, host, first): 0 or -errno. Before tcpStart: TLS is spoken, beginning with a handshake. `first`: what the peer has said already.
+napi_value Secure(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  const TlsContext* context = socket == nullptr ? nullptr : GetTlsContext(env, arguments.value(1));
+  if (context == nullptr) return nullptr;
+  const std::string host = arguments.Path(2);
+  const Bytes first = arguments.Buffer(3);
+  if (!arguments.ok() || socket->context != nullptr || socket->tls != nullptr) return arguments.Wrong();
+  socket->tls = TlsEngine::Make(context, socket->fd, host, first.data, first.size);
+  socket->beginning = socket->tls != nullptr;
+  return Number(env, socket->tls == nullptr ? -ENOMEM : 0);
+}
+
+// tcpStart(socket, receiver, onLanded(bytes), onSent(), onEnd(errno), onSecured()): 0 or -errno. Nothing is read before tcpRead but a handshake. `receiver`
+// holds the socket, and is held until tcpClose.
 napi_value Start(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   Socket* socket = GetSocket(env, arguments.value(0));
   if (socket == nullptr) return nullptr;
-  if (arguments.count() != 5 || socket->context != nullptr || socket->fd < 0) return arguments.Wrong();
+  if (arguments.count() != 6 || socket->context != nullptr || socket->fd < 0) return arguments.Wrong();
   uv_loop_s* loop;
   napi_value name;
   NETDRIVE_CHECK(env, napi_get_uv_event_loop(env, &loop));
@@ -220,6 +294,7 @@ napi_value Start(napi_env env, napi_callback_info info) {
   NETDRIVE_CHECK(env, napi_create_reference(env, arguments.value(2), 1, &socket->on_landed));
   NETDRIVE_CHECK(env, napi_create_reference(env, arguments.value(3), 1, &socket->on_sent));
   NETDRIVE_CHECK(env, napi_create_reference(env, arguments.value(4), 1, &socket->on_end));
+  NETDRIVE_CHECK(env, napi_create_reference(env, arguments.value(5), 1, &socket->on_secured));
   void* poll = malloc(uv_handle_size(kUvPoll));
   const int failure = poll == nullptr ? -ENOMEM : uv_poll_init(loop, poll, socket->fd);
   if (failure != 0) {
@@ -227,6 +302,7 @@ napi_value Start(napi_env env, napi_callback_info info) {
   } else {
     uv_handle_set_data(poll, socket);
     socket->poll = poll;
+    UpdateWatch(socket);
   }
   return Number(env, failure);
 }
@@ -243,7 +319,7 @@ napi_value Place(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-// tcpRead(socket, on): reads, or does not.
+// tcpRead(socket, on): reads, or does not. 1 if tcpPump is to be called soon: there is something that the socket will not tell of.
 napi_value Read(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   Socket* socket = GetSocket(env, arguments.value(0));
@@ -251,6 +327,16 @@ napi_value Read(napi_env env, napi_callback_info info) {
   const bool on = arguments.Int(1) != 0;
   if (!arguments.ok() || (on && socket->place == nullptr)) return arguments.Wrong();
   socket->reading = on && socket->fd >= 0;
+  UpdateWatch(socket);
+  return Number(env, socket->reading && socket->tls != nullptr && socket->tls->HasInput() ? 1 : 0);
+}
+
+// tcpPump(socket): reads what is there, if it is to be read.
+napi_value Pump(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  OnReadable(socket);
   UpdateWatch(socket);
   return nullptr;
 }
@@ -262,8 +348,8 @@ napi_value SendBuffers(napi_env env, napi_callback_info info) {
   NETDRIVE_CHECK(env, napi_get_cb_info(env, info, &count, values, nullptr, nullptr));
   Socket* socket = count > 0 ? GetSocket(env, values[0]) : nullptr;
   if (socket == nullptr) return nullptr;
-  if (socket->poll == nullptr) return Number(env, -EPIPE);
-  if (count < 2 || count > kChunksMax + 1 || Sending(socket)) {
+  if (socket->poll == nullptr || IsShaking(socket)) return Number(env, -EPIPE);
+  if (count < 2 || count > kChunksMax + 1 || HasParts(socket) || socket->sending) {
     napi_throw_range_error(env, nullptr, "netdrive addon: a send under way, or too much at once");
     return nullptr;
   }
@@ -276,13 +362,10 @@ napi_value SendBuffers(napi_env env, napi_callback_info info) {
     if (bytes > 0) socket->parts.push_back({data, bytes});
   }
   const int failure = Send(socket);
-  if (failure != 0) {
-    socket->parts.clear();
-    socket->first = 0;
-    return Number(env, -failure);
-  }
+  if (failure != 0) return Number(env, failure);
+  socket->sending = HasOutput(socket);
   UpdateWatch(socket);
-  return Number(env, Sending(socket) ? 0 : 1);
+  return Number(env, socket->sending ? 0 : 1);
 }
 
 // tcpShutdown(socket): ends our side.
@@ -290,8 +373,57 @@ napi_value Shutdown(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   Socket* socket = GetSocket(env, arguments.value(0));
   if (socket == nullptr) return nullptr;
-  if (socket->fd >= 0) shutdown(socket->fd, SHUT_WR);
+  if (socket->fd < 0) return nullptr;
+  socket->ending = true;
+  if (socket->tls != nullptr) socket->tls->Shutdown();
+  if (!HasOutput(socket)) shutdown(socket->fd, SHUT_WR);
+  UpdateWatch(socket);
   return nullptr;
+}
+
+napi_value Text(napi_env env, const std::string& text) {
+  napi_value value;
+  NETDRIVE_CHECK(env, napi_create_string_latin1(env, text.data(), text.size(), &value));
+  return value;
+}
+
+// tlsReason(socket): what OpenSSL said of a failure, or "".
+napi_value Reason(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  return socket == nullptr ? nullptr : Text(env, socket->tls == nullptr ? "" : socket->tls->reason());
+}
+
+// tlsVerifyFailure(socket): what is wrong with the peer's certificate, or "". The engine must have shaken hands, as for what follows.
+napi_value VerifyFailure(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  if (socket->tls == nullptr) return arguments.Wrong();
+  return Text(env, socket->tls->VerifyFailure());
+}
+
+// tlsCertificate(socket): the peer's, DER; empty if it has none.
+napi_value Certificate(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  if (socket->tls == nullptr) return arguments.Wrong();
+  const std::vector<uint8_t> der = socket->tls->PeerCertificate();
+  napi_value buffer;
+  NETDRIVE_CHECK(env, napi_create_buffer_copy(env, der.size(), der.data(), nullptr, &buffer));
+  return buffer;
+}
+
+// tlsExport(socket, label, buffer): fills the buffer with what only both ends can know (RFC 8446, 7.5); 0 or -errno.
+napi_value ExportKeys(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  const std::string label = arguments.Path(1);
+  const Bytes out = arguments.Buffer(2);
+  if (!arguments.ok() || socket->tls == nullptr) return arguments.Wrong();
+  return Number(env, socket->tls->Export(label, out.data, out.size) ? 0 : -EPROTO);
 }
 
 // tcpClose(socket): no callback follows.
@@ -310,8 +442,11 @@ napi_value RegisterTcpSocket(napi_env env, napi_value exports) {
   constexpr struct {
     const char* name;
     napi_callback function;
-  } kFunctions[] = {{"tcpAdopt", Adopt}, {"tcpStart", Start},       {"tcpPlace", Place}, {"tcpRead", Read},
-                    {"tcpSend", SendBuffers}, {"tcpShutdown", Shutdown}, {"tcpClose", Close}};
+  } kFunctions[] = {{"tcpAdopt", Adopt},       {"tcpSecure", Secure},     {"tcpStart", Start},
+                    {"tcpPlace", Place},       {"tcpRead", Read},         {"tcpPump", Pump},
+                    {"tcpSend", SendBuffers},  {"tcpShutdown", Shutdown}, {"tcpClose", Close},
+                    {"tlsReason", Reason},     {"tlsExport", ExportKeys}, {"tlsCertificate", Certificate},
+                    {"tlsVerifyFailure", VerifyFailure}};
   for (const auto& each : kFunctions) {
     if (Export(env, exports, each.name, each.function) == nullptr) return nullptr;
   }

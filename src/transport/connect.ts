@@ -4,12 +4,15 @@
  * A packet that is sent into nothing is only sent again by the kernel after a second, and then ever later. So while a connection has no answer another one is
  * begun every RETRY_MS, and whenever the network has changed, and the first that is answered is it: when a line comes back, one is on its way soon.
  */
+import type { X509Certificate } from "node:crypto";
 import { isIP, type Socket, connect as tcpConnect } from "node:net";
-import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
+import { checkServerIdentity, type PeerCertificate } from "node:tls";
 import type { Clock } from "../base/clock.ts";
 import { CloseCode, ProtocolError } from "../base/errors.ts";
+import { TlsContext } from "../sys/tls-context.ts";
 import type { Network } from "./network.ts";
-import { fingerprintOf, tlsSettings } from "./tls-settings.ts";
+import { fingerprintOf, tlsCiphers } from "./tls-settings.ts";
+import { TlsStream } from "./tls-stream.ts";
 
 /** How a server shows that it is who it must be: by its key, or by a certificate of a CA (PEM) for its host. */
 export type Trust = { readonly fingerprint: string } | { readonly ca: string };
@@ -58,16 +61,36 @@ export class Attempts {
   }
 }
 
+/** Where to, and what tells when to try again. */
+interface Target extends Place {
+  readonly clock: Clock;
+  readonly network?: Network | undefined;
+}
+
+type OnStop = (stop: (reason: Error) => void) => void;
+
 /**
  * Connects; without `trust` nothing is encrypted. `onStop` gets what ends it with an error.
  *
- * @throws Node's errors; ProtocolError SECURITY: who is there does not have the key it must have.
+ * @throws Node's errors; ProtocolError SECURITY: who is there does not have the key or the certificate it must have.
  */
 export async function connectTo(
-  place: Place & { trust?: Trust | undefined; clock: Clock; network?: Network | undefined },
-  onStop: (stop: (reason: Error) => void) => void,
-): Promise<Socket> {
-  const { host, port, trust, clock, network } = place;
+  place: Target & { trust?: Trust | undefined },
+  onStop: OnStop,
+): Promise<Socket | TlsStream> {
+  const { host, port, trust } = place;
+  if (trust === undefined) return connectTcp(place, onStop);
+  const { stream, certificate, failure } = await connectTls(place, "ca" in trust ? trust.ca : undefined, onStop);
+  const wrong =
+    "fingerprint" in trust
+      ? wrongKey(certificate, trust.fingerprint, `${host}:${port}`)
+      : wrongCertificate(certificate, failure, host, `${host}:${port}`);
+  if (wrong === undefined) return stream;
+  stream.destroy();
+  throw wrong;
+}
+
+async function connectTcp({ host, port, clock, network }: Target, onStop: OnStop): Promise<Socket> {
   const tcp = await new Promise<Socket>((resolve, reject) => {
     const attempts = new Attempts(
       () => tcpConnect({ host, port, noDelay: true }),
@@ -84,43 +107,53 @@ export async function connectTo(
     attempts.add();
   });
   onStop((reason) => void tcp.destroy(reason));
-  if (trust === undefined) return tcp;
-  return encrypt(tcp, host, trust, `${host}:${port}`, onStop);
+  return tcp;
 }
 
-function encrypt(
-  tcp: Socket,
-  host: string,
-  trust: Trust,
-  place: string,
-  onStop: (stop: (reason: Error) => void) => void,
-): Promise<TLSSocket> {
-  const isPinned = "fingerprint" in trust;
-  const settings: ConnectionOptions = {
-    ...tlsSettings(),
-    ...(isPinned ? { rejectUnauthorized: false } : { ca: trust.ca }),
-  };
-  return new Promise((resolve, reject) => {
-    const socket = connectTls({ ...settings, socket: tcp, host, ...(isIP(host) === 0 ? { servername: host } : {}) });
-    onStop((reason) => void socket.destroy(reason));
-    socket.once("error", reject);
-    socket.once("close", () => reject(Object.assign(new Error("closed"), { code: "ECONNRESET" })));
-    socket.once("secureConnect", () => {
-      socket.off("error", reject);
-      const wrong = isPinned ? wrongKey(socket, trust.fingerprint, place) : undefined;
-      if (wrong === undefined) {
-        resolve(socket);
-        return;
-      }
-      socket.destroy();
-      reject(wrong);
-    });
+interface Met {
+  readonly stream: TlsStream;
+  readonly certificate: X509Certificate | undefined;
+  /** What is wrong with the certificate, to those who believe in `ca`. */
+  readonly failure: string;
+}
+
+/** Shakes hands with whoever is there. `ca`: PEM. @throws as `connectTo`, but whoever is there is good enough. */
+export async function connectTls(place: Target, ca: string | undefined, onStop: OnStop): Promise<Met> {
+  const { host } = place;
+  const context = TlsContext.ofClient({ ciphers: tlsCiphers(), ca });
+  const tcp = await connectTcp(place, onStop);
+  const stream = new TlsStream(tcp, context, isIP(host) === 0 ? host : "");
+  onStop((reason) => void stream.destroy(reason));
+  await new Promise<void>((resolve, reject) => {
+    stream.once("secure", resolve);
+    // Stays: an error of a stream that is given up is nobody's.
+    stream.on("error", reject);
+    stream.once("close", () => reject(Object.assign(new Error("closed"), { code: "ECONNRESET" })));
   });
+  return { stream, ...stream.peerCertificate() };
 }
 
-function wrongKey(socket: TLSSocket, fingerprint: string, place: string): ProtocolError | undefined {
-  const certificate = socket.getPeerX509Certificate();
+function wrongKey(
+  certificate: X509Certificate | undefined,
+  fingerprint: string,
+  place: string,
+): ProtocolError | undefined {
   const seen = certificate === undefined ? "no key" : fingerprintOf(certificate);
   if (seen === fingerprint) return undefined;
   return new ProtocolError(CloseCode.SECURITY, `the key of ${place} is ${seen} and should be ${fingerprint}`);
+}
+
+function wrongCertificate(
+  certificate: X509Certificate | undefined,
+  failure: string,
+  host: string,
+  place: string,
+): ProtocolError | undefined {
+  const text = certificate === undefined ? "there is none" : failure || wrongName(certificate, host);
+  if (text === undefined) return undefined;
+  return new ProtocolError(CloseCode.SECURITY, `the certificate of ${place} is not good: ${text}`);
+}
+
+function wrongName(certificate: X509Certificate, host: string): string | undefined {
+  return checkServerIdentity(host, certificate.toLegacyObject() as PeerCertificate)?.message.split("\n", 1)[0];
 }

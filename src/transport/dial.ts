@@ -5,17 +5,16 @@
  * It knows no session. A server that is not who it must be hears nothing from us but the handshake of TLS.
  */
 import type { Socket } from "node:net";
-import { connect as connectTls, TLSSocket } from "node:tls";
 import { Client } from "undici";
 import type { Clock } from "../base/clock.ts";
 import { CloseCode, ConnectionError, ProtocolError } from "../base/errors.ts";
 import type { ByteLink } from "./byte-link.ts";
-import { connectTo, type Place, type Trust } from "./connect.ts";
+import { connectTls, connectTo, type Place, type Trust } from "./connect.ts";
 import { UPGRADE_PATH, UPGRADE_PROTOCOL } from "./listen.ts";
 import type { Network } from "./network.ts";
 import { SocketLink } from "./socket-link.ts";
-import { TlsLink } from "./tls-link.ts";
-import { fingerprintOf, tlsSettings } from "./tls-settings.ts";
+import { fingerprintOf } from "./tls-settings.ts";
+import { TlsStream } from "./tls-stream.ts";
 import { UpgradingLink } from "./upgrading-link.ts";
 
 interface DialOptions extends Place {
@@ -47,8 +46,7 @@ export async function dial(options: DialOptions & { trust?: Trust | undefined; i
         });
         if (!isEager) await upgrade(socket, host, port);
         if (socket.destroyed) throw new ConnectionError(`${place} closed the connection`, { retryable: true });
-        const nothing = Buffer.alloc(0);
-        const link = socket instanceof TLSSocket ? new TlsLink(socket, nothing) : new SocketLink(socket, nothing);
+        const link = new SocketLink(socket, Buffer.alloc(0));
         return isEager ? new UpgradingLink(link, authority(host, port)) : link;
       } catch (error) {
         throw asDialError(error, place);
@@ -62,14 +60,14 @@ function authority(host: string, port: number): string {
 }
 
 /** Asks for the upgrade of a connection and waits for it. */
-async function upgrade(socket: Socket, host: string, port: number): Promise<void> {
-  const scheme = socket instanceof TLSSocket ? "https" : "http";
+async function upgrade(socket: Socket | TlsStream, host: string, port: number): Promise<void> {
+  const scheme = socket instanceof TlsStream ? "https" : "http";
   const client = new Client(`${scheme}://${authority(host, port)}`, {
     allowH2: false,
     headersTimeout: 0,
     bodyTimeout: 0,
     // Not before it returns: undici would not look whether there is anything to send.
-    connect: (_options, callback) => queueMicrotask(() => callback(null, socket)),
+    connect: (_options, callback) => queueMicrotask(() => callback(null, socket as Socket)),
   });
   try {
     const { headers } = await client.upgrade({ path: UPGRADE_PATH, protocol: UPGRADE_PROTOCOL });
@@ -84,24 +82,23 @@ async function upgrade(socket: Socket, host: string, port: number): Promise<void
 
 /** Connects only to learn which key is there: nothing is believed of it. @throws as `dial`. */
 export async function fingerprintAt(options: DialOptions): Promise<string> {
-  const { host, port } = options;
-  const place = `${host}:${port}`;
+  const place = `${options.host}:${options.port}`;
   let stop = (_reason: Error) => {};
   return withinTime(
     options,
     (reason) => stop(reason),
-    () =>
-      new Promise((resolve, reject) => {
-        const socket = connectTls({ host, port, rejectUnauthorized: false, ...tlsSettings() });
-        stop = (reason) => void socket.destroy(reason);
-        socket.once("secureConnect", () => {
-          const certificate = socket.getPeerX509Certificate();
-          socket.destroy();
-          if (certificate === undefined) reject(new ProtocolError(CloseCode.SECURITY, `${place} shows no certificate`));
-          else resolve(fingerprintOf(certificate));
+    async () => {
+      try {
+        const { stream, certificate } = await connectTls(options, undefined, (stopIt) => {
+          stop = stopIt;
         });
-        socket.once("error", (error) => reject(asDialError(error, place)));
-      }),
+        stream.destroy();
+        if (certificate !== undefined) return fingerprintOf(certificate);
+        throw new ProtocolError(CloseCode.SECURITY, `${place} shows no certificate`);
+      } catch (error) {
+        throw asDialError(error, place);
+      }
+    },
   );
 }
 
@@ -144,21 +141,13 @@ const CONNECT_TEXT: Readonly<Record<string, string>> = {
   ECONNRESET: "closed the connection",
 };
 
-/** What Node says of a certificate that does not pass: its own codes and those of OpenSSL (X509_V_ERR_*). */
-const IS_CERTIFICATE_CODE =
-  /^(ERR_TLS_CERT_|CERT_|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_|HOSTNAME_|ERROR_IN_CERT)/;
-
 function asDialError(error: unknown, place: string): Error {
   if (error instanceof ProtocolError || error instanceof ConnectionError) return error;
   const { code = "", message, name } = error as NodeJS.ErrnoException;
   if (message === "bad upgrade" || name === "HTTPParserError") {
     return new ProtocolError(CloseCode.MALFORMED, `${place} is not a netdrive server`, { cause: error });
   }
-  if (IS_CERTIFICATE_CODE.test(code)) {
-    const text = `the certificate of ${place} is not good: ${message.split("\n", 1)[0]}`;
-    return new ProtocolError(CloseCode.SECURITY, text, { cause: error });
-  }
-  if (code === "EPROTO" || code.startsWith("ERR_SSL_")) {
+  if (code === "EPROTO") {
     return new ProtocolError(CloseCode.MALFORMED, `${place} does not speak TLS 1.3`, { cause: error });
   }
   if (code === "UND_ERR_SOCKET") {

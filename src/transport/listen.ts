@@ -10,13 +10,13 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import { createServer as createTlsServer, TLSSocket } from "node:tls";
 import type { Clock } from "../base/clock.ts";
+import { TlsContext } from "../sys/tls-context.ts";
 import type { ByteLink } from "./byte-link.ts";
 import type { Identity } from "./self-signed.ts";
 import { SocketLink } from "./socket-link.ts";
-import { TlsLink } from "./tls-link.ts";
-import { tlsSettings } from "./tls-settings.ts";
+import { tlsCiphers } from "./tls-settings.ts";
+import { TlsStream } from "./tls-stream.ts";
 
 export const UPGRADE_PROTOCOL = "netdrive/1";
 export const UPGRADE_PATH = "/netdrive/1";
@@ -83,10 +83,9 @@ export async function listen(options: {
     keepAliveTimeout: REQUEST_TIMEOUT_MS,
     noDelay: true,
   });
-  if (options.identity !== undefined) speakTls(server, options.identity, options.clock);
   /** Those that were not upgraded, by where they come from: that is the same for a connection and for what TLS makes of it. */
-  const sockets = new Map<string, Socket>();
-  server.prependListener("connection", (socket: Socket) => {
+  const sockets = new Map<string, Accepted>();
+  const onAccepted = (socket: Accepted) => {
     const source = sourceOf(socket);
     sockets.set(source, socket);
     unproven.add(source, () => socket.destroy());
@@ -96,10 +95,12 @@ export async function listen(options: {
       sockets.delete(source);
       unproven.delete(source);
     });
-  });
+  };
+  if (options.identity !== undefined) speakTls(server, options.identity, options.clock, onAccepted);
+  server.prependListener("connection", onAccepted);
   server.on("request", answer);
   server.on("clientError", (_error, socket: Duplex) => socket.destroy());
-  server.on("upgrade", (request: IncomingMessage, socket: Socket, head: Buffer) => {
+  server.on("upgrade", (request: IncomingMessage, socket: Accepted, head: Buffer) => {
     // A destroyed socket of the HTTP server says 'error' to nobody once it is ours.
     socket.on("error", () => socket.destroy());
     if (request.url !== UPGRADE_PATH || request.headers.upgrade?.toLowerCase() !== UPGRADE_PROTOCOL) {
@@ -110,7 +111,7 @@ export async function listen(options: {
     socket.write(SWITCHING);
     sockets.delete(sourceOf(socket));
     unproven.delete(sourceOf(socket));
-    onLink(socket instanceof TLSSocket ? new TlsLink(socket, head) : new SocketLink(socket, head));
+    onLink(new SocketLink(socket, head));
   });
   await started(server, options.host, options.port);
   const { address, port } = server.address() as AddressInfo;
@@ -124,17 +125,34 @@ export async function listen(options: {
   };
 }
 
-function sourceOf({ remoteAddress, remotePort, localAddress }: Socket): string {
+/** A connection, or what TLS makes of it. */
+type Accepted = Socket | TlsStream;
+
+function sourceOf({ remoteAddress, remotePort, localAddress }: Accepted): string {
   return `${remoteAddress} ${remotePort} ${localAddress}`;
 }
 
-/** Makes a server of HTTP speak TLS with every connection that begins so. */
-function speakTls(server: Server, { certificate: cert, key }: Identity, clock: Clock): void {
-  const [serveHttp] = server.listeners("connection") as [(this: Server, socket: Socket) => void];
+/** Makes a server of HTTP speak TLS with every connection that begins so. `onTls` gets what such a connection has become, before hands are shaken. */
+function speakTls(
+  server: Server,
+  { certificate, key }: Identity,
+  clock: Clock,
+  onTls: (stream: TlsStream) => void,
+): void {
+  const [serveHttp] = server.listeners("connection") as [(this: Server, socket: Duplex) => void];
   server.removeAllListeners("connection");
-  const tls = createTlsServer({ ...tlsSettings(), cert, key, handshakeTimeout: REQUEST_TIMEOUT_MS, noDelay: true });
-  tls.on("secureConnection", (socket) => serveHttp.call(server, socket));
-  tls.on("tlsClientError", (_error, socket) => socket.destroy());
+  const context = TlsContext.ofServer({ ciphers: tlsCiphers(), certificate, key });
+  const shakeHands = (raw: Socket) => {
+    const stream = new TlsStream(raw, context);
+    stream.on("error", () => stream.destroy());
+    onTls(stream);
+    const timer = clock.after(REQUEST_TIMEOUT_MS, () => stream.destroy());
+    stream.once("close", () => timer.stop());
+    stream.once("secure", () => {
+      timer.stop();
+      serveHttp.call(server, stream);
+    });
+  };
   server.on("connection", (raw: Socket) => {
     const onError = () => raw.destroy();
     const timer = clock.after(REQUEST_TIMEOUT_MS, onError);
@@ -149,12 +167,12 @@ function speakTls(server: Server, { certificate: cert, key }: Identity, clock: C
       raw.off("end", onError);
       timer.stop();
       raw.unshift(first);
-      if (first[0] !== TLS_HANDSHAKE) {
-        raw.off("error", onError);
-        serveHttp.call(server, raw);
+      if (first[0] === TLS_HANDSHAKE) {
+        shakeHands(raw);
         return;
       }
-      tls.emit("connection", raw);
+      raw.off("error", onError);
+      serveHttp.call(server, raw);
     };
     raw.on("readable", onReadable);
   });

@@ -1,11 +1,12 @@
 /**
- * A byte link over a connected TCP socket of Node, which it takes over.
+ * A byte link over a connected TCP socket of Node, or over TLS past its handshake; it takes either over.
  *
  * Received bytes land where the receiver says, and what is written leaves without a queue in between; see sys/tcp-socket.ts.
  */
 import type { Socket } from "node:net";
-import { descriptorOf, TcpSocket } from "../sys/tcp-socket.ts";
+import { descriptorOf, TcpSocket, type TcpSocketEvents } from "../sys/tcp-socket.ts";
 import { type ByteLink, type LinkReceiver, UNBOUND } from "./byte-link.ts";
+import { TlsStream } from "./tls-stream.ts";
 
 /** Time after which the kernel asks a silent peer whether it is there. */
 const KEEP_ALIVE_MS = 15_000;
@@ -13,8 +14,8 @@ const KEEP_ALIVE_MS = 15_000;
 export class SocketLink implements ByteLink {
   readonly peer: string;
   readonly address: string;
-  readonly binding = UNBOUND;
-  readonly #raw: Socket;
+  readonly binding: Buffer;
+  readonly #raw: Socket | TlsStream;
   readonly #head: Buffer;
   #socket: TcpSocket | undefined;
   #receiver: LinkReceiver | undefined;
@@ -29,25 +30,20 @@ export class SocketLink implements ByteLink {
   #isClosed = false;
 
   /** `head`: bytes of the peer that came with the upgrade. */
-  constructor(socket: Socket, head: Buffer) {
+  constructor(socket: Socket | TlsStream, head: Buffer) {
     this.#raw = socket;
     this.#head = head;
+    this.binding = socket instanceof TlsStream ? socket.binding : UNBOUND;
     this.address = socket.remoteAddress ?? "?";
     this.peer = `${this.address}:${socket.remotePort ?? "?"}`;
   }
 
   start(receiver: LinkReceiver): void {
     this.#receiver = receiver;
-    const fd = this.#raw.destroyed ? -1 : descriptorOf(this.#raw);
-    if (fd < 0) {
-      process.nextTick(() => this.#close(undefined));
-      return;
-    }
+    const raw = this.#raw;
     // What came with the upgrade, and what Node has read since.
-    const early = Buffer.concat([this.#head, (this.#raw.read() as Buffer | null) ?? Buffer.alloc(0)]);
-    this.#raw.setNoDelay(true);
-    this.#raw.setKeepAlive(true, KEEP_ALIVE_MS);
-    this.#socket = new TcpSocket(fd, {
+    const early = raw.destroyed ? this.#head : Buffer.concat([this.#head, (raw.read() as Buffer | null) ?? UNBOUND]);
+    this.#socket = takeOver(raw, {
       landed: (bytes) => {
         receiver.landed(bytes);
         this.#landNext();
@@ -55,7 +51,11 @@ export class SocketLink implements ByteLink {
       sent: () => this.#written(),
       ended: (error) => this.#ended(error),
     });
-    this.#raw.destroy();
+    raw.destroy();
+    if (this.#socket === undefined) {
+      process.nextTick(() => this.#close(undefined));
+      return;
+    }
     if (early.length > 0) receiver.data(early);
     this.#landNext();
     if (!this.#isPaused) this.#socket?.read(true);
@@ -143,4 +143,15 @@ export class SocketLink implements ByteLink {
     sent?.();
     this.#receiver?.closed(error);
   }
+}
+
+/** Undefined if the socket is gone, or still has to send what was written to it. */
+function takeOver(raw: Socket | TlsStream, events: TcpSocketEvents): TcpSocket | undefined {
+  if (raw.destroyed) return undefined;
+  if (raw instanceof TlsStream) return raw.handOver(events);
+  const fd = descriptorOf(raw);
+  if (fd < 0) return undefined;
+  raw.setNoDelay(true);
+  raw.setKeepAlive(true, KEEP_ALIVE_MS);
+  return new TcpSocket(fd, events);
 }

@@ -5,7 +5,7 @@
  */
 import { createHash, type X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
-import type { TLSSocket } from "node:tls";
+import type { TcpSocket } from "../sys/tcp-socket.ts";
 
 const BINDING_BYTES = 32;
 const BINDING_LABEL = "EXPERIMENTAL netdrive/1 channel";
@@ -14,9 +14,9 @@ const BINDING_LABEL = "EXPERIMENTAL netdrive/1 channel";
 const WITH_AES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 const WITHOUT_AES = "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384";
 
-/** For `tls.connect` and `tls.createServer`. */
-export function tlsSettings(): { minVersion: "TLSv1.3"; ciphers: string; ALPNProtocols: string[] } {
-  return { minVersion: "TLSv1.3", ciphers: hasAes() ? WITH_AES : WITHOUT_AES, ALPNProtocols: ["http/1.1"] };
+/** The ciphers to be spoken, as OpenSSL wants them. */
+export function tlsCiphers(): string {
+  return hasAes() ? WITH_AES : WITHOUT_AES;
 }
 
 function hasAes(): boolean {
@@ -43,6 +43,6 @@ export function isFingerprint(text: string): boolean {
 }
 
 /** Bytes that only the two ends of this connection know; see PROTOCOL.md, "Set-up". */
-export function bindingOf(socket: TLSSocket): Buffer {
-  return socket.exportKeyingMaterial(BINDING_BYTES, BINDING_LABEL, Buffer.alloc(0));
+export function bindingOf(socket: TcpSocket): Buffer {
+  return socket.exportKeyingMaterial(BINDING_BYTES, BINDING_LABEL);
 }

@@ -1,6 +1,7 @@
 /** How a connection is begun over a line that may come back at any moment. */
 import assert from "node:assert/strict";
 import { connect, Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { type TestContext, test } from "node:test";
 import { type Clock, systemClock } from "../../src/base/clock.ts";
 import { Attempts, connectTo } from "../../src/transport/connect.ts";
@@ -62,7 +63,7 @@ const pause = (ms: number) => new Promise<void>((resolve) => void systemClock.af
 /** A host that hears nothing: what connects to a server that is stopped fills its backlog, and then the kernel drops every packet that asks for more. */
 async function silentHost(t: TestContext, clock: Clock) {
   const server = startService(process.execPath, ["-e", LISTENER]);
-  const sockets: Socket[] = [];
+  const sockets: Duplex[] = [];
   t.after(async () => {
     for (const socket of sockets) socket.destroy();
     await server.end("SIGKILL");

@@ -2,7 +2,10 @@
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
 import { once } from "node:events";
+import type { IncomingMessage } from "node:http";
+import { createServer as createHttpsServer, get } from "node:https";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { test } from "node:test";
 import { connect as connectTls, createServer as createTlsServer } from "node:tls";
 import { type Clock, systemClock } from "../../src/base/clock.ts";
@@ -11,7 +14,7 @@ import type { ByteLink } from "../../src/transport/byte-link.ts";
 import { Channel } from "../../src/transport/channel.ts";
 import type { Trust } from "../../src/transport/connect.ts";
 import { dial, fingerprintAt } from "../../src/transport/dial.ts";
-import { listen, Unproven } from "../../src/transport/listen.ts";
+import { listen, Unproven, UPGRADE_PATH } from "../../src/transport/listen.ts";
 import { makeIdentity } from "../../src/transport/self-signed.ts";
 import { fingerprintOf } from "../../src/transport/tls-settings.ts";
 import { messages } from "../../src/wire/codec.ts";
@@ -69,6 +72,9 @@ function numbered(bytes: number): Buffer {
   for (let at = 0; at < bytes; at += 4) payload.writeUInt32LE(at, at);
   return payload;
 }
+
+const UPGRADE = "Connection: Upgrade\r\nUpgrade: netdrive/1\r\n";
+const turn = () => new Promise((resolve) => setImmediate(resolve));
 
 const READ_REPLY = { ...emptyHeader(), opcode: messages.read.row.code, flags: 1 };
 const sendLast = (channel: Channel) =>
@@ -167,25 +173,6 @@ test("a payload diverted while it lands leaves its target alone from then on", a
   assert.equal(target.lastIndexOf(1), 99_999);
   client.destroy();
   await client.gone;
-});
-
-test("where Node cannot make bytes land, they come as chunks", async () => {
-  await using door = await openDoor();
-  const accepted = door.link();
-  const clientLink = await dialTo(door.port, { fingerprint });
-  const hidden = Object.getOwnPropertySymbols;
-  Object.getOwnPropertySymbols = () => [];
-  const client = channelOf(clientLink);
-  const { recorder, done } = recording(client);
-  Object.getOwnPropertySymbols = hidden;
-  const server = channelOf(await accepted);
-  server.start(new Recorder());
-  const payload = numbered(1_000_000);
-  server.send({ ...READ_REPLY, tag: 1 }, undefined, undefined, payload);
-  sendLast(server);
-  await done;
-  assert.ok(recorder.payloads[0]?.equals(payload));
-  for (const channel of [client, server]) channel.destroy();
 });
 
 test("one port serves both kinds, and a link says which it is", async () => {
@@ -302,18 +289,133 @@ test("who does not speak TLS is no server to be trusted", async () => {
   web.close();
 });
 
-test("who says nothing at all is let go in time", async () => {
-  const clock = new FakeClock();
-  await using door = await openDoor(identity, clock);
-  const socket = connect(door.port, HOST);
-  const closed = once(socket, "close");
-  await once(socket, "connect");
-  while (door.unproven.count === 0) await new Promise((resolve) => setImmediate(resolve));
-  clock.advance(9999);
-  assert.equal(door.unproven.count, 1);
-  clock.advance(1);
-  await closed;
-  assert.equal(clock.pendingCount, 0);
+test("who says nothing at all, or begins a handshake and no more, is let go in time", async () => {
+  for (const text of ["", "\x16\x03\x01\x02\x00"]) {
+    const clock = new FakeClock();
+    await using door = await openDoor(identity, clock);
+    const socket = connect(door.port, HOST);
+    const closed = once(socket, "close");
+    await once(socket, "connect");
+    socket.write(text, "latin1");
+    while (door.unproven.count === 0) await turn();
+    for (let turns = 0; turns < 20; turns += 1) await turn();
+    clock.advance(9999);
+    assert.equal(door.unproven.count, 1);
+    clock.advance(1);
+    await closed;
+    assert.equal(clock.pendingCount, 0);
+    assert.equal(door.unproven.count, 0);
+  }
+});
+
+test("the front door answers over TLS as it does without", async () => {
+  await using door = await openDoor();
+  const ask = async (path: string) => {
+    const outgoing = get({ host: HOST, port: door.port, path, agent: false, ca: identity.certificate });
+    const [response] = (await once(outgoing, "response")) as [IncomingMessage];
+    let text = "";
+    for await (const chunk of response) text += String(chunk);
+    return { status: response.statusCode, text };
+  };
+  assert.deepEqual(await ask("/"), {
+    status: 200,
+    text: "This is a netdrive server. Mount it with 'netdrive mount'.\n",
+  });
+  assert.equal((await ask("/share")).status, 404);
+  assert.equal((await ask(UPGRADE_PATH)).status, 426);
+  while (door.unproven.count > 0) await turn();
+});
+
+test("a client with Node's TLS comes in, whatever it says behind its request", async () => {
+  await using door = await openDoor();
+  const accepted = door.link();
+  const socket = connectTls({ host: HOST, port: door.port, ca: identity.certificate });
+  await once(socket, "secureConnect");
+  const cancel = Buffer.from("040000000104000000000000000000000000000000000400" + "09000000", "hex");
+  socket.write(Buffer.concat([Buffer.from(`GET ${UPGRADE_PATH} HTTP/1.1\r\nHost: h\r\n${UPGRADE}\r\n`), cancel]));
+  const link = await accepted;
+  assert.deepEqual(link.binding, socket.exportKeyingMaterial(32, "EXPERIMENTAL netdrive/1 channel", Buffer.alloc(0)));
+  const server = channelOf(link);
+  const { recorder, done } = recording(server);
+  await done;
+  assert.equal(recorder.frames.length, 1);
+  sendLast(server);
+  let heard = Buffer.alloc(0);
+  for await (const chunk of socket as AsyncIterable<Buffer>) {
+    heard = Buffer.concat([heard, chunk]);
+    if (heard.includes(cancel)) break;
+  }
+  assert.match(heard.toString("latin1"), /^HTTP\/1\.1 101 /);
+  server.destroy();
+  await server.gone;
+});
+
+test("a server with Node's TLS is dialled, waiting for its yes and not", async () => {
+  const upgraded = `HTTP/1.1 101 Switching Protocols\r\n${UPGRADE}\r\n`;
+  const sockets: Duplex[] = [];
+  const web = createHttpsServer({ cert: identity.certificate, key: identity.key });
+  web.on("upgrade", (_request, socket: Duplex, head: Buffer) => {
+    sockets.push(socket);
+    socket.on("error", () => {});
+    socket.write(upgraded);
+    socket.write(head);
+    socket.pipe(socket);
+  });
+  web.listen(0, HOST);
+  await once(web, "listening");
+  const { port } = web.address() as AddressInfo;
+  for (const isEager of [false, true]) {
+    const link = await dial({ host: HOST, port, trust: { fingerprint }, timeoutMs: 5000, clock: systemClock, isEager });
+    const client = channelOf(link);
+    const { recorder, done } = recording(client);
+    const payload = numbered(3_000_000);
+    client.send({ ...READ_REPLY, tag: 1 }, undefined, undefined, payload);
+    sendLast(client);
+    await done;
+    assert.ok(recorder.payloads[0]?.equals(payload));
+    client.destroy();
+    await client.gone;
+  }
+  for (const socket of sockets) socket.destroy();
+  web.close();
+});
+
+test("a server that goes while hands are shaken, or before it says yes, has closed the connection", async () => {
+  for (const bytes of [0, 1, 200]) {
+    const hanging = createServer((socket) => {
+      socket.on("error", () => {});
+      socket.once("data", () => socket.end(Buffer.alloc(bytes, 0x16)));
+    }).listen(0, HOST);
+    await once(hanging, "listening");
+    const { port } = hanging.address() as AddressInfo;
+    const text = bytes === 200 ? /does not speak TLS 1\.3/ : /closed the connection/;
+    await assert.rejects(dialTo(port, { fingerprint }), text);
+    hanging.close();
+  }
+  const web = createHttpsServer({ cert: identity.certificate, key: identity.key });
+  web.on("upgrade", (_request, socket: Duplex) => socket.destroy());
+  web.listen(0, HOST);
+  await once(web, "listening");
+  const { port } = web.address() as AddressInfo;
+  await assert.rejects(dialTo(port, { fingerprint }), /closed the connection/);
+  web.close();
+});
+
+test("dialling ends when its caller gives up in the middle of a handshake", async () => {
+  const silent = createServer((socket) => socket.on("error", () => {})).listen(0, HOST);
+  await once(silent, "listening");
+  const { port } = silent.address() as AddressInfo;
+  const controller = new AbortController();
+  const connection = once(silent, "connection") as Promise<[Socket]>;
+  const { signal } = controller;
+  const dialled = dial({ host: HOST, port, trust: { fingerprint }, timeoutMs: 5000, clock: systemClock, signal });
+  const refused = assert.rejects(dialled, /given up/);
+  const [theirs] = await connection;
+  await once(theirs, "data");
+  controller.abort();
+  await refused;
+  await once(theirs.resume(), "close");
+  silent.close();
 });
 
 test("garbage that begins like TLS, and silence, harm nobody else and end with the door", async () => {
