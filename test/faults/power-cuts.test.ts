@@ -186,6 +186,22 @@ for (const [title, work] of Object.entries(TOGETHER)) {
   });
 }
 
+test("a request whose effect cannot be synced fails, and leaves nothing open", async () => {
+  const server = await mortalServer([], undefined, { isCut: () => true, survives: () => false });
+  await server.during(
+    (async () => {
+      const { fileSystem: fs, close } = await server.connect();
+      const { id: root } = await fs.root(ctx);
+      server.files.failing = 2;
+      assert.equal(await outcomeOf(fs.mkdir(ctx, root, n("d"), DIRECTORY)), "EIO");
+      assert.equal(await outcomeOf(fs.create(ctx, root, n("f"), READ_WRITE, MODE)), "EIO");
+      await fs.mkdir(ctx, root, n("e"), DIRECTORY);
+      await close();
+    })(),
+  );
+  assert.equal(server.files.openCount, 0);
+});
+
 const KINDS = ["mkdir", "mknod", "symlink", "create", "link", "unlink", "rmdir", "rename", "exchange", "xattr", "mode"];
 
 /** One request that must not run twice, on names of one worker; what it is follows from the numbers. */
