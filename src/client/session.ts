@@ -293,6 +293,8 @@ export class ClientSession {
       this.#lookLater();
     }
     if (!lane.isConnecting) void this.#reconnect(lane);
+    // It may have waited for the control channel.
+    else this.#waiters.wake();
   }
 
   /** A server that breaks the rules again and again is not asked the same for ever. */

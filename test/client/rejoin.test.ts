@@ -3,7 +3,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { OpenFlag, type OpenFlags } from "../../src/vfs/file-system.ts";
+import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
+import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, named } from "../support/link-drive.ts";
 import { outcome } from "../support/outcome.ts";
 import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
@@ -108,4 +110,60 @@ test("what went ahead on an open that is gone fails as all that is asked of it",
   for (const { value } of asked) assert.ok(value instanceof FsError && value.errno === "ESTALE", String(value));
   await drive.remote.close();
   await other.close();
+});
+
+/**
+ * The server looks at a file when its client has left, and again before the first write of the client that is back. A client that leaves once more, before it heard
+ * of the file, comes back with another write: that has to wait for the look at what it left, or it would count as somebody else's change.
+ *
+ * Method: at both returns control is slow, so that a write is there before it. The first one ends there; at the second one the look is held up.
+ */
+test("a client that is lost twice before it heard of a file has not changed it for itself", async () => {
+  const memory = new MemoryFs();
+  const gate = new GatedFs(memory);
+  const drive = await returningDrive({ fileSystem: gate.fileSystem });
+  const { id, handle } = await fileOn(drive);
+  const { fileSystem } = drive.remote;
+  const told: unknown[] = [];
+  drive.remote.events = { changed: (_node, changes) => told.push(changes), gone: () => told.push("gone") };
+  await fileSystem.write(ctx, handle, 0, Buffer.from("abc"));
+  gate.isHeld = ({ caller }) => caller.pid !== ctx.caller.pid;
+  gate.gates.add("getattr");
+  const leave = async () => {
+    drive.isDown = true;
+    await drive.cut();
+    await gate.holding(1);
+  };
+  const comeBack = async () => {
+    const { length } = drive.connections;
+    drive.onConnection = ({ kind, client }) => {
+      client.faults.delayMs = kind === "control" ? 50 : 0;
+    };
+    drive.isDown = false;
+    while (drive.connections.length < length + 2) {
+      drive.clock.advance(1);
+      await settle();
+    }
+  };
+  await leave();
+  const first = outcome(fileSystem.write(ctx, handle, 3, Buffer.from("def")));
+  gate.held[0]?.pass();
+  await comeBack();
+  gate.held[0]?.pass();
+  await settle();
+  assert.equal(first.value, 3);
+  await leave();
+  const left = await memory.getattr(ctx, id);
+  const second = outcome(fileSystem.write(ctx, handle, 6, Buffer.from("ghi")));
+  await comeBack();
+  assert.deepEqual([gate.held.length, second.value], [1, undefined], "the write waits for the look at what was left");
+  gate.held[0]?.answer(left);
+  await settle();
+  gate.open();
+  await drive.pass(2000, () => drive.remote.status().resumes === 1 && second.value !== undefined);
+  assert.equal(second.value, 3);
+  assert.deepEqual(told, [], "nobody else has changed it");
+  const closing = drive.remote.close();
+  await drive.pass(3000);
+  await closing;
 });

@@ -11,6 +11,7 @@ import { settle } from "./fake-clock.ts";
 import { type LinkDrive, linkDrive, TOKEN } from "./link-drive.ts";
 
 export interface Connection {
+  readonly kind: "control" | "io";
   /** Knobs of what the client sends. */
   readonly client: FaultyLink;
   /** Knobs of what the server sends. */
@@ -52,9 +53,9 @@ export async function returningDrive(
     target: drive.server,
     onConnection: (connection) => options.onConnection?.(connection, connections.length - 1),
   };
-  const dial = async () => {
+  const dial = async (kind: Connection["kind"] = "control") => {
     if (state.isDown) throw new ConnectionError("refused", { retryable: true });
-    const connection = memoryLinkPair(clock);
+    const connection = { kind, ...memoryLinkPair(clock) };
     connections.push(connection);
     state.onConnection(connection);
     state.target.accept(connection.server);
