@@ -66,7 +66,7 @@ function format(drive: DriveStatus | SilentDrive): string {
   if (drive.state === "silent") return `${head}\n  its process does not answer; 'netdrive umount' ends it`;
   const { remote, kernel } = drive;
   const channels = remote.channels
-    .map(({ kind, state }) => (state === "open" ? kind : `${kind} (${state})`))
+    .map(({ kind, state, security }) => `${kind} (${security}${state === "open" ? "" : `, ${state}`})`)
     .join(", ");
   const roundTrip = remote.roundTripMs === undefined ? "not measured" : `${remote.roundTripMs.toFixed(2)} ms`;
   const mib = (bytes: number) => `${(bytes / MIB).toFixed(1)} MiB`;

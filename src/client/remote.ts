@@ -15,7 +15,7 @@ import { dial } from "../transport/dial.ts";
 import { type Network, SystemNetwork } from "../transport/network.ts";
 import type { Trace } from "../transport/trace.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
-import type { ChannelSecurity } from "../wire/messages.ts";
+import type { ChannelSecurity, Security } from "../wire/messages.ts";
 import { type Attached, attachOpen, type OpenTicket } from "./attach.ts";
 import type { CallChannelFigures } from "./call-channel.ts";
 import type { OpenEvents } from "./open-table.ts";
@@ -93,6 +93,8 @@ export interface RemoteShare {
 export interface ChannelStatus {
   readonly kind: "control" | "io";
   readonly state: "open" | "closed";
+  /** How it is protected. */
+  readonly security: Security;
   readonly peer: string;
   readonly receivedBytes: number;
   readonly sentBytes: number;
@@ -218,7 +220,7 @@ export async function connectLink(link: ByteLink, options: LinkOptions, dialMore
       fileSystem.opens.events = events;
     },
     nameOf: (id) => fileSystem.names.nameOf(id),
-    status: () => statusOf(link.peer, session, fileSystem.opens.size),
+    status: () => statusOf(link.peer, session, { opens: fileSystem.opens.size, security: securityOf(options) }),
     lineBytes: () => channels.lineBytes,
     queryKey: (ctx, handle) => fileSystem.queryKey(ctx, handle),
     async ticketFor(ctx, handle) {
@@ -240,7 +242,7 @@ function sessionOptions(options: LinkOptions, log: Log, dial: DialMore | undefin
   return {
     login: loginOf(options),
     share: url.share,
-    security: options.security ?? { control: "plain", io: "plain" },
+    security: securityOf(options),
     sectionBytes: options.sectionBytes ?? SECTION_BYTES,
     credits: options.credits ?? CREDITS,
     ioChannels: options.ioChannels ?? IO_CHANNELS,
@@ -281,7 +283,15 @@ function shareOf(agreement: Agreement, readOnly: boolean): RemoteShare {
   };
 }
 
-function statusOf(peer: string, session: ClientSession, opens: number): RemoteStatus {
+function securityOf({ security = { control: "plain", io: "plain" } }: LinkOptions): ChannelSecurity {
+  return security;
+}
+
+function statusOf(
+  peer: string,
+  session: ClientSession,
+  { opens, security }: { opens: number; security: ChannelSecurity },
+): RemoteStatus {
   const channels: readonly CallChannelFigures[] = session.channels.figures;
   const status = {
     requestsOutstanding: 0,
@@ -303,6 +313,7 @@ function statusOf(peer: string, session: ClientSession, opens: number): RemoteSt
   return {
     channels: channels.map(({ isOpen, receivedBytes, sentBytes }, index) => ({
       kind: index === 0 ? "control" : "io",
+      security: index === 0 ? security.control : security.io,
       state: isOpen ? "open" : "closed",
       peer,
       receivedBytes,

@@ -39,7 +39,10 @@ test("a drive tells its channels, round trip, window and bytes, and that its ser
     assert.ok((status.remote.roundTripMs ?? 0) > 0);
     assert.ok(status.remote.windowBytes >= status.sectionBytes);
     assert.equal(status.kernel.bytesWritten, 4 * 2 ** 20);
-    assert.match((await run([])).stdout, /connected; channels: control, io, io; round trip \d+\.\d\d ms\n/);
+    assert.match(
+      (await run([])).stdout,
+      /connected; channels: control \(tls\), io \(tls\), io \(tls\); round trip \d+\.\d\d ms\n/,
+    );
     await server.service.end("SIGKILL");
     const lost = async () => (JSON.parse((await run(["--json"])).stdout) as [DriveStatus])[0].state === "away";
     while (!(await lost())) await settle();
