@@ -3,8 +3,11 @@
  */
 import { loadAddon } from "./addon.ts";
 
-/** Beyond this a sleep costs little in proportion. */
-const WAIT_US_MAX = 200;
+/**
+ * Longer than the pauses that both sides of a busy drive make now and then (collecting garbage, compiling). With 200, one such pause of one side sent the
+ * other to sleep, and from then on each took so long to wake the other that neither stayed awake: small operations took up to twice the time for a while.
+ */
+const WAIT_US_MAX = 1000;
 
 interface Native {
   busyWait(maxUs: number): object;
