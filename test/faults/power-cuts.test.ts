@@ -19,17 +19,14 @@ import {
   XattrFlag,
 } from "../../src/vfs/file-system.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
+import { changeEverything, DEVICE, DIRECTORY, MODE, READ_WRITE } from "../support/every-change.ts";
 import { ctx, named } from "../support/link-drive.ts";
 import { type Machine, type MortalServer, mortalServer } from "../support/mortal-server.ts";
 import { appendBoth, makeInside, outcomeOf, RACES, race } from "../support/races.ts";
 import { seeded } from "../support/seed.ts";
 
 const n = named;
-const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
 const APPEND = OpenFlag.WRITE | OpenFlag.APPEND;
-const MODE = { mode: 0o100644, umask: 0 };
-const DIRECTORY = { mode: 0o755, umask: 0 };
-const DEVICE = { mode: 0o010644, umask: 0, rdevMajor: 0, rdevMinor: 0 };
 
 /** As a program that means it writes a file. */
 async function writeSynced(fs: FileSystem, handle: HandleId, text: string): Promise<void> {
@@ -64,33 +61,9 @@ async function contentOf(fs: FileSystem, directory: NodeId, name: string): Promi
 
 /** Every request whose reply is kept. */
 async function scenario(fs: FileSystem): Promise<void> {
+  await changeEverything(fs, (handle, text) => writeSynced(fs, handle, text));
   const { id: root } = await fs.root(ctx);
-  const { id: d } = await fs.mkdir(ctx, root, n("d"), DIRECTORY);
-  const f = await fs.create(ctx, d, n("f"), READ_WRITE | OpenFlag.EXCL, MODE);
-  await writeSynced(fs, f.opened.handle, "file");
-  await fs.symlink(ctx, d, n("s"), Buffer.from("target"));
-  await fs.mknod(ctx, d, n("p"), DEVICE);
-  assert.equal((await fs.link(ctx, f.entry.id, d, n("g"))).attr.nlink, 2);
-  await fs.rename(ctx, d, n("g"), root, n("h"), 0);
-  await fs.rename(ctx, d, n("s"), d, n("p"), RenameFlag.EXCHANGE);
-  await fs.rename(ctx, d, n("p"), d, n("s"), 0);
-  await fs.unlink(ctx, d, n("f"));
-  assert.equal((await fs.getattr(ctx, f.entry.id, f.opened.handle)).nlink, 1);
-  await fs.setxattr(ctx, f.entry.id, n("user.x"), Buffer.from("1"), XattrFlag.CREATE);
-  await fs.setxattr(ctx, f.entry.id, n("user.y"), Buffer.from("1"), XattrFlag.CREATE);
-  await fs.removexattr(ctx, f.entry.id, n("user.y"));
-  await fs.setattr(ctx, f.entry.id, { mode: 0o600 });
-  const log = await fs.create(ctx, root, n("log"), APPEND, MODE);
-  for (let line = 0; line < 3; line += 1) {
-    assert.equal(await fs.write(ctx, log.opened.handle, 0, Buffer.from("same\n")), 5);
-  }
-  await fs.release(ctx, log.opened.handle);
-  const again = await fs.open(ctx, f.entry.id, READ_WRITE | OpenFlag.TRUNC);
-  assert.equal(again.attr.sizeBytes, 0);
-  await writeSynced(fs, again.handle, "new");
-  for (const { handle } of [again, f.opened]) await fs.release(ctx, handle);
-  await fs.mkdir(ctx, d, n("e"), DIRECTORY);
-  await fs.rmdir(ctx, d, n("e"));
+  const { id: d } = await fs.lookup(ctx, root, n("d"));
   // Unlinked while it is open: it goes on.
   const { opened } = await fs.create(ctx, d, n("open"), READ_WRITE, MODE);
   await writeSynced(fs, opened.handle, "kept");

@@ -9,47 +9,20 @@ import { test } from "node:test";
 import type { Remote } from "../../src/client/remote.ts";
 import { identify } from "../../src/server/state/restore.ts";
 import { decodeDirents } from "../../src/vfs/dirent-page.ts";
-import { type FileSystem, type NodeId, OpenFlag, RenameFlag, XattrFlag } from "../../src/vfs/file-system.ts";
+import { type FileSystem, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { changeEverything, MODE, READ_WRITE } from "../support/every-change.ts";
 import { ctx, named } from "../support/link-drive.ts";
 import { MemoryStore } from "../support/memory-store.ts";
 import { type MortalServer, mortalServer } from "../support/mortal-server.ts";
 import { appendBoth, outcomeOf, RACES, race } from "../support/races.ts";
 
 const n = named;
-const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
-const MODE = { mode: 0o100644, umask: 0 };
-const DIRECTORY = { mode: 0o755, umask: 0 };
-const DEVICE = { mode: 0o010644, umask: 0, rdevMajor: 0, rdevMinor: 0 };
 
-/** Every request that must not run twice, and some that may. */
 async function scenario({ fileSystem: fs }: Remote): Promise<void> {
-  const { id: root } = await fs.root(ctx);
-  const { id: d } = await fs.mkdir(ctx, root, n("d"), DIRECTORY);
-  const f = await fs.create(ctx, d, n("f"), READ_WRITE | OpenFlag.EXCL, MODE);
-  assert.equal(await fs.write(ctx, f.opened.handle, 0, Buffer.from("file")), 4);
-  await fs.symlink(ctx, d, n("s"), Buffer.from("target"));
-  await fs.mknod(ctx, d, n("p"), DEVICE);
-  assert.equal((await fs.link(ctx, f.entry.id, d, n("g"))).attr.nlink, 2);
-  await fs.rename(ctx, d, n("g"), root, n("h"), 0);
-  await fs.rename(ctx, d, n("s"), d, n("p"), RenameFlag.EXCHANGE);
-  await fs.rename(ctx, d, n("p"), d, n("s"), 0);
-  await fs.unlink(ctx, d, n("f"));
-  assert.equal((await fs.getattr(ctx, f.entry.id, f.opened.handle)).nlink, 1);
-  await fs.setxattr(ctx, f.entry.id, n("user.x"), Buffer.from("1"), XattrFlag.CREATE);
-  await fs.setxattr(ctx, f.entry.id, n("user.y"), Buffer.from("1"), XattrFlag.CREATE);
-  await fs.removexattr(ctx, f.entry.id, n("user.y"));
-  const log = await fs.create(ctx, root, n("log"), OpenFlag.WRITE | OpenFlag.APPEND, MODE);
-  for (let line = 0; line < 3; line += 1) {
-    assert.equal(await fs.write(ctx, log.opened.handle, 0, Buffer.from("same\n")), 5);
-  }
-  await fs.fsync(ctx, log.opened.handle, false);
-  await fs.release(ctx, log.opened.handle);
-  const again = await fs.open(ctx, f.entry.id, READ_WRITE | OpenFlag.TRUNC);
-  assert.equal(again.attr.sizeBytes, 0);
-  await fs.write(ctx, again.handle, 0, Buffer.from("new"));
-  for (const { handle } of [again, f.opened]) await fs.release(ctx, handle);
-  await fs.mkdir(ctx, d, n("e"), DIRECTORY);
-  await fs.rmdir(ctx, d, n("e"));
+  await changeEverything(fs, async (handle, text) => {
+    assert.equal(await fs.write(ctx, handle, 0, Buffer.from(text)), text.length);
+    await fs.fsync(ctx, handle, false);
+  });
 }
 
 /** All names below a directory, with what they lead to. */

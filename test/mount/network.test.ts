@@ -12,6 +12,8 @@ import { type TwoNetworks, twoNetworks } from "../support/two-networks.ts";
 const TOKEN = "a-token-that-was-chosen-for-a-test";
 const CABLE = "link set cable";
 const OUTAGE_MS = 1500;
+/** Who reads from a drive that does not come back is ended: it would keep the mount from going. */
+const READ_MS = 15_000;
 
 interface FarDrive {
   readonly networks: TwoNetworks;
@@ -66,7 +68,7 @@ async function msOf(work: Promise<unknown>): Promise<number> {
 
 /** @returns how long after the network's return the first byte is there. */
 async function returns({ make }: FarDrive, name: string, comeBack: () => Promise<unknown>): Promise<number> {
-  const read = command("cat", [make(name)]);
+  const read = command("cat", [make(name)], { timeoutMs: READ_MS });
   await comeBack();
   const tookMs = await msOf(read);
   assert.equal((await read).stdout, name);
