@@ -107,8 +107,9 @@ export async function listen(options: {
       socket.end(plain(request.url === UPGRADE_PATH ? 426 : 404), () => socket.destroy());
       return;
     }
+    // Who has gone since it asked is noticed here, or when it is answered.
+    if (!socket.destroyed) socket.write(SWITCHING);
     if (socket.destroyed) return;
-    socket.write(SWITCHING);
     sockets.delete(sourceOf(socket));
     unproven.delete(sourceOf(socket));
     onLink(new SocketLink(socket, head));

@@ -20,8 +20,8 @@ export class TlsStream extends Duplex {
   readonly remotePort: number | undefined;
   readonly localAddress: string | undefined;
   #socket: TcpSocket | undefined;
+  #binding: Buffer | undefined;
   readonly #place = Buffer.allocUnsafeSlow(PLACE_BYTES);
-  #isSecured = false;
   #isReading = false;
   #hasEnded = false;
   /** Of the write under way. */
@@ -39,14 +39,20 @@ export class TlsStream extends Duplex {
     else this.destroy(closedEarly());
     raw.destroy();
   }
-  /** See ByteLink. Once secured. */
+
+  /** See ByteLink. From 'secure' on, also when the connection is gone. */
   get binding(): Buffer {
-    return bindingOf(this.#secureSocket());
+    if (this.#binding === undefined) throw new Error("no hands were shaken");
+    return this.#binding;
   }
 
-  /** The peer's certificate, if it has one, and what is wrong with it; empty if it is one of those the context believes. Once secured. */
+  /**
+   * The peer's certificate, if it has one, and what is wrong with it; empty if it is one of those the context believes. From 'secure' on, until the
+   * connection is gone. @throws Error closed.
+   */
   peerCertificate(): { certificate: X509Certificate | undefined; failure: string } {
-    const { der, failure } = this.#secureSocket().peerCertificate();
+    if (this.#socket === undefined || !this.#isSecured) throw closedEarly();
+    const { der, failure } = this.#socket.peerCertificate();
     return { certificate: der === undefined ? undefined : new X509Certificate(der), failure };
   }
 
@@ -102,14 +108,19 @@ export class TlsStream extends Duplex {
     }
   }
 
-  #secureSocket(): TcpSocket {
-    if (this.#socket === undefined || !this.#isSecured) throw new Error("no hands were shaken");
-    return this.#socket;
+  get #isSecured(): boolean {
+    return this.#binding !== undefined;
   }
 
   #secured(): void {
-    this.#isSecured = true;
-    this.#socket?.place(this.#place);
+    if (this.#socket === undefined) return;
+    try {
+      this.#binding = bindingOf(this.#socket);
+    } catch (error) {
+      this.destroy(error as Error);
+      return;
+    }
+    this.#socket.place(this.#place);
     this.emit("secure");
     if (this.#isReading) this.#socket?.read(true);
   }

@@ -98,6 +98,8 @@ export interface Service {
   readonly firstLine: Promise<string>;
   /** Resolves with the exit code or signal. */
   readonly exited: Promise<number | NodeJS.Signals | null>;
+  /** Rejects, with what it said, if it ends before `end` was called. Never resolves. */
+  readonly crashed: Promise<never>;
   /** Settles when it has printed this line. Never rejects: the time limit of the test ends it. */
   line(text: string): Promise<void>;
   /** Writes to its standard input, where it has one. */
@@ -149,6 +151,13 @@ export function startService(
       fail(`ended with ${signal ?? code}`);
     });
   });
+  let isAsked = false;
+  const crashed = new Promise<never>((_, reject) => {
+    void exited.then((how) => {
+      if (!isAsked) reject(new Error(`${program} ${args.join(" ")}: ended by itself, with ${how}\n${errors}`));
+    });
+  });
+  crashed.catch(() => undefined);
   // Whoever does not wait for the line is told of the end by `exited`.
   firstLine.catch(() => undefined);
   return {
@@ -156,6 +165,7 @@ export function startService(
     process: child,
     firstLine,
     exited,
+    crashed,
     errors: () => errors,
     async line(text) {
       while (!output.split("\n").includes(text)) {
@@ -166,6 +176,7 @@ export function startService(
     },
     tell: (text) => void child.stdin?.write(text),
     async end(signal = "SIGTERM") {
+      isAsked = true;
       const deadline = systemClock.after(END_MS, () => child.kill("SIGKILL"), { keepAlive: true });
       child.kill(signal);
       const how = await exited;

@@ -13,6 +13,8 @@ import { makeTemp } from "./temp.ts";
 export interface MortalDrive extends Drive {
   /** The server, the last one that was started. */
   readonly server: Service;
+  /** Rejects when a server ends that nobody has killed or ended: whoever waits for something on the drive would wait for ever. Never resolves. */
+  readonly crashed: Promise<never>;
   /** Kills the server as it is. */
   kill(): Promise<void>;
   /** Starts it again. Rejects if it does not start. */
@@ -37,7 +39,13 @@ export async function startMortalDrive(options: Omit<DriveOptions, "serve" | "di
     await temp.remove();
     throw error;
   });
+  let onCrash: (error: unknown) => void = () => {};
+  const crashed = new Promise<never>((_, reject) => {
+    onCrash = reject;
+  });
+  crashed.catch(() => undefined);
   let { service } = drive.served;
+  service.crashed.catch(onCrash);
   const close = async () => {
     await drive.mounted.close();
     await service.end();
@@ -46,15 +54,16 @@ export async function startMortalDrive(options: Omit<DriveOptions, "serve" | "di
   };
   return {
     ...drive,
+    crashed,
     get server() {
       return service;
     },
     async kill() {
-      process.kill(service.pid, "SIGKILL");
-      await service.exited;
+      await service.end("SIGKILL");
     },
     async start() {
       ({ service } = await startServe(drive.directory, "--squash", "none", ...args));
+      service.crashed.catch(onCrash);
     },
     async remains() {
       await drive.mounted.close();

@@ -178,13 +178,15 @@ export async function runStorm(plan: StormPlan): Promise<StormResult> {
   const other = await startMount(drive.served.url, path, "--allow-other");
   let isOver = false;
   let stormed: Promise<number> = Promise.resolve(0);
+  const crashed = Promise.race([drive.crashed, drive.mounted.service.crashed, other.service.crashed]);
+  crashed.catch(() => undefined);
   try {
     await using siege = await besiegeLocks({ held: drive.path, besieged: path, beside: drive.directory });
     stormed = storm(drive, plan, () => isOver);
     // A storm that fails, because a server does not start, would leave the programs waiting; so would a lock that is lost.
     const worked = workAll(drive, plan, temp.path);
     const failed = Promise.all([stormed, siege.lasted]);
-    const rounds = await Promise.race([worked, failed.then(() => worked)]);
+    const rounds = await Promise.race([worked, failed.then(() => worked), crashed]);
     isOver = true;
     const kills = await stormed;
     const attempts = await siege.end();

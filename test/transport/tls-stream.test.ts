@@ -418,6 +418,22 @@ test("dialling ends when its caller gives up in the middle of a handshake", asyn
   silent.close();
 });
 
+test("who resets the connection behind the request for an upgrade harms nobody else", async () => {
+  await using door = await openDoor();
+  // One that goes in between, too, whatever the kernel makes of it.
+  for (let round = 0; round < 20; round += 1) {
+    const raw = connect(door.port, HOST);
+    const closed = once(raw, "close");
+    const socket = connectTls({ socket: raw, ca: identity.certificate, host: HOST });
+    await once(socket, "secureConnect");
+    socket.on("error", () => {});
+    socket.write(`GET ${UPGRADE_PATH} HTTP/1.1\r\nHost: h\r\n${UPGRADE}\r\n`, () => raw.resetAndDestroy());
+    await closed;
+  }
+  while (door.unproven.count > 0) await turn();
+  (await dialTo(door.port, { fingerprint })).destroy();
+});
+
 test("garbage that begins like TLS, and silence, harm nobody else and end with the door", async () => {
   const door = await openDoor();
   const sockets = ["\x16\x03\x01\x00\x05garbage", "\x16", ""].map((text) => {
