@@ -26,6 +26,13 @@ export function printable(text: string): string {
   );
 }
 
+/** What waits for a reader of standard error that does not read; lines beyond are lost. */
+const UNREAD_BYTES_MAX = 1 << 20;
+
+function writeToStandardError(line: string): void {
+  if (process.stderr.writableLength < UNREAD_BYTES_MAX) process.stderr.write(`${line}\n`);
+}
+
 /** A logger that passes lines of `level` and worse to `sink` (default: standard error). */
 export function createLog(options: {
   level: LogLevel;
@@ -34,7 +41,7 @@ export function createLog(options: {
   sink?: (line: string) => void;
 }): Log {
   const { level, clock, room = "netdrive" } = options;
-  const sink = options.sink ?? ((line: string) => void process.stderr.write(`${line}\n`));
+  const sink = options.sink ?? writeToStandardError;
   const threshold = LOG_LEVELS.indexOf(level);
   const write = (at: LogLevel, text: string, cause?: unknown) => {
     if (LOG_LEVELS.indexOf(at) > threshold) return;

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { command, shell, startService } from "../support/child.ts";
-import { netdrive } from "../support/drive.ts";
+import { netdrive, startDrive } from "../support/drive.ts";
 import { startLocker } from "../support/locker.ts";
 import { startMortalDrive } from "../support/mortal-drive.ts";
 import { makeTemp } from "../support/temp.ts";
@@ -53,6 +53,25 @@ test("an open file outlives the server's process: its place, its unsent data, it
     assert.equal(await writer.exited, 0);
     assert.equal(readFileSync(join(drive.directory, name), "utf8"), "line 0\nline 1\nline 2\n");
   }
+});
+
+test("server and drive go on when nobody reads any more what they say", async () => {
+  const loud = ["--log-level", "debug"];
+  await using drive = await startDrive({ mount: loud, serve: loud, link: [] });
+  const services = [drive.served.service, drive.mounted.service];
+  for (const { process } of services) {
+    process.stderr?.destroy();
+    process.stdout?.destroy();
+  }
+  const writer = startService("python3", ["-c", WRITER, join(drive.path, "f")], { hasInput: true });
+  assert.equal(await writer.firstLine, "open");
+  // Both say something while the link is cut.
+  await drive.link?.cut();
+  writer.tell("mine\n");
+  await writer.line("wrote 5");
+  writer.process.stdin?.end();
+  assert.equal(await writer.exited, 0);
+  for (const { process } of services) assert.equal(process.exitCode, null);
 });
 
 test("a file renamed or made unreadable while the server was dead is found and written to; one replaced is not", async () => {

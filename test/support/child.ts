@@ -100,7 +100,7 @@ export interface Service {
   readonly exited: Promise<number | NodeJS.Signals | null>;
   /** Rejects, with what it said, if it ends before `end` was called. Never resolves. */
   readonly crashed: Promise<never>;
-  /** Settles when it has printed this line. Never rejects: the time limit of the test ends it. */
+  /** Settles when it has printed this line. Rejects if it ends before; without a time limit of its own. */
   line(text: string): Promise<void>;
   /** Writes to its standard input, where it has one. */
   tell(text: string): void;
@@ -168,10 +168,13 @@ export function startService(
     crashed,
     errors: () => errors,
     async line(text) {
+      const closed = once(stdout, "close");
       while (!output.split("\n").includes(text)) {
-        await new Promise<void>((resolve) => {
+        if (stdout.destroyed) throw new Error(`${program} ended without '${text}'\n${errors}`);
+        const more = new Promise<void>((resolve) => {
           onOutput = resolve;
         });
+        await Promise.race([more, closed]);
       }
     },
     tell: (text) => void child.stdin?.write(text),
