@@ -3,7 +3,7 @@
  *
  * Nothing outlives the test process: what still runs when it exits is killed.
  */
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { systemClock } from "../../src/base/clock.ts";
 
@@ -23,7 +23,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(sign
 const READY_MS = 20_000;
 const END_MS = 15_000;
 const COMMAND_MS = 120_000;
-const OUTPUT_BYTES_MAX = 64 << 20;
+const OUTPUT_CHARS_MAX = 64 << 20;
 
 export interface CommandOptions {
   cwd?: string;
@@ -67,22 +67,30 @@ export async function command(
   args: readonly string[],
   options: CommandOptions = {},
 ): Promise<CommandResult> {
-  const { input, codes = [0], timeoutMs = COMMAND_MS, cwd, ...rest } = options;
-  return new Promise((resolve, reject) => {
-    const settings = { ...rest, detached: true, maxBuffer: OUTPUT_BYTES_MAX };
-    const child = execFile(...startedIn(cwd, program, args), settings, (error, stdout, stderr) => {
-      deadline.stop();
-      commands.delete(child);
-      const code = error === null ? 0 : error.code;
-      if (typeof code === "number" && codes.includes(code)) return resolve({ stdout, stderr, code });
-      const how = child.signalCode === null ? `code ${code}` : `${child.signalCode} (it may take ${timeoutMs} ms)`;
-      reject(new Error(`${program} ${args.join(" ")}: ${how}\n${stdout.slice(-4000)}\n${stderr.slice(-4000)}`));
+  const { input = "", codes = [0], timeoutMs = COMMAND_MS, cwd, ...rest } = options;
+  // Not execFile, which makes no process group.
+  const child = spawn(...startedIn(cwd, program, args), { ...rest, detached: true });
+  commands.add(child);
+  const deadline = systemClock.after(timeoutMs, () => killGroup(child), { keepAlive: true });
+  const output = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"] as const) {
+    child[name].setEncoding("utf8").on("data", (chunk: string) => {
+      output[name] += chunk;
+      if (output[name].length > OUTPUT_CHARS_MAX) killGroup(child);
     });
-    const deadline = systemClock.after(timeoutMs, () => killGroup(child), { keepAlive: true });
-    commands.add(child);
-    child.stdin?.on("error", () => undefined);
-    child.stdin?.end(input ?? "");
+  }
+  child.stdin.on("error", () => undefined);
+  child.stdin.end(input);
+  const [code, how] = await new Promise<[number | null, string]>((resolve) => {
+    child.once("error", (error) => resolve([null, error.message]));
+    child.once("close", (exit, signal) => resolve([exit, signal ?? `code ${exit}`]));
   });
+  deadline.stop();
+  commands.delete(child);
+  if (code !== null && codes.includes(code)) return { ...output, code };
+  const limit = code === null ? ` (it may take ${timeoutMs} ms)` : "";
+  const said = `${output.stdout.slice(-4000)}\n${output.stderr.slice(-4000)}`;
+  throw new Error(`${program} ${args.join(" ")}: ${how}${limit}\n${said}`);
 }
 
 /** Runs a shell script that stops at the first failure. */
@@ -153,8 +161,10 @@ export function startService(
   });
   let isAsked = false;
   const crashed = new Promise<never>((_, reject) => {
-    void exited.then((how) => {
-      if (!isAsked) reject(new Error(`${program} ${args.join(" ")}: ended by itself, with ${how}\n${errors}`));
+    // Not its exit: what it said last may come behind.
+    child.once("close", (code, signal) => {
+      if (!isAsked)
+        reject(new Error(`${program} ${args.join(" ")}: ended by itself, with ${signal ?? code}\n${errors}`));
     });
   });
   crashed.catch(() => undefined);
