@@ -4,7 +4,7 @@ import { X509Certificate } from "node:crypto";
 import { once } from "node:events";
 import type { IncomingMessage } from "node:http";
 import { createServer as createHttpsServer, get } from "node:https";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { test } from "node:test";
 import { connect as connectTls, createServer as createTlsServer } from "node:tls";
@@ -429,6 +429,51 @@ test("who resets the connection behind the request for an upgrade harms nobody e
     socket.on("error", () => {});
     socket.write(`GET ${UPGRADE_PATH} HTTP/1.1\r\nHost: h\r\n${UPGRADE}\r\n`, () => raw.resetAndDestroy());
     await closed;
+  }
+  while (door.unproven.count > 0) await turn();
+  (await dialTo(door.port, { fingerprint })).destroy();
+});
+
+/** Passes `bytes` on in one direction, and all in the other, between whoever comes and `port`; then both are reset. */
+async function resetAfter(port: number, bytes: number, direction: "up" | "down"): Promise<Server> {
+  const proxy = createServer((client) => {
+    const server = connect(port, HOST);
+    const reset = () => {
+      client.resetAndDestroy();
+      server.resetAndDestroy();
+    };
+    for (const socket of [client, server]) socket.on("error", reset).on("end", reset);
+    const [from, to] = direction === "up" ? [client, server] : [server, client];
+    let left = bytes;
+    from.on("data", (chunk: Buffer) => {
+      const end = chunk.length < left ? undefined : reset;
+      to.write(chunk.subarray(0, left), end);
+      left -= chunk.length;
+      if (end !== undefined) from.pause();
+    });
+    to.pipe(from);
+  }).listen(0, HOST);
+  await once(proxy, "listening");
+  return proxy;
+}
+
+test("a connection may be reset behind any byte of its beginning, in both directions", async () => {
+  await using door = await openDoor();
+  for (const direction of ["up", "down"] as const) {
+    for (let bytes = 0; bytes < 1600; bytes += 40) {
+      const proxy = await resetAfter(door.port, bytes, direction);
+      const { port } = proxy.address() as AddressInfo;
+      // Where the last byte of the handshake is depends on the certificate: beyond it there is a link, which ends.
+      const link = await dialTo(port, { fingerprint }).catch(() => undefined);
+      if (link !== undefined) {
+        const channel = channelOf(link);
+        channel.start(new Recorder());
+        sendLast(channel);
+        channel.destroy();
+        await channel.gone;
+      }
+      proxy.close();
+    }
   }
   while (door.unproven.count > 0) await turn();
   (await dialTo(door.port, { fingerprint })).destroy();
