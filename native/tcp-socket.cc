@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "busy-wait.h"
 #include "tls-engine.h"
 #include "uv-subset.h"
 
@@ -184,6 +185,7 @@ void OnReadable(Socket* socket) {
     bool dry = false;
     const ssize_t got = Receive(socket, &dry);
     if (got > 0) {
+      CountTraffic(static_cast<size_t>(got));
       Call(socket, socket->on_landed, got);
     } else if (got == 0 || (got != -EAGAIN && got != -EINTR)) {
       End(socket, static_cast<int>(-got));
@@ -360,6 +362,7 @@ napi_value SendBuffers(napi_env env, napi_callback_info info) {
     size_t bytes;
     NETDRIVE_CHECK(env, napi_get_buffer_info(env, values[i], &data, &bytes));
     if (bytes > 0) socket->parts.push_back({data, bytes});
+    CountTraffic(bytes);
   }
   const int failure = Send(socket);
   if (failure != 0) return Number(env, failure);

@@ -9,9 +9,12 @@ import { loadAddon } from "./addon.ts";
  */
 const WAIT_US_MAX = 1000;
 
+/** While much data flows. */
+const STREAM_US_MAX = 100;
+
 interface Native {
-  busyWait(maxUs: number): object;
-  busyWaitCounters(wait: object): [number, number, number];
+  busyWait(maxUs: number, streamUs: number): object;
+  busyWaitCounters(wait: object): [number, number, number, number];
 }
 
 export interface BusyWaitCounters {
@@ -20,6 +23,8 @@ export interface BusyWaitCounters {
   readonly begun: number;
   /** How often no event came in time, so that it ended. */
   readonly vain: number;
+  /** Milliseconds in which much data flowed. */
+  readonly streamed: number;
 }
 
 let wait: object | undefined;
@@ -27,7 +32,7 @@ let wait: object | undefined;
 /** From now on, for the rest of the process. @returns what it has done so far. */
 export function busyWait(): BusyWaitCounters {
   const native = loadAddon<Native>();
-  wait ??= native.busyWait(WAIT_US_MAX);
-  const [awake, begun, vain] = native.busyWaitCounters(wait);
-  return { isAwake: awake !== 0, begun, vain };
+  wait ??= native.busyWait(WAIT_US_MAX, STREAM_US_MAX);
+  const [awake, begun, vain, streamed] = native.busyWaitCounters(wait);
+  return { isAwake: awake !== 0, begun, vain, streamed };
 }
