@@ -11,6 +11,8 @@ import type { Workbench } from "./workbench.ts";
 /** What an application hands over at once. */
 export const BLOCK_BYTES = 1024 * 1024;
 export const MIB = 1024 * 1024;
+/** The number of a run before the first one: what a server does just after its start, compiling, is not what it does all day. */
+export const UNMEASURED_RUN = -1;
 /** Units of results are decimal, as those of lines and disks are. */
 const MB = 1e6;
 
@@ -45,6 +47,8 @@ export async function readCold(
 ): Promise<Transfer> {
   const { workbench } = context;
   const source = join(workbench.shared, file.name);
+  // The disk may still be writing it.
+  await settle(workbench);
   await workbench.load("read", source, BLOCK_BYTES, file.bytesMax ?? 0, 0);
   await peer.remount();
   const path = join(peer.path, file.nameAtPeer ?? file.name);
