@@ -89,7 +89,8 @@ async function run(context: BenchContext): Promise<Report> {
   return {
     title: "Sequential reading and writing over loopback",
     notes: [
-      "1 MiB at a time, one thread, after one run that is not measured: servers have served before. Read: in the server's page cache, the client freshly mounted. Write: a new file, fsync and close included. " +
+      "1 MiB at a time, one thread, after one run that is not measured: servers have served before. " +
+        "Read: in the server's page cache, the client freshly mounted. Write: a new file, fsync and close included. " +
         "The relay is C with neither protocol nor safety, one process for both sides (its CPU is in the client's column); the channel of " +
         "netdrive is plain, that of netdrive signed is signed, that of netdrive tls encrypted, as sshfs's is. rclone writes to a cache on the client and is left out there.",
     ],
