@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, afterEach, before, beforeEach, type TestContext, test } from "node:test";
 import { identify } from "../../src/cli/process-table.ts";
 import { mountAt } from "../../src/sys/mount-table.ts";
-import { type CommandResult, command, startService } from "../support/child.ts";
+import { type CommandResult, command, type Service, startService } from "../support/child.ts";
 import { detach, netdrive, type ServedShare, startServe } from "../support/drive.ts";
 import { makeTemp } from "../support/temp.ts";
 import { scriptAsUser, USER } from "./as-user.ts";
@@ -140,10 +140,17 @@ test("-o nonempty mounts over what is there", async () => {
   assert.ok(existsSync(join(point, "below")));
 });
 
+/** Somebody who uses the drive. */
+async function sleeperInside(): Promise<Service> {
+  const user = startService("sleep", ["60"], { cwd: point });
+  // It is there once it is itself: what starts it enters the directory first.
+  await command("bash", ["-c", `until grep -qsx sleep /proc/${user.pid}/comm; do sleep 0.05; done`]);
+  return user;
+}
+
 test("a drive in use is not unmounted: who uses it is said, and --lazy detaches it", async () => {
   const { pid } = await mountJson();
-  const user = startService("sleep", ["60"], { cwd: point });
-  await command("test", ["-d", `/proc/${user.pid}`]);
+  const user = await sleeperInside();
   oneLine(await run(["umount", point], [5]), new RegExp(`is in use by sleep \\(${user.pid}\\); end them, or .*--lazy`));
   assert.equal((await cat(join(point, "hello.txt"))).stdout, "hello\n");
   await run(["umount", "--lazy", point]);
@@ -167,8 +174,7 @@ test("after kill -9 of its process a drive is listed as dead, is unmounted and c
 
 test("a dead drive that is still in use is detached, and that is said", async () => {
   const { pid } = await mountJson();
-  const user = startService("sleep", ["60"], { cwd: point });
-  await command("test", ["-d", `/proc/${user.pid}`]);
+  const user = await sleeperInside();
   process.kill(pid, "SIGKILL");
   await command("bash", ["-c", `while grep -qs '^State:.[^Z]' /proc/${pid}/status; do sleep 0.05; done`]);
   oneLine(await run(["umount", point]), /nobody served .* in use by sleep \(\d+\): it was detached/);
