@@ -5,7 +5,7 @@
  * drive. All the time programs on a second mount try to get locks that one on the drive has (lock-siege.ts). When all have ended the server has nothing left of them.
  * All that is random comes from one seed, which the caller prints. The test (test/mount/storm) and the long runs (scripts/storm.mjs) are the same.
  */
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type LinkTroublePlan, seededRandom } from "../../scripts/bench/link-schedule.ts";
 import { systemClock } from "../../src/base/clock.ts";
@@ -197,12 +197,28 @@ export async function runStorm(plan: StormPlan): Promise<StormResult> {
   } catch (error) {
     isOver = true;
     await stormed.catch(() => undefined);
-    const said = (service: Service) => service.errors().slice(-6000);
-    throw new Error(
-      `seed ${plan.seed}: ${(error as Error).message}\ndrive: ${said(drive.mounted.service)}\nother: ${said(other.service)}\nserver: ${said(drive.server)}`,
-    );
+    const said = (name: string, { pid, errors }: Service) => `${name}: ${threadsOf(pid)}\n${errors().slice(-6000)}`;
+    const services = { drive: drive.mounted.service, other: other.service, server: drive.server };
+    const all = Object.entries(services).map(([name, service]) => said(name, service));
+    throw new Error(`seed ${plan.seed}: ${(error as Error).message}\n${all.join("\n")}`);
   } finally {
     await other.close();
+  }
+}
+
+/** What the threads of a process do, for whoever has to find out why nothing happens: name, state, processor time in ticks, and where in the kernel each waits. */
+function threadsOf(pid: number): string {
+  const folder = `/proc/${pid}/task`;
+  const textOf = (tid: string, name: string) => readFileSync(join(folder, tid, name), "latin1");
+  try {
+    const threads = readdirSync(folder).map((tid) => {
+      const [, name, rest = ""] = /\((.*)\) (.*)/.exec(textOf(tid, "stat")) ?? [];
+      const fields = rest.split(" ");
+      return `${name} ${fields[0]} ${fields[11]}+${fields[12]} ${textOf(tid, "wchan")}`;
+    });
+    return `${pid}: ${threads.join(", ")}`;
+  } catch {
+    return "has ended";
   }
 }
 
