@@ -79,6 +79,8 @@ async function main(): Promise<void> {
     }
   }
   await link.close();
+  // Left to itself Node waits, awake and for ever, for requests of sockets that were reset: one end of some hundred (Node 20.20). All has been said by now.
+  process.exit();
 }
 
 main().catch((error: unknown) => {
