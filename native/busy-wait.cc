@@ -7,8 +7,8 @@
 // did not come in time it sleeps, until it has slept shorter than that once. An idle process sleeps.
 //
 // While much data flows it waits awake for `stream_ns` only: what counts then is the processor that it leaves to others, and a moment's sleep holds up nothing,
-// because more is under way. Files written over TLS on loopback came in at 654 MB/s instead of 588 so, at 2.1 instead of 2.7 s of processor a GB, and a 1 Gbit/s
-// stream would otherwise keep a whole processor awake.
+// because more is under way. Files written over TLS on loopback came in at 654 MB/s instead of 588 so, at 2.1 instead of 2.7 s of processor a GB; reading over a line
+// of 1 Gbit/s and 50 ms took the client 2.1 instead of 3.9.
 #include "busy-wait.h"
 
 #include <sched.h>
@@ -24,7 +24,7 @@
 namespace netdrive {
 namespace {
 
-// Traffic is looked at over windows of this length, in which so many bytes are much.
+// Traffic is looked at over windows of this length, in which so many bytes are much: less than a line of 1 Gbit/s brings, more than one program's 4 KiB reads.
 constexpr int64_t kWindowNs = 1'000'000;
 constexpr uint64_t kStreamBytes = 96 * 1024;
 

@@ -1,36 +1,12 @@
 /** Waiting awake: it begins where events come in quick turns, and ends by itself. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { test } from "node:test";
 import { systemClock } from "../../src/base/clock.ts";
 import { busyWait } from "../../src/sys/busy-wait.ts";
 import { descriptorOf, TcpSocket } from "../../src/sys/tcp-socket.ts";
-
-/** Ends of a connection, taken over; `landed` is told how much the second has received. */
-async function taken(landed: (bytes: number) => void): Promise<{ from: TcpSocket; to: TcpSocket; end(): void }> {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const ours = connect((server.address() as AddressInfo).port, "127.0.0.1");
-  const [theirs] = (await once(server, "connection")) as [Socket];
-  await once(ours, "connect");
-  const events = { landed() {}, sent() {}, ended() {} };
-  const from = new TcpSocket(descriptorOf(ours), events);
-  const to = new TcpSocket(descriptorOf(theirs), { ...events, landed });
-  for (const raw of [ours, theirs]) raw.destroy();
-  server.close();
-  to.place(Buffer.alloc(1 << 20));
-  to.read(true);
-  return {
-    from,
-    to,
-    end() {
-      from.close();
-      to.close();
-    },
-  };
-}
+import { connected } from "../support/connected.ts";
 
 const pause = (ms: number) => new Promise<void>((resolve) => void systemClock.after(ms, resolve, { keepAlive: true }));
 
@@ -62,22 +38,29 @@ test("a loop waits awake while events come in quick turns, and sleeps when they 
 test("it is known when much data flows, and when no more", async () => {
   let wanted = 0;
   let onLanded = () => {};
-  const { from, end } = await taken((bytes) => {
+  const landed = (bytes: number) => {
     wanted -= bytes;
     if (wanted === 0) onLanded();
+  };
+  await connected(async (ours, theirs) => {
+    const events = { landed, sent() {}, ended() {} };
+    const [from, to] = [ours, theirs].map((raw) => new TcpSocket(descriptorOf(raw), events)) as [TcpSocket, TcpSocket];
+    for (const raw of [ours, theirs]) raw.destroy();
+    to.place(Buffer.alloc(1 << 20));
+    to.read(true);
+    const pass = (bytes: number) =>
+      new Promise<void>((resolve) => {
+        wanted = bytes;
+        onLanded = resolve;
+        from.send([Buffer.alloc(bytes)]);
+      });
+    const before = busyWait().streamed;
+    while (busyWait().streamed < before + 5) await pass(128 * 1024);
+    // What has flowed up to now may still count.
+    await pause(5);
+    const { streamed } = busyWait();
+    for (let turn = 0; turn < 500; turn += 1) await pass(16);
+    assert.equal(busyWait().streamed, streamed);
+    for (const socket of [from, to]) socket.close();
   });
-  const pass = (bytes: number) =>
-    new Promise<void>((resolve) => {
-      wanted = bytes;
-      onLanded = resolve;
-      from.send([Buffer.alloc(bytes)]);
-    });
-  const before = busyWait().streamed;
-  while (busyWait().streamed < before + 5) await pass(128 * 1024);
-  // What has flowed up to now may still count.
-  await pause(5);
-  const { streamed } = busyWait();
-  for (let turn = 0; turn < 500; turn += 1) await pass(16);
-  assert.equal(busyWait().streamed, streamed);
-  end();
 });

@@ -1,30 +1,12 @@
 /** Sockets of Node, taken over by the addon: what lands, what leaves, and how it ends. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { test } from "node:test";
 import { descriptorOf, TcpSocket, type TcpSocketEvents } from "../../src/sys/tcp-socket.ts";
+import { connected } from "../support/connected.ts";
 
 const NO_EVENTS: TcpSocketEvents = { landed() {}, sent() {}, ended() {} };
-
-/** A connection over loopback; both ends are gone afterwards. */
-async function connected(body: (ours: Socket, theirs: Socket) => Promise<void>): Promise<void> {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const ours = connect((server.address() as AddressInfo).port, "127.0.0.1");
-  const [theirs] = (await once(server, "connection")) as [Socket];
-  await once(ours, "connect");
-  for (const socket of [ours, theirs]) socket.on("error", () => {});
-  try {
-    await body(ours, theirs);
-  } finally {
-    ours.destroy();
-    theirs.destroy();
-    server.close();
-    await once(server, "close");
-  }
-}
 
 /** Takes the socket over; `events` are told, and what happens settles the promises. */
 function adopt(raw: Socket, events: Partial<TcpSocketEvents> = {}) {

@@ -457,7 +457,7 @@ async function resetAfter(port: number, bytes: number, direction: "up" | "down")
   return proxy;
 }
 
-test("a connection may be reset behind any byte of its beginning, in both directions", async () => {
+test("a connection may be reset wherever it is in its beginning, in both directions", async () => {
   await using door = await openDoor();
   for (const direction of ["up", "down"] as const) {
     for (let bytes = 0; bytes < 1600; bytes += 40) {
