@@ -1,10 +1,25 @@
 #!/usr/bin/env node
 /**
- * The `netdrive` command: runs it and turns whatever goes wrong into one line and an exit code.
+ * The `netdrive` command: runs it, turns whatever goes wrong into one line and an exit code, and ends the process.
+ *
+ * It does not wait for Node to end by itself: that takes every handle apart first, and Node 20 was seen to spin there for ever after
+ * sockets that were reset. All that must happen has been awaited by then.
  */
+import { systemClock } from "../base/clock.ts";
 import { runCommand } from "./program.ts";
 
-// Who reads what a drive or a server says may go; the drive and the server stay.
-for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+/** What is said on standard error is no reason to stay, if nobody reads it. */
+const LAST_WORDS_MS = 1000;
 
-process.exitCode = await runCommand(process.argv.slice(2));
+const printed = [process.stdout, process.stderr];
+// Who reads what a drive or a server says may go; the drive and the server stay.
+for (const stream of printed) stream.on("error", () => {});
+
+const exit = await runCommand(process.argv.slice(2));
+await new Promise<void>((resolve) => {
+  process.stdout.write("", () => {
+    systemClock.after(LAST_WORDS_MS, resolve, { keepAlive: true });
+    process.stderr.write("", () => resolve());
+  });
+});
+process.exit(exit);
