@@ -390,7 +390,7 @@ napi_value Text(napi_env env, const std::string& text) {
   return value;
 }
 
-// tlsReason(socket): what OpenSSL said of a failure, or "".
+// tlsReason(socket): what is known of a failure of TLS, or "".
 napi_value Reason(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   Socket* socket = GetSocket(env, arguments.value(0));

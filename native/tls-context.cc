@@ -6,6 +6,7 @@
 #include <string>
 
 #include "arguments.h"
+#include "tls-engine.h"
 
 namespace netdrive {
 namespace {
@@ -56,8 +57,9 @@ bool Believe(ssl_ctx_st* context, const Bytes& authorities) {
 
 bool SetUp(ssl_ctx_st* context, const std::string& ciphers) {
   SSL_CTX_ctrl(context, kSslCtrlSetSessionCacheMode, 0, nullptr);
-  // Every message that is not data is to be seen and counted; see TlsEngine::Read.
-  SSL_CTX_ctrl(context, kSslCtrlClearMode, kSslModeAutoRetry, nullptr);
+  // OpenSSL shakes hands and no more.
+  SSL_CTX_ctrl(context, kSslCtrlMode, kSslModeReleaseBuffers, nullptr);
+  SSL_CTX_set_keylog_callback(context, TlsEngine::TakeSecret);
   SSL_CTX_set_options(context, kSslServerPreference);
   SSL_CTX_set_alpn_select_cb(context, SelectProtocol, nullptr);
   return SSL_CTX_ctrl(context, kSslCtrlSetMinVersion, kTls13, nullptr) == 1 && SSL_CTX_set_num_tickets(context, 0) == 1 &&

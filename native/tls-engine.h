@@ -1,7 +1,9 @@
-// One TLS connection over a connected TCP socket: bytes in, bytes out, the record layer in between. OpenSSL speaks TLS; this feeds it.
+// One TLS connection over a connected TCP socket: bytes in, bytes out. OpenSSL shakes hands; the records behind that, and what TLS says in them of its own, are
+// handled here (RFC 8446, 4.6, 5 and 6).
 //
-// What comes is taken from the kernel in large pieces and decrypted until the place is full; what goes is encrypted into one buffer that leaves with few
-// system calls. It knows no JavaScript and no event loop, never blocks, and does not own the descriptor. One thread at a time.
+// What comes is taken from the kernel in large pieces and decrypted to its place until that is full; what goes is encrypted from where it is into one buffer
+// that leaves with few system calls. Nothing is copied besides. It knows no JavaScript and no event loop, never blocks, and does not own the descriptor. One
+// thread at a time.
 //
 // After a failure every call says so again, and nothing is read or encrypted any more.
 #pragma once
@@ -17,6 +19,7 @@
 
 #include "openssl-subset.h"
 #include "tls-context.h"
+#include "tls-protection.h"
 
 namespace netdrive {
 
@@ -60,6 +63,9 @@ class TlsEngine {
   // What is wrong with it; empty if nothing is.
   std::string VerifyFailure() const;
 
+  // Of every context: what OpenSSL calls with each secret, as a line of a key log.
+  static void TakeSecret(const ssl_st* ssl, const char* line);
+
  private:
   TlsEngine(const TlsContext* context, int fd);
   static bio_method_st* Method();
@@ -70,21 +76,42 @@ class TlsEngine {
   bool Fill();
   int Flush();
   int Fail(int result);
+  void Refuse(int alert, const char* reason);
+  bool BeginRecords();
+
+  size_t WholeRecord() const;
+  size_t Open(uint8_t* place, size_t room);
+  void Take(uint8_t type, const uint8_t* text, size_t bytes);
+  void TakeAlert(const uint8_t* alert, size_t bytes);
+  void TakeMessages();
+
   bool Seal(std::vector<struct iovec>* parts, size_t* first);
-  bool Encrypt(const uint8_t* data, size_t bytes, size_t* taken);
+  bool SealOwn(uint8_t type, const uint8_t* data, size_t bytes);
+  bool RenewSealing();
+  uint8_t* OutPlace();
 
   ssl_st* ssl_ = nullptr;
   const int fd_;
+  const bool is_server_;
   const uint64_t records_per_key_max_;
-  uint64_t records_of_key_ = 0;
   bool is_shaking_ = true;
   // Sticky: the errno, positive.
   int failure_ = 0;
   std::string reason_;
   bool has_ended_ = false;
+  bool is_shut_ = false;
 
-  // Encrypted, from the peer: [in_begin_, in_end_) of in_.
+  TlsProtection sealing_;
+  TlsProtection opening_;
+  // Data of one record at most: less than TLS allows where the peer has asked for that.
+  size_t record_bytes_max_ = kTlsRecordBytes;
+  // The peer wants a new key of ours too.
+  bool owes_renewal_ = false;
+
+  // From the peer: [in_begin_, in_end_) of in_, and before it [data_begin_, data_end_): opened, and there was no room for it.
   std::unique_ptr<uint8_t[]> in_;
+  size_t data_begin_ = 0;
+  size_t data_end_ = 0;
   size_t in_begin_ = 0;
   size_t in_end_ = 0;
   int receives_left_ = 0;
@@ -92,17 +119,14 @@ class TlsEngine {
   bool is_drained_ = false;
   // The peer has closed the connection.
   bool is_cut_ = false;
-  // OpenSSL wanted more than there was.
-  bool is_starved_ = false;
-  // Messages of TLS itself since the last data.
-  int messages_ = 0;
+  // Messages of TLS itself, as far as they have come. Bounded by records_without_data_.
+  std::vector<uint8_t> messages_;
+  int records_without_data_ = 0;
 
-  // Encrypted, for the peer: [out_begin_, out_end_) of out_.
+  // Encrypted, for the peer: [out_begin_, out_end_) of out_, which is there only while there is something in it.
   std::unique_ptr<uint8_t[]> out_;
   size_t out_begin_ = 0;
   size_t out_end_ = 0;
-  // Small pieces that become one record.
-  std::unique_ptr<uint8_t[]> gathered_;
 };
 
 }  // namespace netdrive
