@@ -14,17 +14,19 @@ const STREAM_US_MAX = 100;
 
 interface Native {
   busyWait(maxUs: number, streamUs: number): object;
-  busyWaitCounters(wait: object): [number, number, number, number];
+  busyWaitCounters(wait: object): [number, number, number, number, number];
 }
 
 export interface BusyWaitCounters {
   readonly isAwake: boolean;
   /** How often it began. */
   readonly begun: number;
-  /** How often no event came in time, so that it ended. */
+  /** How often it ended: no event came in time, or others wanted the processor. */
   readonly vain: number;
   /** Milliseconds in which much data flowed. */
   readonly streamed: number;
+  /** How often others wanted the processor, so that it was given up for a while. */
+  readonly crowded: number;
 }
 
 let wait: object | undefined;
@@ -33,6 +35,6 @@ let wait: object | undefined;
 export function busyWait(): BusyWaitCounters {
   const native = loadAddon<Native>();
   wait ??= native.busyWait(WAIT_US_MAX, STREAM_US_MAX);
-  const [awake, begun, vain, streamed] = native.busyWaitCounters(wait);
-  return { isAwake: awake !== 0, begun, vain, streamed };
+  const [awake, begun, vain, streamed, crowded] = native.busyWaitCounters(wait);
+  return { isAwake: awake !== 0, begun, vain, streamed, crowded };
 }

@@ -1,7 +1,9 @@
 /** Waiting awake: it begins where events come in quick turns, and ends by itself. */
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer } from "node:net";
+import { cpus } from "node:os";
 import { test } from "node:test";
 import { systemClock } from "../../src/base/clock.ts";
 import { busyWait } from "../../src/sys/busy-wait.ts";
@@ -11,7 +13,7 @@ import { connected } from "../support/connected.ts";
 const pause = (ms: number) => new Promise<void>((resolve) => void systemClock.after(ms, resolve, { keepAlive: true }));
 
 test("a loop waits awake while events come in quick turns, and sleeps when they do not", async () => {
-  assert.deepEqual(busyWait(), { isAwake: false, begun: 0, vain: 0, streamed: 0 });
+  assert.deepEqual(busyWait(), { isAwake: false, begun: 0, vain: 0, streamed: 0, crowded: 0 });
   const server = createServer((socket) => socket.pipe(socket));
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -30,6 +32,26 @@ test("a loop waits awake while events come in quick turns, and sleeps when they 
   const { user, system } = process.cpuUsage(before);
   assert.ok(user + system < 100_000, `${user + system} us of processor in 200 ms of nothing`);
   assert.ok(busyWait().begun <= begun + 1);
+  socket.destroy();
+  server.close();
+  await once(server, "close");
+});
+
+test("a loop sleeps where others want the processor for themselves", async (t) => {
+  const programs = cpus()
+    .flatMap(() => [0, 1])
+    .map(() => spawn(process.execPath, ["-e", "for (;;);"]));
+  t.after(() => {
+    for (const program of programs) program.kill("SIGKILL");
+  });
+  const server = createServer((socket) => socket.pipe(socket));
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const socket = connect((server.address() as AddressInfo).port, "127.0.0.1");
+  while (busyWait().crowded === 0) {
+    socket.write("x");
+    await once(socket, "data");
+  }
   socket.destroy();
   server.close();
   await once(server, "close");
