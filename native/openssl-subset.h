@@ -100,6 +100,7 @@ NETDRIVE_WEAK int EVP_CipherInit_ex(evp_cipher_ctx_st* cipher, const evp_cipher_
                                     const unsigned char* nonce, int seals);
 NETDRIVE_WEAK int EVP_CipherUpdate(evp_cipher_ctx_st* cipher, unsigned char* out, int* out_bytes, const unsigned char* in, int bytes);
 NETDRIVE_WEAK int EVP_CipherFinal_ex(evp_cipher_ctx_st* cipher, unsigned char* out, int* out_bytes);
+NETDRIVE_WEAK int CRYPTO_memcmp(const void* a, const void* b, size_t bytes);
 NETDRIVE_WEAK void OPENSSL_cleanse(void* place, size_t bytes);
 #undef NETDRIVE_WEAK
 }

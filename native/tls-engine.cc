@@ -285,12 +285,12 @@ size_t TlsEngine::Open(uint8_t* place, size_t room) {
   const size_t sealed = static_cast<size_t>(record[3]) << 8 | record[4];
   if (record[0] != kApplicationData) return Refuse(kUnexpectedMessage, "a record of a wrong kind"), 0;
   if (sealed > kTlsSealedBytesMax) return Refuse(kRecordOverflow, "a record that is too long"), 0;
-  if (!opening_.Open(record, sealed, place, room)) return Refuse(kBadRecordMac, "bad record mac"), 0;
+  size_t placed = 0;
+  if (!opening_.Open(record, sealed, place, room, &placed)) return Refuse(kBadRecordMac, "bad record mac"), 0;
   in_begin_ += kTlsHeaderBytes + sealed;
   uint8_t* const text = record + kTlsHeaderBytes;
   // The type is behind the data, and behind it there may be zeros.
   size_t bytes = sealed - kTlsTagBytes;
-  const size_t placed = std::min(bytes, room);
   if (bytes > kTlsRecordBytes + 1) return Refuse(kRecordOverflow, "a record that is too long"), 0;
   const auto at = [&](size_t index) { return index < placed ? place[index] : text[index]; };
   while (bytes > 0 && at(bytes - 1) == 0) bytes -= 1;

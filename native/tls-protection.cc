@@ -11,6 +11,7 @@ namespace {
 constexpr uint8_t kApplicationData = 23;
 constexpr size_t kDigestBytesMax = 64;
 constexpr size_t kKeyBytesMax = 32;
+constexpr unsigned long kOpenSsl31 = 0x30100000;
 // What one update of a cipher takes is an int.
 static_assert(kTlsSealedBytesMax < 1u << 30);
 
@@ -20,13 +21,14 @@ struct Suite {
   const evp_md_st* (*digest)();
   size_t key_bytes;
   size_t secret_bytes;
+  bool is_aes;
 };
 
 // All of TLS 1.3 but those with short tags.
 const Suite* FindSuite(int number) {
-  static const Suite kSuites[] = {{0x1301, EVP_aes_128_gcm, EVP_sha256, 16, 32},
-                                  {0x1302, EVP_aes_256_gcm, EVP_sha384, 32, 48},
-                                  {0x1303, EVP_chacha20_poly1305, EVP_sha256, 32, 32}};
+  static const Suite kSuites[] = {{0x1301, EVP_aes_128_gcm, EVP_sha256, 16, 32, true},
+                                  {0x1302, EVP_aes_256_gcm, EVP_sha384, 32, 48, true},
+                                  {0x1303, EVP_chacha20_poly1305, EVP_sha256, 32, 32, false}};
   const Suite* suite = std::find_if(std::begin(kSuites), std::end(kSuites), [=](const Suite& each) { return each.number == number; });
   return suite == std::end(kSuites) ? nullptr : suite;
 }
@@ -67,6 +69,11 @@ bool TlsProtection::Begin(int number, bool seals) {
   if (suite == nullptr || secret_bytes_ != suite->secret_bytes) return false;
   digest_ = suite->digest();
   key_bytes_ = suite->key_bytes;
+  seals_ = seals;
+  if (suite->is_aes && OpenSSL_version_num() < kOpenSsl31 && AesGcm::IsUsable()) {
+    wide_ = std::make_unique<AesGcm>();
+    return SetKey();
+  }
   cipher_ = EVP_CIPHER_CTX_new();
   return cipher_ != nullptr && EVP_CipherInit_ex(cipher_, suite->cipher(), nullptr, nullptr, nullptr, seals ? 1 : 0) == 1 && SetKey();
 }
@@ -82,9 +89,13 @@ bool TlsProtection::Renew() {
 bool TlsProtection::SetKey() {
   number_ = 0;
   uint8_t key[kKeyBytesMax];
-  const bool is_set = ExpandLabel(digest_, secret_, secret_bytes_, "key", key, key_bytes_) &&
-                      ExpandLabel(digest_, secret_, secret_bytes_, "iv", iv_, sizeof iv_) &&
-                      EVP_CipherInit_ex(cipher_, nullptr, nullptr, key, nullptr, -1) == 1;
+  bool is_set = ExpandLabel(digest_, secret_, secret_bytes_, "key", key, key_bytes_) &&
+                ExpandLabel(digest_, secret_, secret_bytes_, "iv", iv_, sizeof iv_);
+  if (is_set && wide_ != nullptr) {
+    wide_->SetKey(key, key_bytes_);
+  } else {
+    is_set = is_set && EVP_CipherInit_ex(cipher_, nullptr, nullptr, key, nullptr, -1) == 1;
+  }
   OPENSSL_cleanse(key, sizeof key);
   return is_set;
 }
@@ -95,15 +106,43 @@ bool TlsProtection::Start(const uint8_t* header, uint8_t* tag) {
   memcpy(nonce, iv_, sizeof nonce);
   for (size_t i = 0; i < sizeof number_; i++) nonce[sizeof nonce - 1 - i] ^= static_cast<uint8_t>(number_ >> (8 * i));
   number_ += 1;
+  if (wide_ != nullptr) {
+    wide_->Start(nonce, header, kTlsHeaderBytes);
+    return true;
+  }
   int done = 0;
   return EVP_CipherInit_ex(cipher_, nullptr, nullptr, nullptr, nonce, -1) == 1 &&
          (tag == nullptr || EVP_CIPHER_CTX_ctrl(cipher_, kEvpSetTag, static_cast<int>(kTlsTagBytes), tag) == 1) &&
          EVP_CipherUpdate(cipher_, nullptr, &done, header, static_cast<int>(kTlsHeaderBytes)) == 1;
 }
 
+// All but the last are of whole blocks.
 bool TlsProtection::Update(const uint8_t* in, size_t bytes, uint8_t* out) {
+  if (wide_ != nullptr) {
+    seals_ ? wide_->Seal(in, bytes, out) : wide_->Open(in, bytes, out);
+    return true;
+  }
   int done = 0;
   return bytes == 0 || (EVP_CipherUpdate(cipher_, out, &done, in, static_cast<int>(bytes)) == 1 && static_cast<size_t>(done) == bytes);
+}
+
+bool TlsProtection::FinishSealing(uint8_t* tag) {
+  if (wide_ != nullptr) {
+    wide_->Finish(tag);
+    return true;
+  }
+  int done = 0;
+  return EVP_CipherFinal_ex(cipher_, tag, &done) == 1 && EVP_CIPHER_CTX_ctrl(cipher_, kEvpGetTag, static_cast<int>(kTlsTagBytes), tag) == 1;
+}
+
+bool TlsProtection::FinishOpening(const uint8_t* tag) {
+  uint8_t made[kTlsTagBytes];
+  if (wide_ != nullptr) {
+    wide_->Finish(made);
+    return CRYPTO_memcmp(made, tag, sizeof made) == 0;
+  }
+  int done = 0;
+  return EVP_CipherFinal_ex(cipher_, made, &done) == 1;
 }
 
 bool TlsProtection::Seal(uint8_t type, const uint8_t* data, size_t bytes, uint8_t* out) {
@@ -111,19 +150,21 @@ bool TlsProtection::Seal(uint8_t type, const uint8_t* data, size_t bytes, uint8_
   const uint8_t header[kTlsHeaderBytes] = {kApplicationData, 3, 3, static_cast<uint8_t>(sealed >> 8), static_cast<uint8_t>(sealed)};
   memcpy(out, header, sizeof header);
   uint8_t* at = out + sizeof header;
-  int done = 0;
-  return Start(header, nullptr) && Update(data, bytes, at) && Update(&type, 1, at + bytes) && EVP_CipherFinal_ex(cipher_, at, &done) == 1 &&
-         EVP_CIPHER_CTX_ctrl(cipher_, kEvpGetTag, static_cast<int>(kTlsTagBytes), at + bytes + 1) == 1;
+  const size_t last = bytes % AesGcm::kBlockBytes;
+  const size_t whole = bytes - last;
+  uint8_t end[AesGcm::kBlockBytes];
+  memcpy(end, data + whole, last);
+  end[last] = type;
+  return Start(header, nullptr) && Update(data, whole, at) && Update(end, last + 1, at + whole) && FinishSealing(at + bytes + 1);
 }
 
-bool TlsProtection::Open(uint8_t* record, size_t sealed, uint8_t* place, size_t room) {
+bool TlsProtection::Open(uint8_t* record, size_t sealed, uint8_t* place, size_t room, size_t* placed) {
+  *placed = 0;
   if (sealed < kTlsTagBytes) return false;
   uint8_t* at = record + kTlsHeaderBytes;
   const size_t bytes = sealed - kTlsTagBytes;
-  const size_t placed = std::min(bytes, room);
-  int done = 0;
-  return Start(record, at + bytes) && Update(at, placed, place) && Update(at + placed, bytes - placed, at + placed) &&
-         EVP_CipherFinal_ex(cipher_, at, &done) == 1;
+  *placed = bytes <= room ? bytes : room - room % AesGcm::kBlockBytes;
+  return Start(record, at + bytes) && Update(at, *placed, place) && Update(at + *placed, bytes - *placed, at + *placed) && FinishOpening(at + bytes);
 }
 
 }  // namespace netdrive

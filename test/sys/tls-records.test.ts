@@ -76,9 +76,8 @@ test("the second implementation makes the records of RFC 8448, 3", () => {
 });
 
 test("data of every size is sealed and opened as it should be, with every cipher", async (t) => {
-  const sizes = [
-    1, 2, 15, 16, 17, 31, 32, 33, 255, 256, 257, 287, 288, 289, 1000, 4095, 4096, 4097, 16_382, 16_383, 16_384,
-  ];
+  const few = Array.from({ length: 340 }, (_, index) => index + 1);
+  const sizes = [...few, 511, 512, 513, 1000, 4095, 4096, 4097, 16_127, 16_128, 16_129, 16_382, 16_383, 16_384];
   for (const suite of suites) {
     const peer = await RecordPeer.make(t, "server", { context: TlsContext.ofServer({ ciphers: suite, ...identity }) });
     for (const [index, size] of sizes.entries()) {
