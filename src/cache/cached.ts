@@ -12,7 +12,7 @@ import type { Log } from "../base/log.ts";
 import type { Name } from "../base/name.ts";
 import { CancelSource } from "../base/signals.ts";
 import type { Attr } from "../vfs/attr.ts";
-import { decodeDirents, encodeDirent } from "../vfs/dirent-page.ts";
+import { withoutEntries } from "../vfs/dirent-page.ts";
 import {
   type AttrChange,
   type Entry,
@@ -103,6 +103,11 @@ export class CachedFileSystem extends ForwardingFileSystem {
   /** Others have changed the file: nothing that was read ahead may be used. */
   changedByOthers(id: NodeId): void {
     this.#reads.invalidate(id, 0);
+  }
+
+  /** Others need the node: settles when everything that was written to it is on the server, or has failed and will be reported. */
+  sendUnsent(id: NodeId): Promise<void> {
+    return this.#writes.drain(id);
   }
 
   /** Bytes held now, for status pages. */
@@ -289,7 +294,8 @@ export class CachedFileSystem extends ForwardingFileSystem {
     withEntries: boolean,
   ): Promise<Buffer> {
     const page = await this.inner.readdir(ctx, handle, cookie, maxBytes, withEntries);
-    return withEntries && this.#writes.hasDirtyNodes ? this.#withoutDirty(page) : page;
+    // The kernel is to ask for the attributes of nodes with unsent writes.
+    return withEntries && this.#writes.hasDirtyNodes ? withoutEntries(page, (id) => this.#writes.isDirty(id)) : page;
   }
 
   override async syncfs(ctx: RequestContext, id: NodeId): Promise<void> {
@@ -389,17 +395,5 @@ export class CachedFileSystem extends ForwardingFileSystem {
     const attr = await act();
     if (id !== undefined && lock.type !== "unlock") this.#reads.invalidate(id, 0);
     return attr;
-  }
-
-  /** A copy of the page in which nodes with unsent writes have no attributes, so that the kernel asks for them. */
-  #withoutDirty(page: Buffer): Buffer {
-    const copy = Buffer.alloc(page.length);
-    let end = 0;
-    for (const dirent of decodeDirents(page)) {
-      const { entry, ...bare } = dirent;
-      const keep = entry === undefined || !this.#writes.isDirty(entry.id);
-      end = encodeDirent(copy, end, keep ? dirent : bare);
-    }
-    return copy.subarray(0, end);
   }
 }

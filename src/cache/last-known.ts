@@ -4,6 +4,9 @@
  * While it is there nothing is answered from here. What was never asked before waits, like everything else that needs the server. It remembers a bounded
  * number of names and attributes, those used last, and what this mount changes itself.
  *
+ * Of a file that is open with a lease, attributes are answered from here at any time: what was told with the open or since, until this mount changes the file, somebody says that
+ * others have, or the lease is over.
+ *
  * INVARIANT: attributes from before a change that this mount has made are not known any more: nobody sees what he did himself undone.
  */
 import { LRUCache } from "lru-cache";
@@ -27,6 +30,7 @@ import type {
 } from "../vfs/file-system.ts";
 import { OpenFlag } from "../vfs/file-system.ts";
 import { ForwardingFileSystem } from "../vfs/forwarding-file-system.ts";
+import { Lease } from "../vfs/lease.ts";
 
 const NAMES_MAX = 16_384;
 const ATTRS_MAX = 16_384;
@@ -54,6 +58,15 @@ class Impatient implements RequestContext {
   }
 }
 
+/** A node that is open with a lease. */
+interface Leased {
+  opens: number;
+  /** When the latest was granted, counted in changes: what was asked before may be older. */
+  since: number;
+  /** As it is on the server; undefined: not known. */
+  attr: Attr | undefined;
+}
+
 export class LastKnownFileSystem extends ForwardingFileSystem {
   readonly #names = new LRUCache<string, NodeId>({ max: NAMES_MAX });
   readonly #attrs = new LRUCache<NodeId, Attr>({ max: ATTRS_MAX });
@@ -63,12 +76,18 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   readonly #changed = new LRUCache<NodeId, number>({ max: ATTRS_MAX });
   #changes = 0;
   readonly #opens = new Map<HandleId, NodeId>();
+  readonly #leased = new Map<NodeId, Leased>();
   #root: Entry | undefined;
   #space: StatFs | undefined;
 
   /** Others have changed the node: what is known of it is of before. */
   changedByOthers(id: NodeId): void {
     this.#change(id);
+  }
+
+  /** There is no lease of the node any more. */
+  leaseLost(id: NodeId): void {
+    this.#leased.delete(id);
   }
 
   override root(ctx: RequestContext): Promise<Entry> {
@@ -97,13 +116,15 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
       // Of a file with writes on their way nothing is known.
       const since = this.#changes;
       const attr = await this.inner.getattr(ctx, id, handle);
-      this.#learn(id, attr, since);
+      this.#learnAsked(id, attr, since);
       return attr;
     }
+    const leased = this.#leased.get(id)?.attr;
+    if (leased !== undefined) return leased;
     return this.#ask(
       ctx,
       (asking) => this.inner.getattr(asking, id, handle),
-      (attr, since) => this.#learn(id, attr, since),
+      (attr, since) => this.#learnAsked(id, attr, since),
       () => this.#attrs.get(id),
     );
   }
@@ -133,7 +154,7 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   override async setattr(ctx: RequestContext, id: NodeId, change: AttrChange, handle?: HandleId): Promise<Attr> {
     const since = this.#change(id);
     const attr = await this.inner.setattr(ctx, id, change, handle);
-    this.#learn(id, attr, since);
+    this.#learnAsked(id, attr, since);
     return attr;
   }
 
@@ -161,27 +182,36 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   override async create(ctx: RequestContext, parent: NodeId, name: Name, flags: OpenFlags, node: NewNode) {
     const since = this.#changes;
     const created = await this.inner.create(ctx, parent, name, flags, node);
+    this.#opened(created.entry.id, created.opened, since);
     this.#change(parent);
     this.#enter(parent, name, created.entry, since);
-    this.#opens.set(created.opened.handle, created.entry.id);
     return created;
   }
 
   override async tmpfile(ctx: RequestContext, parent: NodeId, flags: OpenFlags, node: NewNode) {
+    const since = this.#changes;
     const created = await this.inner.tmpfile(ctx, parent, flags, node);
-    this.#opens.set(created.opened.handle, created.entry.id);
+    this.#opened(created.entry.id, created.opened, since);
     return created;
   }
 
   override async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
     const open = () => this.inner.open(ctx, id, flags);
+    const since = this.#changes;
     const opened = await ((flags & OpenFlag.TRUNC) === 0 ? open() : this.#changing(id, open));
-    this.#opens.set(opened.handle, id);
+    this.#opened(id, opened, since);
     return opened;
   }
 
   override release(ctx: RequestContext, handle: HandleId): Promise<void> {
+    const id = this.#opens.get(handle);
     this.#opens.delete(handle);
+    const leased = id === undefined ? undefined : this.#leased.get(id);
+    if (id !== undefined && leased !== undefined) {
+      leased.opens -= 1;
+      // Others may have been opened without: then it is believed a little less.
+      if (leased.opens === 0) this.#leased.delete(id);
+    }
     return this.inner.release(ctx, handle);
   }
 
@@ -285,7 +315,31 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     this.#changes += 1;
     this.#changed.set(id, this.#changes);
     this.#attrs.delete(id);
+    const leased = this.#leased.get(id);
+    if (leased !== undefined) leased.attr = undefined;
     return this.#changes;
+  }
+
+  /** A file was opened that was asked for at `since`. */
+  #opened(id: NodeId, { handle, attr, lease }: Opened, since: number): void {
+    this.#opens.set(handle, id);
+    if (lease === undefined || lease === Lease.NONE) return;
+    const known = this.#changes === since || this.#isUnchanged(id, since) ? attr : undefined;
+    this.#changes += 1;
+    const leased = this.#leased.get(id);
+    if (leased === undefined) this.#leased.set(id, { opens: 1, since: this.#changes, attr: known });
+    else {
+      leased.opens += 1;
+      leased.since = this.#changes;
+      leased.attr = known;
+    }
+  }
+
+  /** As `#learn`, of what the server was asked for by itself, which it remembers as long as there is a lease. */
+  #learnAsked(id: NodeId, attr: Attr, since: number): void {
+    this.#learn(id, attr, since);
+    const leased = this.#leased.get(id);
+    if (leased !== undefined && leased.since <= since && this.#isUnchanged(id, since)) leased.attr = attr;
   }
 
   async #changing<T>(id: NodeId | undefined, act: () => Promise<T>): Promise<T> {

@@ -10,6 +10,7 @@ import { type Log, printable } from "../base/log.ts";
 import { nameToText } from "../base/name.ts";
 import { CachedFileSystem } from "../cache/cached.ts";
 import { LastKnownFileSystem } from "../cache/last-known.ts";
+import type { OpenEvents } from "../client/open-table.ts";
 import { connectRemote, type Remote, type RemoteShare } from "../client/remote.ts";
 import { parseDriveUrl } from "../client/url.ts";
 import { DEFAULT_MOUNT_OPTIONS, type FuseMount, mountFuse } from "../fuse/mount.ts";
@@ -17,6 +18,7 @@ import { busyWait } from "../sys/busy-wait.ts";
 import { optimizeEarly } from "../sys/optimize-early.ts";
 import type { Trust } from "../transport/connect.ts";
 import type { NodeId } from "../vfs/file-system.ts";
+import { Lease } from "../vfs/lease.ts";
 import { withoutToken } from "./drive-url.ts";
 import { exportOpen } from "./export-open.ts";
 import { serveExport } from "./export-socket.ts";
@@ -87,6 +89,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     security: options.security,
     readOnly: options.readOnly,
     isPipelined: options.pipeline,
+    leases: options.leases,
     ...(options.channels === undefined ? {} : { ioChannels: options.channels }),
     ...(options.sectionBytes === undefined ? {} : { sectionBytes: options.sectionBytes }),
     ...(options.timeoutMs === undefined ? {} : { answerTimeoutMs: options.timeoutMs, timeoutMs: options.timeoutMs }),
@@ -103,10 +106,25 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   const recovered = new RecoveryFiles({ clock: keep.clock, log: keep.log.room("recovery"), nameOf });
   const known = new LastKnownFileSystem(remote.fileSystem);
   const drive = cachedDrive({ remote, known }, options, keep, recovered, () => mount?.readAheadBytes ?? 0);
-  tellOfOthers(remote, keep.log, (node) => {
+  const forget = async (node: NodeId) => {
     known.changedByOthers(node);
     drive.changedByOthers(node);
-    mount?.changedByOthers(node);
+    await mount?.changedByOthers(node);
+  };
+  tellOfOthers(remote, keep.log, {
+    // Never rejects.
+    changed: (node) => void forget(node),
+    leaseLost: (node, remains) => {
+      if (remains === Lease.NONE) known.leaseLost(node);
+    },
+    async leaseBroken(node, remains) {
+      if (remains === Lease.NONE) known.leaseLost(node);
+      await drive.sendUnsent(node);
+      if (remains !== Lease.NONE) return;
+      await forget(node);
+      // The kernel may have written pages that a program had changed in its memory.
+      await drive.sendUnsent(node);
+    },
   });
   optimizeEarly();
   busyWait();
@@ -205,8 +223,15 @@ function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clo
 }
 
 /** What others did to open files is told to those who cache them, and, if it was while the server was away, to people. */
-function tellOfOthers(remote: Remote, log: Log, changed: (node: NodeId) => void): void {
+function tellOfOthers(
+  remote: Remote,
+  log: Log,
+  caches: Required<Pick<OpenEvents, "leaseBroken" | "leaseLost">> & { changed(node: NodeId): void },
+): void {
+  const { changed, leaseBroken, leaseLost } = caches;
   remote.events = {
+    leaseBroken,
+    leaseLost,
     changed: (node, { changedBy }) => {
       changed(node);
       const by = changedBy === "" ? "" : ` by ${printable(changedBy)}`;
@@ -214,6 +239,7 @@ function tellOfOthers(remote: Remote, log: Log, changed: (node: NodeId) => void)
     },
     changedThroughOpen: changed,
     gone: (_handle, node) => {
+      leaseLost(node, Lease.NONE);
       log.error(`'${shownName(remote, node)}' is not open on the server any more: programs that use it get ESTALE`);
     },
   };

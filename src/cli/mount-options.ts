@@ -31,6 +31,8 @@ export interface MountOptions {
   sync: boolean;
   /** False: one section at a time, for comparison; nothing is read ahead or written behind either. */
   pipeline: boolean;
+  /** Files are opened with leases. */
+  leases: boolean;
   /** The most that may be acknowledged and not yet on the server, bytes; undefined: the default. */
   writeBehindBytes: number | undefined;
   /** The most that may be read ahead, bytes; undefined: the default. */
@@ -66,6 +68,8 @@ const FLAGS = new Map<string, Partial<MountOptions>>([
   ["sync", { sync: true }],
   ["pipeline=off", { pipeline: false }],
   ["pipeline=on", { pipeline: true }],
+  ["lease=off", { leases: false }],
+  ["lease=on", { leases: true }],
 ]);
 
 const TIMEOUTS = new Map<string, "attrTimeoutMs" | "entryTimeoutMs" | "timeoutMs">([
@@ -115,6 +119,7 @@ export function parseMountOptions(texts: readonly string[]): MountOptions {
     timeoutMs: undefined,
     sync: false,
     pipeline: true,
+    leases: true,
     writeBehindBytes: undefined,
     readAheadBytes: undefined,
     channels: undefined,

@@ -77,6 +77,7 @@ function format(drive: DriveStatus | SilentDrive): string {
       ` ${mib(remote.inFlightBytes)} of a window of ${mib(remote.windowBytes)}; ${drive.credits} credits a channel`,
     `  not yet on the server: ${mib(drive.dirtyBytes)}; read ahead: ${mib(drive.readAheadBytes)};` +
       ` best recent rate ${mib(remote.bytesPerSecond)}/s`,
+    `  open: ${remote.opens}; leased: ${remote.leases.write} to write, ${remote.leases.read} to read`,
     ...drive.recovered.map((path) => `  not taken by the server, kept in ${printable(path)}`),
     `  read ${mib(kernel.bytesRead)}, written ${mib(kernel.bytesWritten)}, ${kernel.requests} requests of the kernel`,
   ].join("\n");

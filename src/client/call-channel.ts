@@ -188,7 +188,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
   }
 
   /** Sends a notice; one that cannot be sent now is lost. */
-  notify<N extends "changed" | "forget" | "ping">(name: N, fields: Request<N>): void {
+  notify<N extends "changed" | "forget" | "ping" | "returnLease">(name: N, fields: Request<N>): void {
     if (this.#state.t !== "up") return;
     this.#state.channel.send({ ...emptyHeader(), opcode: messages[name].row.code }, messages[name].request, fields);
   }

@@ -54,6 +54,8 @@ export interface ChannelEvents {
   lockReady(notice: Request<"lockReady">): void;
   /** Somebody else has changed a file through an open of this session. */
   changed(notice: Request<"changed">): void;
+  /** Others need a file of which this session has leases. */
+  leaseBreak(notice: Request<"leaseBreak">): void;
 }
 
 export abstract class Call {

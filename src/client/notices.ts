@@ -21,7 +21,7 @@ export interface NoticeReceiver {
   /** The write with this tag wrote all its bytes. */
   written(tag: number): void;
   /** For what concerns no call. */
-  readonly events: Pick<ChannelEvents, "lockReady" | "changed">;
+  readonly events: Pick<ChannelEvents, "lockReady" | "changed" | "leaseBreak">;
   notify(name: "changed", notice: Request<"changed">): void;
   readonly agreement: Pick<Agreement, "credits" | "sectionBytes">;
   readonly channel: Pick<Channel, "unsentBytes"> | undefined;
@@ -42,17 +42,20 @@ export function readNotice(message: Message, header: FrameHeader, body: ByteRead
   else if (message.name === "changed") {
     const notice = messages.changed.request.read(body);
     receiver.events.changed(notice);
-    answerChanged(receiver, notice);
+    checkTaken(message, receiver);
+    receiver.notify("changed", notice);
+  } else if (message.name === "leaseBreak") {
+    checkTaken(message, receiver);
+    receiver.events.leaseBreak(messages.leaseBreak.request.read(body));
   }
   return true;
 }
 
 /** @throws ProtocolError the server tells without end and takes no answers, which no credits bound. */
-function answerChanged(receiver: NoticeReceiver, notice: Request<"changed">): void {
+function checkTaken({ name }: Message, receiver: NoticeReceiver): void {
   const { credits, sectionBytes } = receiver.agreement;
   const callBytesMax = payloadBytesMax(sectionBytes) + BODY_BYTES_MAX;
   if ((receiver.channel?.unsentBytes ?? 0) > credits * callBytesMax + UNSENT_MORE_BYTES_MAX) {
-    throw new ProtocolError(CloseCode.STATE, "changed: told more than is taken back");
+    throw new ProtocolError(CloseCode.STATE, `${name}: told more than is taken back`);
   }
-  receiver.notify("changed", notice);
 }

@@ -3,8 +3,11 @@
  */
 import { FsError } from "../base/errors.ts";
 import type { Caller, HandleId, NodeId, OpenFlags } from "../vfs/file-system.ts";
+import { Lease } from "../vfs/lease.ts";
+import type { Request } from "../wire/messages.ts";
 import type { ResumeResult } from "../wire/resume-fields.ts";
 import type { NodeNames, Walker } from "./node-names.ts";
+import { RemoteLeases } from "./remote-leases.ts";
 import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
 import type { OpenTable } from "./resume-opens.ts";
 
@@ -16,6 +19,13 @@ export interface OpenEvents {
   changed(node: NodeId, result: Pick<ResumeResult, "ranges" | "changedBy">): void;
   /** Somebody else has changed the data of this node just now, through an open of this client that he has a handle of, too. */
   changedThroughOpen?(node: NodeId): void;
+  /**
+   * Somebody else needs a node: of its leases there is no more left than this. Settles when what was unsent is sent, and nothing is known of the file
+   * that the lease was needed for.
+   */
+  leaseBroken?(node: NodeId, remains: Lease): Promise<void>;
+  /** The leases of a node were taken away while the server was away, down to this one. */
+  leaseLost?(node: NodeId, remains: Lease): void;
   /** An open is no more: everything on it fails with ESTALE. */
   gone(handle: HandleId, node: NodeId): void;
 }
@@ -29,6 +39,7 @@ export interface NewOpen {
   readonly caller: Caller;
   readonly keys?: OpenKeys;
   readonly attachedBy?: Buffer;
+  readonly lease?: Lease;
 }
 
 export class RemoteOpens implements OpenTable {
@@ -39,17 +50,20 @@ export class RemoteOpens implements OpenTable {
   readonly #names: NodeNames;
   readonly #drop: (handle: number, kind: RemoteOpen["kind"]) => void;
   readonly #onGone: (open: RemoteOpen) => void;
+  readonly leases: RemoteLeases;
   events: OpenEvents | undefined;
 
-  /** `names` know where nodes are; `drop` releases a handle that nobody wants; `onGone` is told of opens that are no more. */
+  /** `names` know where nodes are; `drop` releases a handle that nobody wants; `onGone` is told of opens that are no more; `giveBack` tells the server. */
   constructor(
     names: NodeNames,
     drop: (handle: number, kind: RemoteOpen["kind"]) => void,
     onGone: (open: RemoteOpen) => void,
+    giveBack: (breakId: number) => void,
   ) {
     this.#names = names;
     this.#drop = drop;
     this.#onGone = onGone;
+    this.leases = new RemoteLeases(() => this.#opens.values(), giveBack);
   }
 
   get size(): number {
@@ -107,7 +121,15 @@ export class RemoteOpens implements OpenTable {
     // The server names the session's first handle of the open, which need not be this one.
     if (open.attachedBy === undefined) open.handle = result.handle;
     if (open.keys !== undefined) open.keys = { ...open.keys, challenge: result.challenge };
+    if (result.lease < open.lease) {
+      open.lease = result.lease;
+      this.events?.leaseLost?.(open.node, result.lease);
+    }
     if (result.verdict === "changed") this.events?.changed(open.node, result);
+  }
+
+  leaseBreak(notice: Request<"leaseBreak">): void {
+    this.leases.break(notice, async (node, remains) => this.events?.leaseBroken?.(node, remains));
   }
 
   changed(node: NodeId): void {
@@ -116,6 +138,7 @@ export class RemoteOpens implements OpenTable {
 
   gone(open: RemoteOpen): void {
     open.isGone = true;
+    open.lease = Lease.NONE;
     this.#onGone(open);
     this.events?.gone(open.id, open.node);
   }

@@ -24,6 +24,7 @@ import {
   type RequestContext,
   type StatFs,
 } from "../vfs/file-system.ts";
+import { Lease } from "../vfs/lease.ts";
 import type { Lock, LockOwner } from "../vfs/lock.ts";
 import {
   OPEN_CONTENT_BYTES_MAX,
@@ -59,23 +60,26 @@ export class RemoteFileSystem implements FileSystem {
   readonly #sections: SectionCarrier;
   readonly #close: () => Promise<void>;
   readonly #readOnly: boolean;
+  readonly #leases: boolean;
   readonly #names = new NodeNames();
   readonly #calls: NodeCalls;
   readonly #opens = new RemoteOpens(
     this.#names,
     (handle, kind) => this.#dropHandle(handle, kind),
     (open) => this.#locks.gone(open),
+    (breakId) => this.#channels.notify("returnLease", { breakId }),
   );
   readonly #locks: RemoteLocks;
   readonly #forgotten: ForgetQueue;
 
-  /** `readOnly`: refuses changes without asking the server. `close` ends the session, which is not owned. */
-  constructor(sections: SectionCarrier, options: { readOnly: boolean; close: () => Promise<void> }) {
+  /** `readOnly`: refuses changes without asking the server. `leases`: files are opened with them. `close` ends the session, which is not owned. */
+  constructor(sections: SectionCarrier, options: { readOnly: boolean; leases: boolean; close: () => Promise<void> }) {
     this.#channels = sections.channels;
     this.#forgotten = new ForgetQueue((ids) => this.#channels.notify("forget", { ids }));
     this.#locks = new RemoteLocks(sections.channels);
     this.#sections = sections;
     this.#readOnly = options.readOnly;
+    this.#leases = options.leases;
     this.#calls = new NodeCalls(sections.channels, this.#names, options.readOnly);
     this.#close = options.close;
   }
@@ -203,12 +207,14 @@ export class RemoteFileSystem implements FileSystem {
   async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
     if (this.#readOnly && (flags & CHANGING_OPEN_FLAGS) !== 0) throw new FsError("EROFS", "open");
     const contentBytesMax = (flags & WHOLE_READ_FLAGS) === OpenFlag.READ ? OPEN_CONTENT_BYTES_MAX : 0;
-    const fields = { caller: ctx.caller, id, flags, contentBytesMax };
+    const wish = this.#wish(flags);
+    const fields = { caller: ctx.caller, id, flags, contentBytesMax, lease: wish };
     return this.#calls.fetch(ctx, "open", fields, contentBytesMax, (reply, content, handle) => {
-      const { attr, ...keys } = reply as unknown as Reply<"open">;
+      const { attr, lease, ...keys } = reply as unknown as Reply<"open">;
+      if (lease > wish) throw nonsense("open: more of a lease than asked for");
       if (content.length !== 0 && content.length !== attr.sizeBytes) throw nonsense("open: not the file's bytes");
-      const open = this.#opens.add({ kind: "file", node: id, handle, flags, caller: ctx.caller, keys });
-      const opened = { handle: open.id, attr };
+      const open = this.#opens.add({ kind: "file", node: id, handle, flags, caller: ctx.caller, keys, lease });
+      const opened = { handle: open.id, attr, lease };
       return content.length === 0 ? opened : { ...opened, content };
     });
   }
@@ -224,7 +230,7 @@ export class RemoteFileSystem implements FileSystem {
     return this.#calls.call(
       ctx,
       "create",
-      { caller: ctx.caller, parent, name, flags, ...node },
+      { caller: ctx.caller, parent, name, flags, ...node, lease: this.#wish(flags) },
       this.#created(ctx, flags, { parent, name }),
     );
   }
@@ -235,7 +241,8 @@ export class RemoteFileSystem implements FileSystem {
     flags: OpenFlags,
     node: NewNode,
   ): Promise<{ entry: Entry; opened: Opened }> {
-    return this.#calls.call(ctx, "tmpfile", { caller: ctx.caller, parent, flags, ...node }, this.#created(ctx, flags));
+    const fields = { caller: ctx.caller, parent, flags, ...node, lease: this.#wish(flags) };
+    return this.#calls.call(ctx, "tmpfile", fields, this.#created(ctx, flags));
   }
 
   async read(ctx: RequestContext, handle: HandleId, offsetBytes: number, target: Buffer): Promise<number> {
@@ -439,6 +446,12 @@ export class RemoteFileSystem implements FileSystem {
     void this.#release(NOBODYS, open, false);
   }
 
+  /** The lease that helps an open with these flags. */
+  #wish(flags: OpenFlags): Lease {
+    if (!this.#leases || (flags & OpenFlag.DIRECT) !== 0) return Lease.NONE;
+    return (flags & CHANGING_OPEN_FLAGS) === 0 ? Lease.READ : Lease.WRITE;
+  }
+
   #find(op: string, handle: HandleId): RemoteOpen {
     return this.#opens.find(op, handle);
   }
@@ -458,11 +471,12 @@ export class RemoteFileSystem implements FileSystem {
     place?: { parent: NodeId; name: Name },
   ): Result<{ entry: Entry; opened: Opened }> {
     return (reply, _payload, handle) => {
-      const { id, attr, openId, resumeKey, serviceBlob, challenge } = reply as unknown as Reply<"create">;
+      const { id, attr, openId, resumeKey, serviceBlob, challenge, lease } = reply as unknown as Reply<"create">;
+      if (lease > this.#wish(flags)) throw nonsense("create: more of a lease than asked for");
       const keys = { openId, resumeKey, serviceBlob, challenge };
       if (place !== undefined) this.#names.met(id, place.parent, place.name);
-      const open = this.#opens.add({ kind: "file", node: id, handle, flags, caller: ctx.caller, keys });
-      return { entry: { id, attr }, opened: { handle: open.id, attr } };
+      const open = this.#opens.add({ kind: "file", node: id, handle, flags, caller: ctx.caller, keys, lease });
+      return { entry: { id, attr }, opened: { handle: open.id, attr, lease } };
     };
   }
 

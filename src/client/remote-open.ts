@@ -4,6 +4,7 @@
  * Callers know it by a number of their own, so that it can get another handle of the server without their notice.
  */
 import type { Caller, HandleId, NodeId, OpenFlags } from "../vfs/file-system.ts";
+import { Lease } from "../vfs/lease.ts";
 
 /** What the server gave with the open; opaque. */
 export interface OpenKeys {
@@ -27,6 +28,8 @@ export class RemoteOpen {
   keys: OpenKeys | undefined;
   /** The open's own key, where it was handed to this client: it has attached to the open, and the session's key does not make it. */
   readonly attachedBy: Buffer | undefined;
+  /** As far as the server has not asked it back. */
+  lease: Lease;
   /** The server has given it up: whoever still uses it gets ESTALE. */
   isGone = false;
   /** Something was written since the last flush. */
@@ -43,6 +46,7 @@ export class RemoteOpen {
     caller: Caller;
     keys?: OpenKeys;
     attachedBy?: Buffer;
+    lease?: Lease;
   }) {
     this.id = parts.id;
     this.kind = parts.kind;
@@ -52,6 +56,7 @@ export class RemoteOpen {
     this.caller = parts.caller;
     this.keys = parts.keys;
     this.attachedBy = parts.attachedBy;
+    this.lease = parts.lease ?? Lease.NONE;
   }
 
   /** A call on the open begins; `endCall` follows when its reply is here. */

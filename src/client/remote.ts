@@ -18,8 +18,9 @@ import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "..
 import type { ChannelSecurity, Security } from "../wire/messages.ts";
 import { type Attached, attachOpen, type OpenTicket } from "./attach.ts";
 import type { CallChannelFigures } from "./call-channel.ts";
-import type { OpenEvents } from "./open-table.ts";
+import type { OpenEvents, RemoteOpens } from "./open-table.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
+import type { LeaseFigures } from "./remote-leases.ts";
 import type { OpenKeys } from "./remote-open.ts";
 import { SectionWatch } from "./section-watch.ts";
 import { ClientSession, type DialMore, type SessionOptions, type SessionState } from "./session.ts";
@@ -72,6 +73,8 @@ export interface RemoteOptions {
   trust?: Trust;
   /** How the channels of each kind are protected; default: `tls` with `trust`, else plain. */
   security?: ChannelSecurity;
+  /** Files are opened with leases: whoever uses this FileSystem must tell `leaseBroken` when a lease is given back. Default: without. */
+  leases?: boolean;
   /** Gets a line for every frame, to find out what peers say. */
   trace?: Trace;
 }
@@ -113,6 +116,8 @@ export interface RemoteStatus {
   /** Smallest recent one; undefined before the first answer. */
   readonly roundTripMs: number | undefined;
   readonly opens: number;
+  /** Opens with a lease of each kind. */
+  readonly leases: LeaseFigures;
   /** How often the session was lost and came back. */
   readonly resumes: number;
 }
@@ -198,7 +203,7 @@ export async function connectLink(link: ByteLink, options: LinkOptions, dialMore
   };
   const fileSystem = new RemoteFileSystem(
     { channels, watch, answerMs },
-    { readOnly: options.readOnly === true, close },
+    { readOnly: options.readOnly === true, leases: options.leases === true, close },
   );
   session.opens = fileSystem.opens;
   session.locks = fileSystem.locks;
@@ -220,7 +225,7 @@ export async function connectLink(link: ByteLink, options: LinkOptions, dialMore
       fileSystem.opens.events = events;
     },
     nameOf: (id) => fileSystem.names.nameOf(id),
-    status: () => statusOf(link.peer, session, { opens: fileSystem.opens.size, security: securityOf(options) }),
+    status: () => statusOf(link.peer, session, { opens: fileSystem.opens, security: securityOf(options) }),
     lineBytes: () => channels.lineBytes,
     queryKey: (ctx, handle) => fileSystem.queryKey(ctx, handle),
     async ticketFor(ctx, handle) {
@@ -290,7 +295,7 @@ function securityOf({ security = { control: "plain", io: "plain" } }: LinkOption
 function statusOf(
   peer: string,
   session: ClientSession,
-  { opens, security }: { opens: number; security: ChannelSecurity },
+  { opens, security }: { opens: RemoteOpens; security: ChannelSecurity },
 ): RemoteStatus {
   const channels: readonly CallChannelFigures[] = session.channels.figures;
   const status = {
@@ -321,7 +326,8 @@ function statusOf(
     })),
     ...status,
     roundTripMs: roundTrips.length === 0 ? undefined : Math.min(...roundTrips),
-    opens,
+    opens: opens.size,
+    leases: opens.leases.figures,
     resumes: session.resumes,
   };
 }

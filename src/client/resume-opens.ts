@@ -7,7 +7,7 @@ import { openKey, resumeProof } from "../resume/resume-proof.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import { type Message, messages } from "../wire/codec.ts";
 import { RESUME_ITEMS_MAX } from "../wire/limits.ts";
-import type { CallName, Reply } from "../wire/messages.ts";
+import type { CallName, Reply, Request } from "../wire/messages.ts";
 import type { ResumeResult } from "../wire/resume-fields.ts";
 import { PromisedCall, type Result } from "./call.ts";
 import type { CallChannel } from "./call-channel.ts";
@@ -24,6 +24,8 @@ export interface OpenTable {
   resumed(open: RemoteOpen, result: ResumeResult): void;
   /** Somebody else has changed a file through an open that he has a handle of, too. */
   changed(node: NodeId): void;
+  /** Others need a file, and the server wants its leases back. */
+  leaseBreak(notice: Request<"leaseBreak">): void;
   /** The server has it no more. */
   gone(open: RemoteOpen): void;
   /** Makes the server know the node again, without waiting for any call that waits for the session. @returns false: it is not where it was. */

@@ -264,6 +264,7 @@ export class ClientSession {
         orphan: (handle, { message: { name } }) => this.#opens?.drop(handle, name === "opendir" ? "directory" : "file"),
         lockReady: (notice) => this.#locks?.ready(notice),
         changed: ({ id }) => this.#opens?.changed(id),
+        leaseBreak: (notice) => this.#opens?.leaseBreak(notice),
       },
       isPipelined,
       roundTripMs,

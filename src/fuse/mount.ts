@@ -86,8 +86,8 @@ export interface FuseMount {
   /** Unmounts; if it is in use, it is taken out of sight and what uses it gets errors. @throws FsError EPERM and the like. */
   unmount(): Promise<void>;
   counters(): SessionCounters;
-  /** Others have changed the node: the kernel is told to drop the pages and attributes it has of it. */
-  changedByOthers(id: NodeId): void;
+  /** Others have changed the node, or may now: the kernel drops the pages and attributes it has of it. Settles when it has, never rejects. */
+  changedByOthers(id: NodeId): Promise<void>;
   /** How far the kernel reads ahead on this mount. */
   readonly readAheadBytes: number;
 }

@@ -23,6 +23,8 @@ export interface NodeRow {
   pages: PageState | undefined;
   /** How often the kernel was to drop its pages since the drop began that is under way; 0: there is none. */
   dropsWanted: number;
+  /** Settles when that is done, and no other is wanted. */
+  dropping: Promise<void> | undefined;
   /** Something of it was locked, since the kernel knows it. */
   hasLocked: boolean;
   /** Settles when what a closed file had locked is given up. */
@@ -47,6 +49,7 @@ function newRow(nodeid: number, id: NodeId, lookups: number): NodeRow {
     bareUntilMs: 0,
     pages: undefined,
     dropsWanted: 0,
+    dropping: undefined,
     hasLocked: false,
     unlocking: undefined,
     attr: undefined,

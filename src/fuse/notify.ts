@@ -56,14 +56,17 @@ export async function dropPages(session: Session, node: NodeRow): Promise<boolea
   return false;
 }
 
-/** Others have changed the node: the kernel is to have nothing of it that is older. */
-export function forgetNode(session: Session, id: NodeId): void {
+/**
+ * Others have changed the node, or may now: the kernel is to have nothing of it that is older. Settles, and never rejects, when that is so; what the kernel keeps all the
+ * same is not believed at the next open.
+ */
+export async function forgetNode(session: Session, id: NodeId): Promise<void> {
   const node = session.nodes.find(id);
   if (node === undefined) return;
   node.pages?.dropped();
   node.dropsWanted += 1;
-  // It never rejects; what the kernel keeps all the same is not believed at the next open.
-  if (node.dropsWanted === 1) void dropWhileWanted(session, node);
+  if (node.dropsWanted === 1) node.dropping = dropWhileWanted(session, node);
+  await node.dropping;
 }
 
 /** However often it is wanted, one drop of a node is under way, and one follows. */
@@ -73,4 +76,5 @@ async function dropWhileWanted(session: Session, node: NodeRow): Promise<void> {
     await dropPages(session, node);
   }
   node.dropsWanted = 0;
+  node.dropping = undefined;
 }

@@ -5,11 +5,13 @@
  * share, a challenge that was used and a wrong proof are answered alike, counted and logged: whoever asks learns nothing from it.
  */
 import { FsError } from "../base/errors.ts";
+import { raceSignal } from "../base/signals.ts";
 import { proofsEqual } from "../resume/proof.ts";
 import { attachedProof, attachProof } from "../resume/resume-proof.ts";
+import { Lease } from "../vfs/lease.ts";
 import type { Answer, Asked, CallName } from "../wire/messages.ts";
+import type { Open } from "./open.ts";
 import type { ServedRequest } from "./served-request.ts";
-import type { Open } from "./session.ts";
 import type { ServerState } from "./state.ts";
 
 /** What needs no more than a handle of the open. */
@@ -43,6 +45,9 @@ export async function attachOpen(
   const { key, flags, id: openId, node: id } = open;
   open.beginRequest();
   try {
+    // What several clients have open nobody believes anything of.
+    const broken = session.share.leases.break(session, id, Lease.NONE);
+    if (broken !== undefined) await raceSignal(broken, ctx.signal);
     const attr = await ctx.fs.getattr(ctx, id, open.inner);
     const proof = attachedProof(key, transcript, claim.clientNonce, challenge);
     return { handle, id, attr, flags, openId, challenge, proof };

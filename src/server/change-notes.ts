@@ -5,12 +5,13 @@
 import type { Name } from "../base/name.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import { TO_THE_END } from "./node-changes.ts";
+import type { Open } from "./open.ts";
 import type { ServedRequest } from "./served-request.ts";
-import type { Open } from "./session.ts";
 
 /** Bytes of the file have changed; without a range all of them. */
 export function noteData(ctx: ServedRequest, node: NodeId, offsetBytes = 0, lengthBytes = TO_THE_END): void {
-  const { absentOpens } = ctx.session.share;
+  const { absentOpens, leases } = ctx.session.share;
+  leases.changed(ctx.session, node);
   if (absentOpens.isEmpty) return;
   absentOpens.note(node, ctx.session, { offsetBytes, lengthBytes }, ctx.session.label);
 }
@@ -26,7 +27,8 @@ export function noteWritten(ctx: ServedRequest, open: Open, offsetBytes?: number
 
 /** Something about the file has changed, but not its bytes. */
 export async function noteAttributes(ctx: ServedRequest, node: NodeId): Promise<void> {
-  const { absentOpens } = ctx.session.share;
+  const { absentOpens, leases } = ctx.session.share;
+  leases.changed(ctx.session, node);
   if (absentOpens.isEmpty || !absentOpens.has(node)) return;
   // A file that cannot be looked at any more is looked at again when its client is back.
   const attr = await ctx.fs.getattr(ctx, node).catch(() => undefined);

@@ -5,7 +5,7 @@
  * Sessions end without waiting for it; a server that ends does (`idle`).
  */
 import { DENY_FLAGS, type RequestContext } from "../vfs/file-system.ts";
-import type { Open } from "./session.ts";
+import type { Open } from "./open.ts";
 
 export class Closings {
   #count = 0;
@@ -18,10 +18,11 @@ export class Closings {
    * @throws FsError what the file system says.
    */
   async close(ctx: RequestContext, open: Open): Promise<boolean> {
-    const { modes, locks, fileSystem } = open.owner.share;
+    const { modes, leases, locks, fileSystem } = open.owner.share;
     this.#count += 1;
     try {
       modes.delete(open);
+      leases.closed(open);
       const idle = open.idle();
       // Before anybody behind this request can ask for what it gives up.
       const unlocked = locks.release(open, idle);

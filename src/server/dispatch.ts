@@ -7,6 +7,7 @@ import { CloseCode, FsError, ProtocolError } from "../base/errors.ts";
 import type { Name } from "../base/name.ts";
 import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import { type HandleId, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
+import { Lease } from "../vfs/lease.ts";
 import {
   OPEN_CONTENT_BYTES_MAX,
   payloadBytesMax,
@@ -24,9 +25,9 @@ import {
   resizeUnlessLocked,
   unlessLocked,
 } from "./lock-requests.ts";
+import { Open } from "./open.ts";
 import { resumeOpens } from "./resume.ts";
 import type { ServedRequest } from "./served-request.ts";
-import { Open } from "./session.ts";
 import { withoutModes } from "./share-modes.ts";
 import { findAppended } from "./state/intents.ts";
 import type { ServerState } from "./state.ts";
@@ -98,8 +99,7 @@ async function counted(ctx: Context, bytesMax: number, make: () => Promise<Buffe
 async function makeOpen<T extends Attr | undefined>(
   state: ServerState,
   ctx: Context,
-  kind: Open["kind"],
-  flags: OpenFlags,
+  { kind, flags, lease }: { kind: Open["kind"]; flags: OpenFlags; lease: Lease },
   make: () => Promise<{ inner: HandleId; node: NodeId; result: T }>,
 ): Promise<{ handle: number; open: Open; result: T }> {
   const { session } = ctx;
@@ -121,6 +121,7 @@ async function makeOpen<T extends Attr | undefined>(
     openedAtMs: state.clock.realtimeMs(),
     pid: ctx.caller.pid,
   });
+  session.share.leases.grant(open, lease, made.result);
   const handle = session.opened(open, made.result);
   try {
     if (kind === "file") session.share.modes.enter(open, session.label);
@@ -189,14 +190,20 @@ function nodeHandlers() {
   return {
     root: (ctx) => ctx.fs.root(ctx),
     lookup: (ctx, { parent, name }) => ctx.fs.lookup(ctx, parent, name),
-    getattr: async (ctx, { id }) => ({ attr: await ctx.fs.getattr(ctx, id, ctx.open?.inner) }),
+    async getattr(ctx, { id }) {
+      const attr = await ctx.fs.getattr(ctx, id, ctx.open?.inner);
+      ctx.session.share.leases.toldAttr(ctx.session, id, attr);
+      return { attr };
+    },
     async setattr(ctx, { id, change }) {
       if (change.sizeBytes !== undefined && ctx.open === undefined) admit(ctx, id, OpenFlag.WRITE);
       const setattr = () => ctx.fs.setattr(ctx, id, change, ctx.open?.inner);
       const attr = await resizeUnlessLocked(ctx, id, change.sizeBytes, setattr);
-      if (change.sizeBytes === undefined) ctx.session.share.absentOpens.noteAttributes(id, attr);
+      const { absentOpens, leases } = ctx.session.share;
+      if (change.sizeBytes === undefined) absentOpens.noteAttributes(id, attr);
       else if (ctx.open === undefined) noteData(ctx, id, change.sizeBytes);
       else noteWritten(ctx, ctx.open, change.sizeBytes);
+      leases.toldAttr(ctx.session, id, attr);
       return { attr };
     },
     async access(ctx, { id, mask }) {
@@ -253,7 +260,9 @@ function nameHandlers() {
     },
     async link(ctx, { id, parent, name }) {
       const entry = await ctx.fs.link(ctx, id, parent, name);
-      ctx.session.share.absentOpens.noteAttributes(id, entry.attr);
+      const { absentOpens, leases } = ctx.session.share;
+      absentOpens.noteAttributes(id, entry.attr);
+      leases.changed(ctx.session, id);
       return withDirectory(ctx, parent, entry);
     },
     async rename(ctx, { parent, name, newParent, newName, flags }) {
@@ -266,8 +275,9 @@ function nameHandlers() {
 
 function openHandlers(state: ServerState) {
   return {
-    async open(ctx, { id, flags, contentBytesMax }) {
-      const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
+    async open(ctx, { id, flags, contentBytesMax, lease }) {
+      const kind = { kind: "file", flags: checkedFlags(flags), lease } as const;
+      const { handle, open, result } = await makeOpen(state, ctx, kind, async () => {
         admit(ctx, id, flags);
         const truncates = (flags & OpenFlag.TRUNC) !== 0;
         const opened = await resizeUnlessLocked(ctx, id, truncates ? 0 : undefined, () =>
@@ -277,10 +287,11 @@ function openHandlers(state: ServerState) {
         return { inner: opened.handle, node: id, result: opened.attr };
       });
       const payload = await contentOf(ctx, open, result.sizeBytes, contentBytesMax);
-      return { handle, attr: result, ...state.keysOf(open), payload };
+      return { handle, attr: result, ...state.keysOf(open), lease: open.lease, payload };
     },
-    async create(ctx, { parent, name, flags, mode, umask }) {
-      const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
+    async create(ctx, { parent, name, flags, mode, umask, lease }) {
+      const kind = { kind: "file", flags: checkedFlags(flags), lease } as const;
+      const { handle, open, result } = await makeOpen(state, ctx, kind, async () => {
         if (ctx.session.share.modes.isDenied) await admitNamed(ctx, parent, name, flags);
         const truncates = (flags & OpenFlag.TRUNC) !== 0;
         const create = () => ctx.fs.create(ctx, parent, name, withoutModes(flags), { mode, umask });
@@ -288,14 +299,16 @@ function openHandlers(state: ServerState) {
         if (truncates) noteData(ctx, entry.id);
         return { inner: opened.handle, node: entry.id, result: opened.attr };
       });
-      return withDirectory(ctx, parent, { handle, id: open.node, attr: result, ...state.keysOf(open) });
+      const { node: id, lease: granted } = open;
+      return withDirectory(ctx, parent, { handle, id, attr: result, ...state.keysOf(open), lease: granted });
     },
-    async tmpfile(ctx, { parent, flags, mode, umask }) {
-      const { handle, open, result } = await makeOpen(state, ctx, "file", checkedFlags(flags), async () => {
+    async tmpfile(ctx, { parent, flags, mode, umask, lease }) {
+      const kind = { kind: "file", flags: checkedFlags(flags), lease } as const;
+      const { handle, open, result } = await makeOpen(state, ctx, kind, async () => {
         const { entry, opened } = await ctx.fs.tmpfile(ctx, parent, withoutModes(flags), { mode, umask });
         return { inner: opened.handle, node: entry.id, result: opened.attr };
       });
-      return { handle, id: open.node, attr: result, ...state.keysOf(open) };
+      return { handle, id: open.node, attr: result, ...state.keysOf(open), lease: open.lease };
     },
     queryKey: async (ctx) => state.keysOf(ctx.file()),
     attach: (ctx, claim) => attachOpen(state, ctx, claim),
@@ -389,7 +402,8 @@ function dataHandlers(state: ServerState) {
 function directoryHandlers(state: ServerState) {
   return {
     async opendir(ctx, { id }) {
-      const { handle } = await makeOpen(state, ctx, "directory", OpenFlag.READ, async () => {
+      const directory = { kind: "directory", flags: OpenFlag.READ, lease: Lease.NONE } as const;
+      const { handle } = await makeOpen(state, ctx, directory, async () => {
         const inner = await ctx.fs.opendir(ctx, id);
         return { inner, node: id, result: undefined };
       });

@@ -24,6 +24,10 @@ export interface ServerLimits {
   /** Ranges a session has locked, and locks it waits for. */
   locksPerSessionMax: number;
   lockWaitsPerSessionMax: number;
+  /** Opens of a session with a lease; more get none. */
+  leasesPerSessionMax: number;
+  /** How long a session may take to give back a lease that others need, as long as it writes nothing. */
+  leaseBreakMs: number;
   /** Connections that have not proven who they are. */
   unprovenMax: number;
   /** From the upgrade to the end of set-up. */
@@ -47,6 +51,8 @@ export const DEFAULT_SERVER_LIMITS: Readonly<ServerLimits> = {
   opensPerSessionMax: 65_536,
   locksPerSessionMax: 16_384,
   lockWaitsPerSessionMax: 1024,
+  leasesPerSessionMax: 1024,
+  leaseBreakMs: 5000,
   unprovenMax: 64,
   setupTimeoutMs: 5000,
   keepMsMax: 3_600_000,

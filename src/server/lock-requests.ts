@@ -11,8 +11,8 @@ import { NO_ATTR } from "../vfs/attr.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import { type HeldType, LOCK_END, LOCK_KINDS, LOCK_TYPES, type Lock, type LockOwner } from "../vfs/lock.ts";
 import type { Handlers, Request } from "../wire/messages.ts";
+import type { Open } from "./open.ts";
 import type { ServedRequest } from "./served-request.ts";
-import type { Open } from "./session.ts";
 import type { Keeper } from "./state/keeper.ts";
 
 /** What locks are to those who do not ask for them. */

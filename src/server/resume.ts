@@ -6,6 +6,7 @@
  */
 import { proofsEqual } from "../resume/proof.ts";
 import { resumeProof } from "../resume/resume-proof.ts";
+import { Lease } from "../vfs/lease.ts";
 import type { ResumeItem, ResumeResult } from "../wire/resume-fields.ts";
 import type { ServedRequest } from "./served-request.ts";
 import type { ServerState } from "./state.ts";
@@ -14,6 +15,7 @@ const CHALLENGE_BYTES = 16;
 const GONE: ResumeResult = {
   verdict: "gone",
   handle: 0,
+  lease: Lease.NONE,
   challenge: Buffer.alloc(CHALLENGE_BYTES),
   changedBy: "",
   ranges: [],
@@ -47,6 +49,7 @@ async function resumeOpen(state: ServerState, ctx: ServedRequest, item: ResumeIt
   return {
     verdict: changes === undefined ? "unchanged" : "changed",
     handle,
+    lease: open.owner === ctx.session ? ctx.session.share.leases.toldOf(open) : Lease.NONE,
     challenge: state.challengeFor(open),
     changedBy: changes?.by ?? "",
     ranges: changes?.ranges ?? [],

@@ -9,7 +9,7 @@ import type { ByteReader } from "../base/byte-cursor.ts";
 import { errnoNumber } from "../base/errno.ts";
 import { CloseCode, FsError, ProtocolError, toErrno } from "../base/errors.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
-import { type Caller, type NodeId, OpenFlag } from "../vfs/file-system.ts";
+import type { Caller, NodeId } from "../vfs/file-system.ts";
 import { type BodyCodec, checkRequest, type Message, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
 import { DISCARD } from "../wire/frame-decoder.ts";
@@ -17,11 +17,19 @@ import { WRITTEN_TAGS_MAX } from "../wire/limits.ts";
 import { type CallName, FLAG_REPLY, type Handlers, type Request } from "../wire/messages.ts";
 import { checkGuest } from "./attach.ts";
 import { checkCall, checkWritable } from "./dispatch.ts";
+import { afterLeases, beforeLeases, stateLease } from "./lease-requests.ts";
 import { type Answering, ServedRequest } from "./served-request.ts";
 import type { Session } from "./session.ts";
-import { type Carrier, isReplyTo, type KeptReply, type SessionChannel, type SlotTable } from "./slot-table.ts";
+import {
+  type Carrier,
+  isReplyTo,
+  type KeptReply,
+  type ServerNotice,
+  type SessionChannel,
+  type SlotTable,
+} from "./slot-table.ts";
 import { squashCaller } from "./squash.ts";
-import type { Keeper } from "./state/keeper.ts";
+import { isStored, type Keeper } from "./state/keeper.ts";
 import type { ServerState } from "./state.ts";
 
 const NOTHING = Buffer.alloc(0);
@@ -74,7 +82,9 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     this.#table.carrier?.supersede();
     this.#table.carrier = this;
     this.#session.addChannel(this);
-    if (this.#table.number === 0) this.#session.told.tellAgain();
+    if (this.#table.number !== 0) return;
+    this.#session.told.tellAgain();
+    this.#session.share.leases.tellAgain(this.#session);
   }
 
   /** Lets the requests under way end, then closes. */
@@ -91,12 +101,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     this.channel.destroy();
   }
 
-  lockReady(notice: Request<"lockReady">): void {
-    this.channel.send({ ...emptyHeader(), opcode: messages.lockReady.row.code }, messages.lockReady.request, notice);
-  }
-
-  changed(notice: Request<"changed">): void {
-    this.channel.send({ ...emptyHeader(), opcode: messages.changed.row.code }, messages.changed.request, notice);
+  notify<N extends ServerNotice>(name: N, notice: Request<N>): void {
+    this.channel.send({ ...emptyHeader(), opcode: messages[name].row.code }, messages[name].request, notice);
   }
 
   frame(header: FrameHeader, body: ByteReader): void {
@@ -180,6 +186,9 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       this.channel.send({ ...emptyHeader(), opcode: messages.ping.row.code }, messages.ping.request, { echo });
     } else if (message.name === "changed") {
       this.#session.told.taken(messages.changed.request.read(body).id);
+    } else if (message.name === "returnLease") {
+      const { breakId } = messages.returnLease.request.read(body);
+      this.#session.share.leases.returned(this.#session, breakId);
     } else if (message.name === "forget") {
       const { ids } = messages.forget.request.read(body);
       if (this.#session.guestOf === undefined) this.#session.share.fileSystem.forget(ids);
@@ -264,6 +273,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     const open = made === 0 ? undefined : this.#session.find(made);
     if (open !== undefined) this.#session.cameBack(open);
     const codec = answer === undefined ? undefined : (messageOf(opcode).reply as BodyCodec);
+    if (answer !== undefined) stateLease(this.#session, open, answer);
     this.channel.send(header, codec, answer);
   }
 
@@ -283,10 +293,12 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
 
   #run(request: ServedRequest): void {
     this.#table.begin(request);
-    this.#start(request).then(
-      (answer) => request.connection.answered(request, answer),
-      (error: unknown) => request.connection.failed(request, error),
-    );
+    const failed = (error: unknown) => request.connection.failed(request, error);
+    this.#start(request).then((answer) => {
+      const waits = afterLeases(request, answer);
+      if (waits === undefined) request.connection.answered(request, answer);
+      else waits.then(() => request.connection.answered(request, answer), failed);
+    }, failed);
   }
 
   #start(request: ServedRequest): Promise<Record<string, unknown>> {
@@ -301,8 +313,9 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       const { keeper } = this.#state;
       const isOnce = keeper?.minds(request) === true;
       const isUnseen = message.name === "write" && open !== undefined && this.#session.absenceOf(open) !== undefined;
-      if (writes.length > 0 || isOnce || isUnseen)
-        return this.#startLater(request, writes, isOnce ? keeper : undefined);
+      const leases = beforeLeases(request);
+      if (leases !== undefined || writes.length > 0 || isOnce || isUnseen)
+        return this.#startLater(request, { leases, writes }, isOnce ? keeper : undefined);
       return this.#handlers[message.name](request, asked);
     } catch (error) {
       return Promise.reject(error);
@@ -310,13 +323,15 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   }
 
   /**
-   * Runs a request after the writes it follows, after the look at a file that a client comes back to, and, with `keeper`, so that it is never done twice.
+   * Runs a request when others have given back the leases that are in its way, after the writes it follows, after the look at a file that a client comes back to,
+   * and, with `keeper`, so that it is never done twice.
    */
   async #startLater(
     request: ServedRequest,
-    writes: readonly ServedRequest[],
+    { leases, writes }: { leases: Promise<unknown> | undefined; writes: readonly ServedRequest[] },
     keeper: Keeper | undefined,
   ): Promise<Record<string, unknown>> {
+    if (leases !== undefined) await leases;
     await Promise.all(writes.map((write) => write.ended()));
     if (request.message.name === "write" && request.open !== undefined) await this.#session.compare(request.open);
     request.throwIfCanceled();
@@ -352,7 +367,10 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     const payload = message.row.payload === "reply" ? (answer["payload"] as Buffer) : undefined;
     const isEmpty = payload === undefined || payload.length === 0;
     const header = this.#replyHeader(request, 0);
-    if (made !== 0) header.handle = made;
+    if (made !== 0) {
+      header.handle = made;
+      stateLease(this.#session, this.#session.find(made), answer);
+    }
     const release = request.releaseReply;
     try {
       if (request.isUnhurried) this.channel.sendUnhurried(header, message.reply as BodyCodec, answer);
@@ -467,12 +485,6 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     if (request.open !== undefined && request.message.name !== "release") request.open.endRequest();
     if (request.payloadBuffer !== undefined) this.#session.buffers.give(request.payloadBuffer);
   }
-}
-
-/** Whether the reply is kept beyond the death of the process: where running the request once more would do more than it did. */
-function isStored({ message, open }: ServedRequest): boolean {
-  if (message.name === "write") return open !== undefined && (open.flags & OpenFlag.APPEND) !== 0;
-  return message.name !== "opendir" && open?.kind !== "directory";
 }
 
 function payloadOf(request: ServedRequest): Buffer {

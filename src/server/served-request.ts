@@ -9,7 +9,8 @@ import type { Channel } from "../transport/channel.ts";
 import type { Caller, FileSystem, RequestContext } from "../vfs/file-system.ts";
 import type { Message } from "../wire/codec.ts";
 import type { CallName } from "../wire/messages.ts";
-import type { Open, Session } from "./session.ts";
+import type { Open } from "./open.ts";
+import type { Session } from "./session.ts";
 import type { Appended } from "./state/intents.ts";
 
 const NOTHING = Buffer.alloc(0);

@@ -12,16 +12,19 @@ import { Channel } from "../transport/channel.ts";
 import { listen, Unproven } from "../transport/listen.ts";
 import type { Identity } from "../transport/self-signed.ts";
 import type { Trace } from "../transport/trace.ts";
-import type { FileSystem } from "../vfs/file-system.ts";
+import type { FileSystem, RequestContext } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import { createHandlers } from "./dispatch.ts";
+import { type LeaseOpen, ShareLeases } from "./leases.ts";
 import { completeLimits, type ServerLimits } from "./limits.ts";
 import type { Locking } from "./lock-requests.ts";
 import type { LockOpen } from "./locks/node-locks.ts";
 import { ShareLocks } from "./locks/share-locks.ts";
 import { AbsentOpens } from "./node-changes.ts";
+import { NodeOpens } from "./node-opens.ts";
+import type { Open } from "./open.ts";
 import type { ServedChannel } from "./served-channel.ts";
-import type { Open, Share } from "./session.ts";
+import type { Share } from "./session.ts";
 import { ServerSetUp } from "./set-up.ts";
 import { ShareModes } from "./share-modes.ts";
 import { Silence } from "./silence.ts";
@@ -35,6 +38,9 @@ import type { UserDirectory } from "./users.ts";
 /** A client that is there says so every 10 s at least. */
 const SILENCE_MS = 30_000;
 const SILENCE_LOOK_MS = 5000;
+/** How often somebody looks whether files that clients have leases of were changed beside the server: as often as they would ask themselves. */
+const LEASE_LOOK_MS = 1000;
+const OWN_CONTEXT: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 /** Unsent bytes of a channel beyond which its next data waits. */
 const SEND_BYTES_MAX = 4 * 1024 * 1024;
 
@@ -91,6 +97,11 @@ export class LinkServer {
   #isClosing = false;
 
   constructor(options: ServerOptions) {
+    const { memory } = options;
+    this.#memory = memory;
+    const identity = memory === undefined ? undefined : identify(memory);
+    this.#identity = identity;
+    const keeper = memory === undefined ? undefined : new Keeper(memory.store, memory.life, memory.durability);
     const shares = new Map<string, Share>();
     const limits = completeLimits(options.limits);
     const log = options.log.room("server");
@@ -98,6 +109,8 @@ export class LinkServer {
       const giveUp = (open: LockOpen) =>
         (open as Open).owner.giveUp(open as Open, "somebody asks for what it has locked");
       const locks = new ShareLocks({ fileSystem, clock: options.clock, log, limits, giveUp });
+      const opens = new NodeOpens<Open>();
+      const lowered = (open: LeaseOpen) => keeper?.leaseLowered(open as Open);
       shares.set(name, {
         name,
         fileSystem,
@@ -105,14 +118,10 @@ export class LinkServer {
         locking,
         locks,
         absentOpens: new AbsentOpens(),
-        modes: new ShareModes(),
+        modes: new ShareModes(opens),
+        leases: new ShareLeases({ opens, clock: options.clock, log, limits, lowered }),
       });
     }
-    const { memory } = options;
-    this.#memory = memory;
-    const identity = memory === undefined ? undefined : identify(memory);
-    this.#identity = identity;
-    const keeper = memory === undefined ? undefined : new Keeper(memory.store, memory.life, memory.durability);
     this.#state = new ServerState({ ...options, shares, limits, log, identity, keeper });
     this.#handlers = createHandlers(this.#state);
     this.#trace = options.trace;
@@ -167,6 +176,14 @@ export class LinkServer {
       log.info(`${channel.peer} is not heard from any more`);
       channel.destroy();
     }
+  }
+
+  /** Looks at files that clients believe something of; to be called every LEASE_LOOK_MS. */
+  async lookAtLeased(): Promise<void> {
+    const looks = [...this.#state.shares.values()].map(({ leases, fileSystem }) =>
+      leases.look(({ node, inner }) => fileSystem.getattr(OWN_CONTEXT, node, inner).catch(() => undefined)),
+    );
+    await Promise.all(looks);
   }
 
   counters(): ServerFigures {
@@ -235,12 +252,17 @@ export async function startServer(
     onLink: (link) => links.accept(link),
   });
   const look = options.clock.every(SILENCE_LOOK_MS, () => links.dropSilent());
+  const leaseLook = options.clock.every(
+    LEASE_LOOK_MS,
+    () => void links.lookAtLeased().catch((error: unknown) => options.log.error("looking at files failed", error)),
+  );
   let closing: Promise<unknown> | undefined;
   return {
     address: listener.address,
     counters: () => links.counters(),
     async close() {
       look.stop();
+      leaseLook.stop();
       closing ??= Promise.all([listener.close(), links.close()]);
       await closing;
     },

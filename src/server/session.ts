@@ -11,18 +11,19 @@ import type { Clock, Timer } from "../base/clock.ts";
 import { type ErrnoName, errnoNumber } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { openKey } from "../resume/resume-proof.ts";
 import { type Attr, NO_ATTR } from "../vfs/attr.ts";
-import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
+import type { FileSystem, RequestContext } from "../vfs/file-system.ts";
+import type { Request } from "../wire/messages.ts";
 import type { Closings } from "./closing.ts";
+import { type LeaseSession, LeaseTally, type ShareLeases } from "./leases.ts";
 import type { Locking } from "./lock-requests.ts";
 import type { LockSession, ShareLocks } from "./locks/share-locks.ts";
 import { Absence, type AbsentOpens, type DataVersion } from "./node-changes.ts";
+import type { Open } from "./open.ts";
 import type { ShareModes } from "./share-modes.ts";
 import { type SessionChannel, SlotTable } from "./slot-table.ts";
 import type { Keeper } from "./state/keeper.ts";
 import { ToldChanges } from "./told-changes.ts";
-import type { WriteJoiner } from "./write-joiner.ts";
 
 /** A directory that is served. */
 export interface Share {
@@ -33,6 +34,7 @@ export interface Share {
   readonly absentOpens: AbsentOpens;
   /** What those who have files open let others do with them. */
   readonly modes: ShareModes;
+  readonly leases: ShareLeases;
   readonly locks: ShareLocks;
   readonly locking: Locking;
 }
@@ -42,79 +44,6 @@ const U32 = 2 ** 32;
 const OWN_CONTEXT: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 /** Opens whose state is looked at together when their client is gone. */
 const VERSIONS_AT_ONCE = 64;
-
-/** The server's state for one opened file or directory. */
-export class Open {
-  /** Of the server, never used again. */
-  readonly id: number;
-  readonly kind: "file" | "directory";
-  readonly node: NodeId;
-  /** The open of the share's file system. */
-  readonly inner: HandleId;
-  readonly flags: OpenFlags;
-  readonly openedAtMs: number;
-  /** Process that opened, at the client. */
-  readonly pid: number;
-  /** Of all sessions. INVARIANT: 0 exactly if the open is closed or about to be. */
-  handles = 0;
-  /** Sessions that have handles of it; mostly its owner alone. */
-  readonly holders: Session[] = [];
-  /** The session it was made in. */
-  readonly owner: Session;
-  /** The state store has a record of its locks. */
-  hasStoredLocks = false;
-  /** The machine was started again since the file was opened for writing: what was acknowledged may be lost, and the next fsync says so. */
-  mayHaveLostData = false;
-  /** Made with the first write. What it holds are requests under way, so that it is empty when the open is idle. */
-  joiner: WriteJoiner | undefined;
-  /** The challenge given out last, as latin1: good for one `attach`. Empty: none. */
-  challenge = "";
-  #requests = 0;
-  #onIdle: (() => void) | undefined;
-
-  constructor(parts: {
-    id: number;
-    owner: Session;
-    kind: "file" | "directory";
-    node: NodeId;
-    inner: HandleId;
-    flags: OpenFlags;
-    openedAtMs: number;
-    pid: number;
-  }) {
-    this.id = parts.id;
-    this.owner = parts.owner;
-    this.kind = parts.kind;
-    this.node = parts.node;
-    this.inner = parts.inner;
-    this.flags = parts.flags;
-    this.openedAtMs = parts.openedAtMs;
-    this.pid = parts.pid;
-  }
-
-  /** What a client must know to come back to it. */
-  get key(): Buffer {
-    return openKey(this.owner.key, this.id);
-  }
-
-  /** A request on the open begins; `endRequest` must follow. */
-  beginRequest(): void {
-    this.#requests += 1;
-  }
-
-  endRequest(): void {
-    this.#requests -= 1;
-    if (this.#requests === 0) this.#onIdle?.();
-  }
-
-  /** Settles when no request is under way. Nobody may begin one any more. */
-  idle(): Promise<void> {
-    if (this.#requests === 0) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#onIdle = resolve;
-    });
-  }
-}
 
 type Presence =
   | { readonly t: "present" }
@@ -157,7 +86,7 @@ export interface SessionParts {
   readonly onEnd: (session: Session) => void;
 }
 
-export class Session implements LockSession {
+export class Session implements LockSession, LeaseSession {
   readonly id: Buffer;
   readonly key: Buffer;
   readonly clientId: Buffer;
@@ -172,7 +101,8 @@ export class Session implements LockSession {
   readonly buffers: PoolUser;
   readonly channels = new Set<SessionChannel>();
   readonly slotTables = new Map<number, SlotTable>();
-  readonly told = new ToldChanges((id) => this.slotTables.get(0)?.carrier?.changed({ id }));
+  readonly told = new ToldChanges((id) => this.slotTables.get(0)?.carrier?.notify("changed", { id }));
+  readonly leases = new LeaseTally();
   readonly #parts: SessionParts;
   readonly #opens = new Map<number, Open>();
   /** The first handle of each open, by the open's id, and the further ones where there are any. */
@@ -215,6 +145,12 @@ export class Session implements LockSession {
     return this.#presence.t === "late" ? this.#presence.sinceMs : undefined;
   }
 
+  /** Since when it has no connection; long ago if its time is over. Undefined: it has one. */
+  get awaySinceMs(): number | undefined {
+    const presence = this.#presence;
+    return presence.t === "late" ? Number.NEGATIVE_INFINITY : presence.t === "away" ? presence.sinceMs : undefined;
+  }
+
   /** There is no control channel to tell anything by. */
   get isAway(): boolean {
     return this.slotTables.get(0)?.carrier === undefined;
@@ -223,7 +159,11 @@ export class Session implements LockSession {
   lockReady(waitId: number, outcome: Attr | ErrnoName): void {
     const isReserved = typeof outcome !== "string";
     const errno = isReserved ? 0 : errnoNumber(outcome);
-    this.slotTables.get(0)?.carrier?.lockReady({ waitId, errno, attr: isReserved ? outcome : NO_ATTR });
+    this.slotTables.get(0)?.carrier?.notify("lockReady", { waitId, errno, attr: isReserved ? outcome : NO_ATTR });
+  }
+
+  leaseBreak(notice: Request<"leaseBreak">): void {
+    this.slotTables.get(0)?.carrier?.notify("leaseBreak", notice);
   }
 
   /** Handles the client has. */

@@ -32,9 +32,10 @@ import {
   SECURITY_NAMES,
   SQUASH_NAMES,
 } from "../wire/messages.ts";
+import type { Open } from "./open.ts";
 import { ServedChannel } from "./served-channel.ts";
 import type { ServedRequest } from "./served-request.ts";
-import type { Open, Session } from "./session.ts";
+import type { Session } from "./session.ts";
 import { ID_BYTES, type ServerState } from "./state.ts";
 import { accessOf, challengeUser, loginMark, type User } from "./users.ts";
 

@@ -7,9 +7,11 @@
  */
 import { FsError } from "../base/errors.ts";
 import { DENY_FLAGS, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
+import { NodeOpens } from "./node-opens.ts";
 
 const READ_FLAGS = OpenFlag.READ | OpenFlag.EXEC;
-const WRITE_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
+/** An open with one of these is for changing the file. */
+export const WRITE_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
 
 /** What share modes need to know of an open. */
 export interface ModeOpen {
@@ -32,9 +34,13 @@ function denies(flags: OpenFlags, others: OpenFlags): boolean {
 }
 
 export class ShareModes {
-  /** One open as itself: most files have no more. */
-  readonly #byNode = new Map<NodeId, ModeOpen | Set<ModeOpen>>();
+  readonly #opens: NodeOpens<ModeOpen>;
   #denying = 0;
+
+  /** Keeps `opens`. */
+  constructor(opens = new NodeOpens<ModeOpen>()) {
+    this.#opens = opens;
+  }
 
   /** Whether anybody denies anything. */
   get isDenied(): boolean {
@@ -48,9 +54,7 @@ export class ShareModes {
    */
   admit(node: NodeId, flags: OpenFlags, who: string): void {
     if (this.#denying === 0 && (flags & DENY_FLAGS) === 0) return;
-    const there = this.#byNode.get(node);
-    if (there === undefined) return;
-    for (const open of there instanceof Set ? [...there] : [there]) {
+    for (const open of [...(this.#opens.of(node) ?? [])]) {
       if (!denies(open.flags, flags) && !denies(flags, open.flags)) continue;
       if (!open.owner.giveUp(open, `${who} asks for the file`)) throw new FsError("EBUSY", "open");
     }
@@ -64,17 +68,12 @@ export class ShareModes {
 
   /** An open that has its right from before. */
   add(open: ModeOpen): void {
-    const there = this.#byNode.get(open.node);
-    if (there instanceof Set) there.add(open);
-    else this.#byNode.set(open.node, there === undefined ? open : new Set([there, open]));
+    this.#opens.add(open);
     if ((open.flags & DENY_FLAGS) !== 0) this.#denying += 1;
   }
 
   /** Also of one that was not entered. */
   delete(open: ModeOpen): void {
-    const there = this.#byNode.get(open.node);
-    if (there instanceof Set ? !there.delete(open) : there !== open) return;
-    if (!(there instanceof Set) || there.size === 0) this.#byNode.delete(open.node);
-    if ((open.flags & DENY_FLAGS) !== 0) this.#denying -= 1;
+    if (this.#opens.delete(open) && (open.flags & DENY_FLAGS) !== 0) this.#denying -= 1;
   }
 }

@@ -50,12 +50,13 @@ export interface SessionChannel {
   close(code: number, text: string): void;
 }
 
+/** About a lock it waits for, a file that another holder of one of its opens has changed, a lease that is to be given back. */
+export type ServerNotice = "lockReady" | "changed" | "leaseBreak";
+
 /** The connection that carries the channel at the moment. */
 export interface Carrier {
-  /** Tells the client about a lock it waits for. */
-  lockReady(notice: Request<"lockReady">): void;
-  /** Tells the client about a file that another holder of one of its opens has changed. */
-  changed(notice: Request<"changed">): void;
+  /** Tells the client what is no reply. */
+  notify<N extends ServerNotice>(name: N, notice: Request<N>): void;
   /** Ends it at once: another one has taken its place. */
   supersede(): void;
 }

@@ -116,3 +116,17 @@ export function* decodeDirents(page: Buffer): Generator<Dirent> {
     offset += bytes;
   }
 }
+
+/** The page, in which the nodes that `isBare` names have neither id nor attributes; as it is if there is none. */
+export function withoutEntries(page: Buffer, isBare: (id: NodeId) => boolean): Buffer {
+  const dirents = [...decodeDirents(page)];
+  if (!dirents.some(({ entry }) => entry !== undefined && isBare(entry.id))) return page;
+  const copy = Buffer.alloc(page.length);
+  let end = 0;
+  for (const dirent of dirents) {
+    const { entry, ...bare } = dirent;
+    const isWhole = entry === undefined || !isBare(entry.id);
+    end = encodeDirent(copy, end, isWhole ? dirent : bare);
+  }
+  return copy.subarray(0, end);
+}

@@ -12,6 +12,7 @@
 import type { Name } from "../base/name.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import type { Attr, TimeSpec } from "./attr.ts";
+import type { Lease } from "./lease.ts";
 import type { Lock, LockOwner, NodeLock } from "./lock.ts";
 import type { Recovery } from "./recovery.ts";
 
@@ -117,6 +118,8 @@ export interface Opened {
   attr: Attr;
   /** All bytes of a small file as of the open, where they came along; the caller's to keep. */
   content?: Buffer;
+  /** What the opener may believe as long as he has it open; absent: nothing. */
+  lease?: Lease;
 }
 
 /** What `setattr` changes; absent fields stay. "now" is the server's clock. */

@@ -9,6 +9,7 @@ import { NAME_BYTES_MAX, type Name, nameToText } from "../base/name.ts";
 import { ATTR_BYTES, type Attr, decodeAttr, encodeAttr, type TimeSpec } from "../vfs/attr.ts";
 import type { AttrChange, Caller } from "../vfs/file-system.ts";
 import { NODE_ID_BYTES_MAX, type NodeId } from "../vfs/file-system.ts";
+import { LEASE_NAMES, Lease } from "../vfs/lease.ts";
 import { type FieldCodec, malformed, readUtf8 } from "./field-codec.ts";
 import { CALLER_GROUPS_MAX, FORGET_IDS_MAX, OPAQUE_BYTES_MAX, REASON_BYTES_MAX, WRITTEN_TAGS_MAX } from "./limits.ts";
 import { resumeItems, resumeResults } from "./resume-fields.ts";
@@ -47,6 +48,18 @@ const bool: FieldCodec<boolean> = {
     return value === 1;
   },
   print: String,
+};
+
+const lease: FieldCodec<Lease> = {
+  bytesMax: 1,
+  layout: "u8: 0 none, 1 read, 2 write",
+  write: (writer, value) => writer.u8(value),
+  read(reader) {
+    const value = reader.u8();
+    if (value > Lease.WRITE) throw malformed(`lease is ${value}`);
+    return value as Lease;
+  },
+  print: (value) => LEASE_NAMES[value],
 };
 
 const u53: FieldCodec<number> = {
@@ -359,6 +372,7 @@ export const FIELDS = {
   u53,
   u64,
   bool,
+  lease,
   magic,
   /** Ids of sessions, servers, client instances: random. */
   bytes16: fixed(16, "16 bytes"),

@@ -60,6 +60,8 @@ const KEYS = {
   serviceBlob: "opaque",
   challenge: "opaque",
 } as const satisfies Fields;
+/** What is wished for of a lease, and what is granted. */
+const LEASE = { lease: "lease" } as const satisfies Fields;
 
 export const MESSAGES = {
   hello: {
@@ -309,8 +311,8 @@ export const MESSAGES = {
     handle: "made",
     replay: "once",
     payload: "reply",
-    request: { ...BY_ID, flags: "u32", contentBytesMax: "u32" },
-    reply: { attr: "attr", ...KEYS },
+    request: { ...BY_ID, flags: "u32", contentBytesMax: "u32", ...LEASE },
+    reply: { attr: "attr", ...KEYS, ...LEASE },
     says: "Opens a file. The payload is all its bytes if they are no more than asked for and at hand, else empty.",
   },
   create: {
@@ -321,8 +323,8 @@ export const MESSAGES = {
     handle: "made",
     changes: true,
     replay: "once",
-    request: { ...BY_NAME, flags: "u32", ...NEW_NODE },
-    reply: { ...ENTRY, ...DIRECTORY, ...KEYS },
+    request: { ...BY_NAME, flags: "u32", ...NEW_NODE, ...LEASE },
+    reply: { ...ENTRY, ...DIRECTORY, ...KEYS, ...LEASE },
     says: "Opens a file, and makes it if it is not there.",
   },
   tmpfile: {
@@ -333,8 +335,8 @@ export const MESSAGES = {
     handle: "made",
     changes: true,
     replay: "once",
-    request: { caller: "caller", parent: "nodeId", flags: "u32", ...NEW_NODE },
-    reply: { ...ENTRY, ...KEYS },
+    request: { caller: "caller", parent: "nodeId", flags: "u32", ...NEW_NODE, ...LEASE },
+    reply: { ...ENTRY, ...KEYS, ...LEASE },
     says: "Makes and opens a file without a name.",
   },
   read: {
@@ -546,6 +548,24 @@ export const MESSAGES = {
     replay: "idempotent",
     request: { id: "nodeId" },
     says: "Somebody else has changed the data of this file through an open that the client has a handle of, too. The client sends it back as it is.",
+  },
+  leaseBreak: {
+    code: 53,
+    since: 1,
+    sender: "server",
+    phase: "ready",
+    replay: "idempotent",
+    request: { breakId: "u32", id: "nodeId", lease: "lease" },
+    says: "Others need the file: what the client has of it in leases is to be given back, down to this one, and what is unsent is to be sent before.",
+  },
+  returnLease: {
+    code: 54,
+    since: 1,
+    sender: "client",
+    phase: "ready",
+    replay: "idempotent",
+    request: { breakId: "u32" },
+    says: "What the notice with this number asked for is done. Unknown numbers are ignored.",
   },
 
   getxattr: {

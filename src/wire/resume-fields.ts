@@ -1,5 +1,6 @@
 /** The kinds of field that only `resume` has: opens shown to the server again, and what became of them. */
 import type { ByteReader } from "../base/byte-cursor.ts";
+import { Lease } from "../vfs/lease.ts";
 import { type FieldCodec, malformed, readUtf8 } from "./field-codec.ts";
 import { CHANGED_BY_BYTES_MAX, CHANGED_RANGES_MAX, RESUME_ITEMS_MAX, RESUME_KEY_BYTES_MAX } from "./limits.ts";
 
@@ -40,6 +41,8 @@ export interface ResumeResult {
   readonly verdict: ResumeVerdict;
   /** The handle it has now. */
   readonly handle: number;
+  /** The lease it has still. */
+  readonly lease: Lease;
   /** For attaching from elsewhere. */
   readonly challenge: Buffer;
   /** `changed`: who did it, as far as is known. */
@@ -53,15 +56,17 @@ export type ResumeVerdict = (typeof VERDICTS)[number];
 const CHALLENGE_BYTES = 16;
 
 export const resumeResults: FieldCodec<readonly ResumeResult[]> = {
-  bytesMax: 2 + RESUME_ITEMS_MAX * (1 + 4 + CHALLENGE_BYTES + 1 + CHANGED_BY_BYTES_MAX + 1 + CHANGED_RANGES_MAX * 16),
+  bytesMax:
+    2 + RESUME_ITEMS_MAX * (1 + 4 + 1 + CHALLENGE_BYTES + 1 + CHANGED_BY_BYTES_MAX + 1 + CHANGED_RANGES_MAX * 16),
   layout:
-    `u16 count 1..${RESUME_ITEMS_MAX}, then of each u8 verdict (0 unchanged, 1 changed, 2 gone), u32 handle, ${CHALLENGE_BYTES} bytes of challenge, ` +
+    `u16 count 1..${RESUME_ITEMS_MAX}, then of each u8 verdict (0 unchanged, 1 changed, 2 gone), u32 handle, u8 lease, ${CHALLENGE_BYTES} bytes of challenge, ` +
     `u8 length 0..${CHANGED_BY_BYTES_MAX} and UTF-8 of who changed it, u8 count 0..${CHANGED_RANGES_MAX} of ranges, each u64 offset and u64 length below 2^53`,
   write(writer, value) {
     writer.u16(value.length);
     for (const result of value) {
       writer.u8(VERDICTS.indexOf(result.verdict));
       writer.u32(result.handle);
+      writer.u8(result.lease);
       writer.bytes(result.challenge);
       const by = Buffer.from(result.changedBy, "utf8");
       if (by.length > CHANGED_BY_BYTES_MAX) throw new RangeError(`name of ${by.length} bytes`);
@@ -89,6 +94,8 @@ function readResumeResult(reader: ByteReader): ResumeResult {
   const verdict = VERDICTS[code];
   if (verdict === undefined) throw malformed(`verdict ${code}`);
   const handle = reader.u32();
+  const lease = reader.u8();
+  if (lease > Lease.WRITE) throw malformed(`lease is ${lease}`);
   const challenge = reader.copy(CHALLENGE_BYTES);
   const byBytes = reader.u8();
   if (byBytes > CHANGED_BY_BYTES_MAX) throw malformed(`name of ${byBytes} bytes`);
@@ -97,5 +104,5 @@ function readResumeResult(reader: ByteReader): ResumeResult {
   const rangeCount = reader.u8();
   if (rangeCount > CHANGED_RANGES_MAX) throw malformed(`${rangeCount} ranges`);
   for (let at = 0; at < rangeCount; at += 1) ranges.push({ offsetBytes: reader.u53(), lengthBytes: reader.u53() });
-  return { verdict, handle, challenge, changedBy, ranges };
+  return { verdict, handle, lease: lease as Lease, challenge, changedBy, ranges };
 }

@@ -4,11 +4,15 @@ import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { LastKnownFileSystem } from "../../src/cache/last-known.ts";
 import { OpenFlag, RequestPriority } from "../../src/vfs/file-system.ts";
+import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
+import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, named } from "../support/link-drive.ts";
 import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
 
 const FOLDER = { mode: 0o755, umask: 0 };
+const FILE = { mode: 0o100644, umask: 0 };
+const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
 
 async function known(): Promise<{ drive: ReturningDrive; fs: LastKnownFileSystem }> {
   const drive = await returningDrive();
@@ -157,4 +161,60 @@ test("attributes that follow writes are the server's, behind the writes, also wh
   await drive.pass(2000, () => drive.remote.state === "connected");
   assert.equal((await away).sizeBytes, 1000);
   await fs.close();
+});
+
+/** A drive whose files are opened with leases, with all that its client asks the server for. */
+async function leased(): Promise<{ drive: ReturningDrive; gate: GatedFs; fs: LastKnownFileSystem; asked(): number }> {
+  const gate = new GatedFs(new MemoryFs());
+  const drive = await returningDrive({ fileSystem: gate.fileSystem, client: { leases: true, ioChannels: 0 } });
+  const fs = new LastKnownFileSystem(drive.remote.fileSystem);
+  return { drive, gate, fs, asked: () => gate.calls.filter((name) => name === "getattr").length };
+}
+
+test("attributes of a file that is open with a lease are asked for once after each change, and no more after it is closed", async () => {
+  const { drive, fs, asked } = await leased();
+  const root = await fs.root(ctx);
+  const { entry, opened } = await fs.create(ctx, root.id, named("f"), READ_WRITE, FILE);
+  const before = asked();
+  const look = async (size: number, count: number) => {
+    for (let at = 0; at < 3; at += 1) assert.equal((await fs.getattr(ctx, entry.id)).sizeBytes, size);
+    assert.equal(asked() - before, count);
+  };
+  await look(0, 0);
+  await fs.write(ctx, opened.handle, 0, Buffer.from("12345"));
+  await look(5, 1);
+  assert.equal((await fs.setattr(ctx, entry.id, { sizeBytes: 3 })).sizeBytes, 3);
+  await look(3, 1);
+  fs.changedByOthers(entry.id);
+  await look(3, 2);
+  const again = await fs.open(ctx, entry.id, OpenFlag.READ);
+  await look(3, 2);
+  await fs.release(ctx, opened.handle);
+  await look(3, 2);
+  await fs.release(ctx, again.handle);
+  await fs.getattr(ctx, entry.id);
+  await look(3, 6);
+  await fs.close();
+  assert.equal(drive.remote.state, "over");
+});
+
+test("attributes are asked for again when the lease is over, and those asked for before it are not believed", async () => {
+  const { drive, gate, fs, asked } = await leased();
+  const root = await fs.root(ctx);
+  const { entry, opened } = await fs.create(ctx, root.id, named("f"), READ_WRITE, FILE);
+  fs.leaseLost(entry.id);
+  const before = asked();
+  for (let at = 0; at < 2; at += 1) await fs.getattr(ctx, entry.id);
+  assert.equal(asked() - before, 2);
+  gate.gates.add("getattr");
+  const looking = fs.getattr(ctx, entry.id);
+  await gate.holding(1);
+  const again = await fs.open(ctx, entry.id, OpenFlag.READ);
+  gate.held[0]?.answer({ ...entry.attr, sizeBytes: 99 });
+  assert.equal((await looking).sizeBytes, 99);
+  assert.equal((await fs.getattr(ctx, entry.id)).sizeBytes, 0);
+  gate.gates.clear();
+  for (const { handle } of [opened, again]) await fs.release(ctx, handle);
+  await fs.close();
+  assert.equal(drive.remote.state, "over");
 });

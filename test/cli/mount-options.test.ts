@@ -16,6 +16,7 @@ const DEFAULTS = {
   timeoutMs: undefined,
   sync: false,
   pipeline: true,
+  leases: true,
   writeBehindBytes: undefined,
   readAheadBytes: undefined,
   channels: undefined,
@@ -69,6 +70,7 @@ test("how data travels is chosen by options", () => {
   for (const value of ["", "=", "=-1", "=9", "=x", "=10"]) {
     assert.throws(() => parseMountOptions([`channels${value}`]), { exitCode: 2, message: /from 0 to 8/ }, value);
   }
+  assert.equal(parseMountOptions(["lease=on,lease=off"]).leases, false);
   assert.throws(() => parseMountOptions(["pipeline=perhaps"]), { exitCode: 2, message: /is no option/ });
 });
 

@@ -39,6 +39,7 @@ test("a server that does not know the open's key is not believed", async () => {
     new NodeNames(),
     () => assert.fail(),
     () => {},
+    () => assert.fail(),
   );
   const transcript = Buffer.alloc(32, 5);
   const liar = channels([transcript], ({ clientNonce }) =>
@@ -55,6 +56,7 @@ test("a proof that was refused on another connection than it was made for is mad
     new NodeNames(),
     () => assert.fail(),
     () => {},
+    () => assert.fail(),
   );
   let asked = 0;
   const moving = channels([Buffer.alloc(32, 5), Buffer.alloc(32, 6)], (claim, transcript) => {

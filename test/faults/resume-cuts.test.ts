@@ -182,7 +182,7 @@ async function run(
 ): Promise<Outcome> {
   const share = new MemoryFs();
   const { fileSystem, counts } = counting(share);
-  const client = { sectionBytes: SECTION, credits: 8 };
+  const client = { sectionBytes: SECTION, credits: 8, leases: true };
   const drive = await returningDrive({
     fileSystem,
     client,

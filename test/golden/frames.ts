@@ -3,6 +3,7 @@
  *
  * A frame that has to change is a break of the protocol: give the message a new code instead.
  */
+import { Lease } from "../../src/vfs/lease.ts";
 
 export interface Golden {
   readonly name: string;
@@ -153,13 +154,15 @@ export const GOLDEN: readonly Golden[] = [
       resumeKey: Buffer.from("key"),
       serviceBlob: Buffer.alloc(0),
       challenge: Buffer.from([1]),
+      lease: Lease.READ,
     },
     hex: `
-      7a000000 01 20 0100 02000000 00000000 03000000 0000 7a00   # open reply, handle 3${ATTR}
+      7b000000 01 20 0100 02000000 00000000 03000000 0000 7b00   # open reply, handle 3${ATTR}
       0900000000000000   # open id
       0300 6b6579   # resume key
       0000          # service blob
-      0100 01       # challenge`,
+      0100 01       # challenge
+      01            # a read lease`,
   },
   {
     name: "read of a section",
@@ -229,6 +232,7 @@ export const GOLDEN: readonly Golden[] = [
         {
           verdict: "changed",
           handle: 7,
+          lease: Lease.READ,
           challenge: Buffer.alloc(16, 0xc4),
           changedBy: "al",
           ranges: [{ offsetBytes: 4096, lengthBytes: 10 }],
@@ -236,10 +240,26 @@ export const GOLDEN: readonly Golden[] = [
       ],
     },
     hex: `
-      2b000000 01 48 0100 05000000 00000000 00000000 0000 2b00   # resume reply
-      0100 01 07000000                                           # one open, changed, handle 7
+      2c000000 01 48 0100 05000000 00000000 00000000 0000 2c00   # resume reply
+      0100 01 07000000 01                                        # one open, changed, handle 7, a read lease
       c4c4c4c4c4c4c4c4 c4c4c4c4c4c4c4c4                          # challenge
       02 616c 01 0010000000000000 0a00000000000000               # by "al", one range: 10 bytes at 4096`,
+  },
+  {
+    name: "a write lease is to be given back, down to a read lease",
+    header: { opcode: 53 },
+    values: { breakId: 7, id, lease: Lease.READ },
+    hex: `
+      08000000 01 35 0000 00000000 00000000 00000000 0000 0800   # leaseBreak, a notice
+      07000000 02 01ff 01                                        # number 7, node id, read`,
+  },
+  {
+    name: "it is given back",
+    header: { opcode: 54 },
+    values: { breakId: 7 },
+    hex: `
+      04000000 01 36 0000 00000000 00000000 00000000 0000 0400   # returnLease, a notice
+      07000000                                                   # number 7`,
   },
 ];
 

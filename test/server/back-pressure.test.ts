@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Remote } from "../../src/client/remote.ts";
 import { type HandleId, OpenFlag, type RequestContext } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
@@ -92,7 +93,11 @@ async function greedy(
     const peer = drive.peer();
     await peer.setUp({ credits: 64 });
     const { id: parent } = await drive.gate.fileSystem.root(SLOW);
-    peer.send("create", { caller, parent, name: named(`f${index}`), flags: 3, ...NEW_FILE }, { tag: 63 });
+    peer.send(
+      "create",
+      { caller, parent, name: named(`f${index}`), flags: 3, lease: Lease.NONE, ...NEW_FILE },
+      { tag: 63 },
+    );
     await settle();
     const handle = peer.headers.at(-1)?.handle ?? 0;
     peer.send("write", { caller, offsetBytes: 0, killSuidgid: false }, { tag: 62, handle }, Buffer.alloc(SECTION));

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { Closings } from "../../src/server/closing.ts";
-import type { Open } from "../../src/server/session.ts";
+import type { Open } from "../../src/server/open.ts";
 import { type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { settle } from "../support/fake-clock.ts";
 
@@ -23,6 +23,7 @@ function scene({ flags = OpenFlag.WRITE, isLocked = false, errno = "" } = {}) {
   };
   const share = {
     modes: { delete: () => calls.push("modes") },
+    leases: { closed: () => {} },
     locks: {
       release: () => {
         calls.push("locks");

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
@@ -30,7 +31,15 @@ async function ready(): Promise<Ready> {
 }
 
 async function create({ peer, root }: Ready, name: string, tag: number): Promise<number> {
-  const fields = { caller, parent: root, name: named(name), flags: OpenFlag.WRITE, mode: 0o100644, umask: 0 };
+  const fields = {
+    caller,
+    parent: root,
+    name: named(name),
+    flags: OpenFlag.WRITE,
+    lease: Lease.NONE,
+    mode: 0o100644,
+    umask: 0,
+  };
   peer.send("create", fields, { tag });
   await settle();
   return peer.headers.at(-1)?.handle ?? 0;

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
@@ -25,7 +26,7 @@ async function drive() {
   const ready = async (): Promise<{ peer: Peer; handle: number }> => {
     const peer = linked.peer();
     await peer.setUp({ credits: 64 });
-    const fields = { caller, parent: root, name: named("f"), flags: 3, mode: 0o100644, umask: 0 };
+    const fields = { caller, parent: root, name: named("f"), flags: 3, lease: Lease.NONE, mode: 0o100644, umask: 0 };
     peer.send("create", fields, { tag: 63 });
     await settle();
     return { peer, handle: peer.headers.at(-1)?.handle ?? 0 };

@@ -3,7 +3,7 @@
  *
  * Each row is one open of a client that loses its connection, or whose server dies and is started again with what it had written down; then, in this order: the
  * client's time passes or does not, somebody else asks for the file before the client is back or does not, the client comes back, and somebody else asks
- * after that or does not. The disk is real, the clock is not.
+ * after that or does not. The disk is real, the clock is not. A lease keeps nobody out: he who asks waits for its holder, for a time.
  */
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -18,8 +18,9 @@ import { LinkServer } from "../../src/server/server.ts";
 import { LifeStamp } from "../../src/server/state/life-stamp.ts";
 import { memoryLinkPair } from "../../src/transport/memory-link.ts";
 import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { LOCK_END, LOCK_KINDS, LOCK_TYPES, type Lock, type LockOwner } from "../../src/vfs/lock.ts";
-import { type BodyCodec, messageOf } from "../../src/wire/codec.ts";
+import { type BodyCodec, messageOf, messages } from "../../src/wire/codec.ts";
 import type { Reply, Request } from "../../src/wire/messages.ts";
 import type { ResumeResult, ResumeVerdict } from "../../src/wire/resume-fields.ts";
 import { FakeClock, settle } from "../support/fake-clock.ts";
@@ -29,6 +30,7 @@ import { makeTemp } from "../support/temp.ts";
 
 const { READ, WRITE, APPEND, DENY_READ, DENY_WRITE } = OpenFlag;
 const KEEP_MS = 5000;
+const BREAK_MS = 1000;
 const caller = { uid: 0, gid: 0, groups: [], pid: 1 };
 
 /** Its real time is the one that files get. */
@@ -38,13 +40,21 @@ class TestClock extends FakeClock {
   }
 }
 
-/** The client that holds the file: it reads the replies to what it asks. */
+/** The client that holds the file: it reads the replies to what it asks, and gives leases back at once. */
 class Holder extends Peer {
+  /** What is left of its lease, as it was told. */
+  readonly breaks: Lease[] = [];
   #reply: ((reply: Record<string, unknown> | number) => void) | undefined;
   #tag = 0;
 
   override frame(header: Parameters<Peer["frame"]>[0], body: Parameters<Peer["frame"]>[1]): void {
     const at = body.offset;
+    if (header.opcode === messages.leaseBreak.row.code) {
+      const { breakId, lease } = messages.leaseBreak.request.read(body);
+      body.offset = at;
+      this.breaks.push(lease);
+      this.send("returnLease", { breakId });
+    }
     if (header.flags === 1 && header.tag !== 0) {
       const codec = messageOf(header.opcode).reply as BodyCodec;
       this.#reply?.(header.status === 0 ? (codec.read(body) as Record<string, unknown>) : header.status);
@@ -101,7 +111,7 @@ class Stage implements AsyncDisposable {
       squash: "none",
       log: silentLog,
       clock: this.clock,
-      limits: { keepMsMax: KEEP_MS, courtesyMs: 3_600_000 },
+      limits: { keepMsMax: KEEP_MS, courtesyMs: 3_600_000, leaseBreakMs: BREAK_MS },
       memory: { store: this.#store, records, life: this.#life, hostBootId: "one" },
     });
     await this.#server.restore();
@@ -126,6 +136,21 @@ class Stage implements AsyncDisposable {
     this.#server?.accept(links.server);
     const url = { token: TOKEN, share: "share" };
     return connectLink(links.client, { url, log: silentLog, clock: this.clock });
+  }
+
+  /** What somebody waits for who waits for a lease, if he does. */
+  async passing<T>(act: Promise<T>): Promise<T> {
+    let isOver = false;
+    const over = () => {
+      isOver = true;
+    };
+    act.then(over, over);
+    for (let ms = 0; ms <= BREAK_MS; ms += 100) {
+      await settle();
+      if (isOver) break;
+      this.clock.advance(100);
+    }
+    return act;
   }
 
   get content(): string {
@@ -175,6 +200,7 @@ const KINDS = {
   append: READ | WRITE | APPEND,
   locked: READ | WRITE,
   "share-denied": READ | WRITE | DENY_READ | DENY_WRITE,
+  leased: READ | WRITE,
 } as const;
 type Kind = keyof typeof KINDS;
 
@@ -220,9 +246,11 @@ async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verd
   const finder = await stage.contender();
   const { id } = await finder.fileSystem.lookup(ctx, (await finder.fileSystem.root(ctx)).id, named("f"));
   await finder.close();
-  const opened = await holder.ask("open", { caller, id, flags: KINDS[kind], contentBytesMax: 0 });
+  const lease = kind === "leased" ? Lease.WRITE : Lease.NONE;
+  const opened = await holder.ask("open", { caller, id, flags: KINDS[kind], contentBytesMax: 0, lease });
   const { handle } = holder.headers.at(-1) as { handle: number };
-  const { openId, resumeKey } = opened as unknown as Reply<"open">;
+  const { openId, resumeKey, lease: granted } = opened as unknown as Reply<"open">;
+  assert.equal(granted, lease);
 
   if (kind === "locked") {
     const lock = { ...WHOLE_FILE, kind: LOCK_KINDS.indexOf("posix"), type: LOCK_TYPES.indexOf("write") };
@@ -234,7 +262,7 @@ async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verd
   if (isCrash) await stage.crash();
   if (row.when === "late") stage.clock.advance(KEEP_MS + 1);
   await settle();
-  let isTaken = row.asks === "before" && (await contend(stage, kind));
+  let isTaken = row.asks === "before" && (await stage.passing(contend(stage, kind)));
 
   const back = stage.holder();
   const { sessionId, sessionKey } = holder;
@@ -247,7 +275,11 @@ async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verd
     assert.deepEqual(result.ranges, [{ offsetBytes: 2, lengthBytes: 2 }]);
     assert.equal(result.changedBy, "memory client");
   }
+  // The lease is lost to whoever was first, and given back to whoever comes later.
+  assert.equal(result.lease, row.asks === "before" ? Lease.NONE : lease);
   if (row.asks === "after") isTaken = await contend(stage, kind);
+  // First somebody looks it up.
+  assert.deepEqual(back.breaks, row.asks === "after" && kind === "leased" ? [Lease.READ, Lease.NONE] : []);
   assert.equal(isTaken, isHad);
   if (verdict === "gone") {
     assert.equal(await back.ask("read", { caller, offsetBytes: 0, lengthBytes: 4 }, handle), 9, "EBADF");

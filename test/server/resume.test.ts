@@ -4,6 +4,7 @@ import { test } from "node:test";
 import type { Remote } from "../../src/client/remote.ts";
 import { openKey, resumeProof } from "../../src/resume/resume-proof.ts";
 import type { NodeId } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { type BodyCodec, messageOf } from "../../src/wire/codec.ts";
 import type { Reply } from "../../src/wire/messages.ts";
 import type { ResumeResult } from "../../src/wire/resume-fields.ts";
@@ -51,7 +52,7 @@ async function opened(): Promise<Opened> {
   const peer = reader(drive);
   await peer.setUp();
   const { id: parent } = await memory.root();
-  peer.send("create", { caller, parent, name: named("f"), flags: 3, ...MADE }, { tag: 1 });
+  peer.send("create", { caller, parent, name: named("f"), flags: 3, lease: Lease.NONE, ...MADE }, { tag: 1 });
   await settle();
   const handle = peer.headers.at(-1)?.handle ?? 0;
   const keys = peer.replies.at(-1) as unknown as Reply<"create">;

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
@@ -10,6 +11,7 @@ import { type LinkDrive, linkDrive, named, type Peer } from "../support/link-dri
 
 const caller = { uid: 0, gid: 0, groups: [], pid: 7 };
 const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
+const NEW_FILE = { lease: Lease.NONE, mode: 0o100644, umask: 0 };
 
 interface Ready {
   drive: LinkDrive;
@@ -31,7 +33,7 @@ async function ready(options: Parameters<typeof linkDrive>[0] = {}): Promise<Rea
 }
 
 async function create({ peer, root }: Ready, name = "f"): Promise<number> {
-  const fields = { caller, parent: root, name: named(name), flags: READ_WRITE, mode: 0o100644, umask: 0 };
+  const fields = { caller, parent: root, name: named(name), flags: READ_WRITE, ...NEW_FILE };
   peer.send("create", fields, { tag: 0x00070000 });
   await settle();
   const header = peer.headers.at(-1);
@@ -138,7 +140,7 @@ test("a connection's death aborts what may run again; the rest goes on, and is k
   assert.notEqual(handle, 0);
   for (const name of ["open", "read"]) gate.gates.add(name);
   const { id } = await memory.lookup({ caller }, root, named("f"));
-  peer.send("open", { caller, id, flags: READ_WRITE, contentBytesMax: 0 }, { tag: 1 });
+  peer.send("open", { caller, id, flags: READ_WRITE, contentBytesMax: 0, lease: Lease.NONE }, { tag: 1 });
   peer.send("read", { caller, offsetBytes: 0, lengthBytes: 10 }, { tag: 2, handle });
   await gate.holding(2);
   peer.link.destroy();
@@ -295,7 +297,8 @@ test("sizes beyond what was agreed end the connection", async () => {
     ],
     [
       "open",
-      ({ peer, root }) => peer.send("open", { caller, id: root, flags: 1, contentBytesMax: 2 ** 24 }, { tag: 1 }),
+      ({ peer, root }) =>
+        peer.send("open", { caller, id: root, flags: 1, contentBytesMax: 2 ** 24, lease: Lease.NONE }, { tag: 1 }),
     ],
     [
       "symlink",
@@ -318,7 +321,7 @@ test("values a file system must not see are refused with EINVAL", async () => {
   const state = await ready();
   const { peer, root, gate } = state;
   const handle = await create(state);
-  peer.send("open", { caller, id: root, flags: 1 << 20, contentBytesMax: 0 }, { tag: 1 });
+  peer.send("open", { caller, id: root, flags: 1 << 20, contentBytesMax: 0, lease: Lease.NONE }, { tag: 1 });
   peer.send("access", { caller, id: root, mask: 8 }, { tag: 2 });
   peer.send("symlink", { caller, parent: root, name: named("l") }, { tag: 3 }, Buffer.from("a\0b"));
   await settle();
@@ -350,7 +353,7 @@ test("an unexpected error of the file system is EIO for the client and a line wi
 test("what a file system returns and the protocol cannot say is EIO, and an open made of it is closed", async () => {
   const { peer, gate, root, memory } = await ready();
   gate.gates.add("create");
-  const fields = { caller, parent: root, name: named("f"), flags: READ_WRITE, mode: 0o100644, umask: 0 };
+  const fields = { caller, parent: root, name: named("f"), flags: READ_WRITE, ...NEW_FILE };
   peer.send("create", fields, { tag: 1 });
   await gate.holding(1);
   const { entry, opened } = await memory.create({ caller }, root, named("f"), READ_WRITE, { mode: 0o100644, umask: 0 });

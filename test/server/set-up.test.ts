@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { tokenKey } from "../../src/resume/proof.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { settle } from "../support/fake-clock.ts";
 import { linkDrive, type Peer, TOKEN } from "../support/link-drive.ts";
 
@@ -272,7 +273,7 @@ test("a channel joins a session with the session's key, and sees its opens", asy
   await settle();
   const root = /id=([0-9a-f]+)/.exec(control.frames.at(-1) ?? "")?.[1] ?? "";
   const parent = Buffer.from(root, "hex").toString("latin1") as never;
-  const fields = { caller, parent, name: "f" as never, flags: 3, mode: 0o100644, umask: 0 };
+  const fields = { caller, parent, name: "f" as never, flags: 3, lease: Lease.NONE, mode: 0o100644, umask: 0 };
   control.send("create", fields, { tag: 1 });
   await settle();
   const handle = control.headers.at(-1)?.handle ?? 0;

@@ -1,6 +1,7 @@
 /** Requests sent again after a lost connection: what may run twice does, what may not is answered from what was kept. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Lease } from "../../src/vfs/lease.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
@@ -106,7 +107,7 @@ test("what may run again is aborted with its connection, and runs again", async 
 
 test("the payload of a write sent again is thrown away, cut as it may be", async () => {
   const away = await start();
-  const made = { caller, parent: away.parent, name: named("f"), flags: 7, mode: 0o100644, umask: 0 };
+  const made = { caller, parent: away.parent, name: named("f"), flags: 7, lease: Lease.NONE, mode: 0o100644, umask: 0 };
   away.peer.send("create", made, { tag: 1 });
   await settle();
   const handle = away.peer.headers.at(-1)?.handle ?? 0;
@@ -132,7 +133,7 @@ test("the payload of a write sent again is thrown away, cut as it may be", async
 
 test("a write cut off in its payload never ran, and runs when it comes whole", async () => {
   const away = await start();
-  const made = { caller, parent: away.parent, name: named("f"), flags: 3, mode: 0o100644, umask: 0 };
+  const made = { caller, parent: away.parent, name: named("f"), flags: 3, lease: Lease.NONE, mode: 0o100644, umask: 0 };
   away.peer.send("create", made, { tag: 1 });
   await settle();
   const handle = away.peer.headers.at(-1)?.handle ?? 0;
@@ -153,7 +154,7 @@ test("a write cut off in its payload never ran, and runs when it comes whole", a
 test("another request in the slot of one that runs means that nobody wants that any more", async () => {
   const away = await start();
   away.gate.gates.add("create");
-  const made = { caller, parent: away.parent, name: named("f"), flags: 3, mode: 0o100644, umask: 0 };
+  const made = { caller, parent: away.parent, name: named("f"), flags: 3, lease: Lease.NONE, mode: 0o100644, umask: 0 };
   away.peer.send("create", made, { tag: 1 });
   await away.gate.holding(1);
   away.peer.link.destroy();

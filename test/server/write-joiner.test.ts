@@ -11,6 +11,7 @@ import {
   type RequestContext,
   WRITEV_BUFFERS_MAX,
 } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
@@ -373,7 +374,7 @@ test("release waits for joined writes, also when the client is gone", async () =
     const peer = drive.peer();
     await peer.setUp();
     const { id: parent } = await memory.root();
-    const made = { caller: root, parent, name: named("f"), flags: 3, mode: 0o100644, umask: 0 };
+    const made = { caller: root, parent, name: named("f"), flags: 3, lease: Lease.NONE, mode: 0o100644, umask: 0 };
     peer.send("create", made, { tag: 7 });
     await settle();
     const handle = peer.headers.at(-1)?.handle ?? 0;

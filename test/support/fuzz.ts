@@ -19,6 +19,7 @@ import type { RecordCodec } from "../../src/server/state/record-codec.ts";
 import {
   attachedRecord,
   identityRecord,
+  leaseRecord,
   locksRecord,
   openRecord,
   partsOfKey,
@@ -28,6 +29,7 @@ import {
 import { RecordOpener, RecordSealer } from "../../src/transport/record-signing.ts";
 import { decodeDirents, encodeDirent } from "../../src/vfs/dirent-page.ts";
 import type { NodeId } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { FrameDecoder } from "../../src/wire/frame-decoder.ts";
 import { BODY_BYTES_MAX } from "../../src/wire/limits.ts";
 import { GOLDEN, goldenBytes } from "../golden/frames.ts";
@@ -177,10 +179,11 @@ function allRecords(): Target[] {
       },
     ]),
     records("open", openRecord, [
-      { ...open, flags: 3, openedAtMs: 4, pid: 5, version },
-      { ...open, flags: 3, openedAtMs: 4, pid: 5, version: undefined },
+      { ...open, flags: 3, lease: Lease.NONE, openedAtMs: 4, pid: 5, version },
+      { ...open, flags: 3, lease: Lease.NONE, openedAtMs: 4, pid: 5, version: undefined },
     ]),
     records("attached", attachedRecord, [1, 2 ** 52]),
+    records("lease", leaseRecord, [Lease.NONE, Lease.WRITE]),
     records("locks", locksRecord, [[lock, lock], []]),
     records("slot", slotRecord, [
       { turn: 1, opcode: 25, handle: 0, section: 0, reply, intent: bytes(0) },

@@ -38,6 +38,7 @@ export interface LinkDrive {
     share?: string;
     sectionBytes?: number;
     credits?: number;
+    leases?: boolean;
     /** As if the link were encrypted, with this binding on both ends. */
     binding?: Buffer;
     /** Default: `tls` with a binding, else `plain`. */

@@ -89,6 +89,7 @@ const READ: Readonly<Record<string, (bytes: Bytes) => unknown>> = {
   u53: (bytes) => bytes.number(8),
   u64: (bytes) => bytes.unsigned(8),
   bool: (bytes) => bytes.number(1) === 1,
+  lease: (bytes) => bytes.number(1),
   magic: (bytes) => bytes.chars(8),
   bytes16: (bytes) => bytes.raw(16),
   bytes32: (bytes) => bytes.raw(32),
@@ -106,6 +107,7 @@ const READ: Readonly<Record<string, (bytes: Bytes) => unknown>> = {
     Array.from({ length: bytes.number(2) }, () => ({
       verdict: ["unchanged", "changed", "gone"][bytes.number(1)],
       handle: bytes.number(4),
+      lease: bytes.number(1),
       challenge: bytes.raw(16),
       changedBy: Buffer.from(bytes.raw(bytes.number(1)), "hex").toString("utf8"),
       ranges: Array.from({ length: bytes.number(1) }, () => ({

@@ -3,6 +3,7 @@ import fc from "fast-check";
 import type { Name } from "../../src/base/name.ts";
 import type { Attr } from "../../src/vfs/attr.ts";
 import type { AttrChange, Caller, NodeId } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import type { BodyCodec, Message } from "../../src/wire/codec.ts";
 import { messages } from "../../src/wire/codec.ts";
 import type { FieldKind, FieldValue } from "../../src/wire/fields.ts";
@@ -78,6 +79,8 @@ const caller: fc.Arbitrary<Caller> = fc.record(
   { noNullPrototype: true },
 );
 
+const lease = fc.constantFrom(Lease.NONE, Lease.READ, Lease.WRITE);
+
 const KINDS: { readonly [K in FieldKind]: fc.Arbitrary<FieldValue<K>> } = {
   u8: fc.nat({ max: 255 }),
   u16: fc.nat({ max: 65_535 }),
@@ -85,6 +88,7 @@ const KINDS: { readonly [K in FieldKind]: fc.Arbitrary<FieldValue<K>> } = {
   u53,
   u64: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
   bool: fc.boolean(),
+  lease,
   magic: fc.constant("netdrive" as const),
   bytes16: bytes(16, 16),
   bytes32: bytes(32, 32),
@@ -107,6 +111,7 @@ const KINDS: { readonly [K in FieldKind]: fc.Arbitrary<FieldValue<K>> } = {
       {
         verdict: fc.constantFrom("unchanged" as const, "changed" as const, "gone" as const),
         handle: u32,
+        lease,
         challenge: bytes(16, 16),
         changedBy: fc.string({ maxLength: 20, unit: "grapheme" }).filter((text) => Buffer.byteLength(text) <= 63),
         ranges: fc.array(fc.record({ offsetBytes: u53, lengthBytes: u53 }, { noNullPrototype: true }), {

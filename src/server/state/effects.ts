@@ -8,8 +8,8 @@
 import { FsError } from "../../base/errors.ts";
 import { type FileSystem, type NodeId, OpenFlag, type OpenFlags, type RequestContext } from "../../vfs/file-system.ts";
 import type { CallName } from "../../wire/messages.ts";
+import type { Open } from "../open.ts";
 import type { ServedRequest } from "../served-request.ts";
-import type { Open } from "../session.ts";
 
 const OWN: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 

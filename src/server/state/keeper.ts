@@ -6,12 +6,13 @@
  */
 import { FsError } from "../../base/errors.ts";
 import type { Attr } from "../../vfs/attr.ts";
-import type { NodeId } from "../../vfs/file-system.ts";
+import { type NodeId, OpenFlag } from "../../vfs/file-system.ts";
 import type { BodyCodec } from "../../wire/codec.ts";
 import { bodyBytes, messageOf } from "../../wire/codec.ts";
 import { versionOf } from "../node-changes.ts";
+import type { Open } from "../open.ts";
 import type { ServedRequest } from "../served-request.ts";
-import type { Open, Session } from "../session.ts";
+import type { Session } from "../session.ts";
 import type { KeptReply, SlotTable } from "../slot-table.ts";
 import { Effects, hasEffect } from "./effects.ts";
 import { intentOf, intentRecord, isIntended } from "./intents.ts";
@@ -21,6 +22,8 @@ import { linesOf, NameLine } from "./name-line.ts";
 import {
   attachedKeyOf,
   attachedRecord,
+  leaseKeyOf,
+  leaseRecord,
   locksKeyOf,
   locksRecord,
   openKeyOf,
@@ -86,9 +89,20 @@ export class Keeper {
   opened(session: Session, open: Open, handle: number, attr: Attr | undefined): void {
     const { recovery } = session.share.fileSystem;
     if (recovery === undefined || open.kind !== "file") return;
-    const { id, kind, node, flags, openedAtMs, pid } = open;
+    const { id, kind, node, flags, openedAtMs, pid, lease } = open;
     const nodeRecord = recovery.describe(open.inner);
-    const record = { id, session: session.id, handles: [handle], kind, node, nodeRecord, flags, openedAtMs, pid };
+    const record = {
+      id,
+      session: session.id,
+      handles: [handle],
+      kind,
+      node,
+      nodeRecord,
+      flags,
+      openedAtMs,
+      pid,
+      lease,
+    };
     const version = attr === undefined ? undefined : versionOf(attr);
     this.store.add(openKeyOf(id), openRecord.encode({ ...record, version }));
   }
@@ -107,6 +121,14 @@ export class Keeper {
     if (open.kind !== "file") return;
     this.store.delete(openKeyOf(open.id));
     this.#forgetLocks(open);
+    if (open.hasStoredLease) this.store.delete(leaseKeyOf(open.id));
+    open.hasStoredLease = false;
+  }
+
+  /** There is less left of the lease of an open: before whoever needed that is answered. */
+  leaseLowered(open: Open): void {
+    open.hasStoredLease = true;
+    this.store.put(leaseKeyOf(open.id), leaseRecord.encode(open.lease));
   }
 
   /** What is locked through an open has changed; a process's lock may have moved there from another open of the file. */
@@ -218,4 +240,10 @@ export class Keeper {
   whenKept(done: () => void): void {
     this.store.afterCommit(done);
   }
+}
+
+/** Whether the reply is kept beyond the death of the process: where running the request once more would do more than it did. */
+export function isStored({ message, open }: ServedRequest): boolean {
+  if (message.name === "write") return open !== undefined && (open.flags & OpenFlag.APPEND) !== 0;
+  return message.name !== "opendir" && open?.kind !== "directory";
 }

@@ -5,12 +5,15 @@
  *     s  session id, 16 bytes              a session
  *     o  open id, 8 bytes big-endian       an open
  *     l  open id, 8 bytes big-endian       the locks taken through an open
+ *     e  open id, 8 bytes big-endian       what is left of the lease of an open, where that is less than it was granted
  *     a  session id, u32 handle            a handle of an open, by attaching to it
  *     r  session id, u16 table, u16 slot   what the last request of a slot was, and its reply if it must not run twice
  *
  * Stored by one start of the server and read by the next: a change of any layout needs another FORMAT in level-store.ts.
  */
+import { CloseCode, ProtocolError } from "../../base/errors.ts";
 import { NODE_ID_BYTES_MAX, type NodeId } from "../../vfs/file-system.ts";
+import { Lease } from "../../vfs/lease.ts";
 import { BODY_BYTES_MAX, SHARE_NAME_BYTES_MAX } from "../../wire/limits.ts";
 import { MARK_BYTES } from "../users.ts";
 import {
@@ -23,6 +26,7 @@ import {
   i53,
   list,
   optional,
+  type RecordField,
   type RecordOf,
   recordCodec,
   u8,
@@ -83,6 +87,17 @@ const sessionFields = {
 export type SessionRecord = RecordOf<typeof sessionFields>;
 export const sessionRecord = recordCodec(group(sessionFields));
 
+const lease: RecordField<Lease> = {
+  bytesMax: 1,
+  write: (writer, value) => writer.u8(value),
+  read(reader) {
+    const value = reader.u8();
+    if (value > Lease.WRITE) throw new ProtocolError(CloseCode.MALFORMED, `lease ${value}`);
+    return value as Lease;
+  },
+};
+export const leaseRecord = recordCodec(lease);
+
 const openFields = {
   id: u53,
   session: fixedBytes(ID_BYTES),
@@ -96,6 +111,8 @@ const openFields = {
   openedAtMs: u53,
   /** Process that opened, at the client. */
   pid: u32,
+  /** As granted. */
+  lease,
   /** The data as it was opened; absent where nobody looked. */
   version: optional(group({ sizeBytes: u53, mtimeSec: i53, mtimeNsec: u32, ctimeSec: i53, ctimeNsec: u32 })),
 };
@@ -154,6 +171,10 @@ export function locksKeyOf(openId: number): StateKey {
   return `l${openIdText(openId)}`;
 }
 
+export function leaseKeyOf(openId: number): StateKey {
+  return `e${openIdText(openId)}`;
+}
+
 export function attachedKeyOf(session: Buffer, handle: number): StateKey {
   return `a${session.toString("latin1")}${u32Text(handle)}`;
 }
@@ -166,7 +187,7 @@ export function slotKeyOf(session: Buffer, table: number, slot: number): StateKe
 export type KeyParts =
   | { readonly of: "identity" }
   | { readonly of: "session"; readonly id: Buffer }
-  | { readonly of: "open" | "locks"; readonly id: number }
+  | { readonly of: "open" | "locks" | "lease"; readonly id: number }
   | { readonly of: "attached"; readonly session: Buffer; readonly handle: number }
   | { readonly of: "slot"; readonly session: Buffer; readonly table: number; readonly slot: number };
 
@@ -175,9 +196,10 @@ export function partsOfKey(key: StateKey): KeyParts | undefined {
   const bytes = Buffer.from(key, "latin1");
   if (key === IDENTITY_KEY) return { of: "identity" };
   if (key[0] === "s" && bytes.length === 1 + ID_BYTES) return { of: "session", id: bytes.subarray(1) };
-  if ((key[0] === "o" || key[0] === "l") && bytes.length === 9) {
+  const ofOpen = { o: "open", l: "locks", e: "lease" } as const;
+  if (key[0] !== undefined && key[0] in ofOpen && bytes.length === 9) {
     const id = bytes.readUInt32BE(1) * 2 ** 32 + bytes.readUInt32BE(5);
-    if (Number.isSafeInteger(id)) return { of: key[0] === "o" ? "open" : "locks", id };
+    if (Number.isSafeInteger(id)) return { of: ofOpen[key[0] as keyof typeof ofOpen], id };
   }
   if (key[0] === "a" && bytes.length === 1 + ID_BYTES + 4) {
     return { of: "attached", session: bytes.subarray(1, 1 + ID_BYTES), handle: bytes.readUInt32BE(1 + ID_BYTES) };

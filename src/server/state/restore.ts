@@ -10,10 +10,12 @@ import { ByteReader, viewOf } from "../../base/byte-cursor.ts";
 import type { Log } from "../../base/log.ts";
 import type { Attr } from "../../vfs/attr.ts";
 import { type FileSystem, OpenFlag, type RequestContext } from "../../vfs/file-system.ts";
+import type { Lease } from "../../vfs/lease.ts";
 import type { LockOwner } from "../../vfs/lock.ts";
 import { type BodyCodec, messageOf } from "../../wire/codec.ts";
 import { type DataVersion, isSame, versionOf } from "../node-changes.ts";
-import { Open, type Session } from "../session.ts";
+import { Open } from "../open.ts";
+import type { Session } from "../session.ts";
 import { withoutModes } from "../share-modes.ts";
 import { ID_BYTES, type ServerState } from "../state.ts";
 import type { LifeTimes } from "./life-stamp.ts";
@@ -22,6 +24,7 @@ import {
   IDENTITY_KEY,
   type IdentityRecord,
   identityRecord,
+  leaseRecord,
   locksRecord,
   type OpenRecord,
   openRecord,
@@ -108,6 +111,7 @@ export async function restore(
   for (const [key, value] of records) if (partsOfKey(key)?.of === "locks") await restoring.locks(key, value);
   if (before.isHostRestarted) store.put(IDENTITY_KEY, identityRecord.encode(identity));
   await restoring.requests();
+  restoring.leases(records);
   restoring.end();
   await Promise.all([...state.shares.values()].map(({ fileSystem }) => sweep(fileSystem, state.log)));
 }
@@ -126,6 +130,8 @@ class Restoring {
   readonly #log: Log;
   readonly #sessions: Session[] = [];
   readonly #restoredOpens = new Map<number, Open>();
+  /** What each open was granted; to be left when all opens are there. */
+  readonly #granted = new Map<Open, { lease: Lease; attr: Attr }>();
   readonly #versions = new Map<number, DataVersion | "unknown">();
   readonly #unfinished: Unfinished;
   #opens = 0;
@@ -237,6 +243,7 @@ class Restoring {
     const open = new Open({ id, owner: session, kind, node, inner, flags, openedAtMs, pid });
     open.mayHaveLostData = mayHaveLost;
     this.#restoredOpens.set(id, open);
+    this.#granted.set(open, { lease: record.lease, attr });
     const version = this.#isLeftAlone(attr, record) ? versionOf(attr) : "unknown";
     this.#versions.set(id, version);
     session.restored(open, handle, version);
@@ -257,6 +264,27 @@ class Restoring {
       return;
     }
     this.#store.delete(key);
+  }
+
+  /** Leases are in force again before anybody is listened to, but for those that are in the way of what was done when the server before died. */
+  leases(records: Found["records"]): void {
+    for (const [key, value] of records) {
+      const parts = partsOfKey(key);
+      if (parts?.of !== "lease") continue;
+      const open = this.#restoredOpens.get(parts.id);
+      const lease = leaseRecord.decode(value);
+      const granted = open === undefined ? undefined : this.#granted.get(open);
+      if (open === undefined || granted === undefined || lease === undefined) {
+        this.#leaveOut(key, lease === undefined ? "a lease" : undefined);
+        continue;
+      }
+      open.hasStoredLease = true;
+      granted.lease = lease;
+    }
+    for (const [open, { lease, attr }] of this.#granted) {
+      open.owner.share.leases.grant(open, lease, attr);
+      if (open.lease < lease) this.#state.keeper?.leaseLowered(open);
+    }
   }
 
   /** Whether nobody can have changed the file after the server before did, or since it was opened. */

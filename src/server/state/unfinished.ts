@@ -8,7 +8,8 @@
 import { type Attr, NO_ATTR } from "../../vfs/attr.ts";
 import type { NodeId, RequestContext } from "../../vfs/file-system.ts";
 import { messageOf } from "../../wire/codec.ts";
-import { Open, type Session } from "../session.ts";
+import { Open } from "../open.ts";
+import type { Session } from "../session.ts";
 import type { KeptReply, Slot } from "../slot-table.ts";
 import type { ServerState } from "../state.ts";
 import { type Intent, intentRecord, type Outcome, type Place, resolve } from "./intents.ts";
@@ -119,7 +120,8 @@ export class Unfinished {
       const openedAtMs = state.clock.realtimeMs();
       const id = state.nextOpenId();
       const open = new Open({ id, owner: session, kind: "file", node, inner, flags, openedAtMs, pid });
-      return { handle: session.opened(open, attr), attr, ...state.keysOf(open) };
+      session.share.modes.add(open);
+      return { handle: session.opened(open, attr), attr, ...state.keysOf(open), lease: open.lease };
     } catch (error) {
       session.openFailed();
       throw error;

@@ -9,6 +9,8 @@ import {
   type IdentityRecord,
   identityRecord,
   type LockRecord,
+  leaseKeyOf,
+  leaseRecord,
   locksKeyOf,
   locksRecord,
   type OpenRecord,
@@ -69,6 +71,7 @@ const version = record({
   ctimeNsec: u32,
 });
 const open: fc.Arbitrary<OpenRecord> = record({
+  lease: fc.constantFrom(0, 1, 2),
   id: u53,
   session: bytes(16),
   handles: fc.array(u32, { maxLength: 5 }),
@@ -106,6 +109,7 @@ const KINDS: [name: string, codec: RecordCodec<unknown>, values: fc.Arbitrary<un
   ["session", sessionRecord as RecordCodec<unknown>, session],
   ["open", openRecord as RecordCodec<unknown>, open],
   ["locks", locksRecord as RecordCodec<unknown>, locks],
+  ["lease", leaseRecord as RecordCodec<unknown>, fc.constantFrom(0, 1, 2)],
   ["slot", slotRecord as RecordCodec<unknown>, slot],
 ];
 
@@ -155,6 +159,7 @@ test("a key says what it is of, and any other string says nothing", (t) => {
       assert.deepEqual(partsOfKey(IDENTITY_KEY), { of: "identity" });
       assert.deepEqual(partsOfKey(sessionKeyOf(id)), { of: "session", id });
       assert.deepEqual(partsOfKey(openKeyOf(openId)), { of: "open", id: openId });
+      assert.deepEqual(partsOfKey(leaseKeyOf(openId)), { of: "lease", id: openId });
       assert.deepEqual(partsOfKey(locksKeyOf(openId)), { of: "locks", id: openId });
       assert.deepEqual(partsOfKey(attachedKeyOf(id, handle)), { of: "attached", session: id, handle });
       const key = slotKeyOf(id, table, place);
