@@ -299,6 +299,14 @@ napi_value Describe(napi_env env, napi_callback_info info) {
   return Number(env, engine->disk.Describe(key, to.data, to.size));
 }
 
+// exactNames(handle) -> descriptor
+napi_value ExactNames(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Engine* engine = Self(env, info);
+  uint32_t handle = arguments.Unsigned(0);
+  return arguments.ok() ? Number(env, engine->disk.ExactNames(handle)) : arguments.Wrong();
+}
+
 // counters() -> [nodes, node descriptors, handles, descriptors being closed, requests pending]
 napi_value Counters(napi_env env, napi_callback_info info) {
   Engine* engine = Self(env, info);
@@ -348,7 +356,7 @@ napi_value Create(napi_env env, napi_callback_info info) {
     const char* name;
     napi_callback function;
   } kMethods[] = {{"submit", Submit},   {"cancel", Cancel},     {"credential", AddCredential}, {"forget", Forget},
-                  {"discard", Discard}, {"describe", Describe}, {"counters", Counters},       {"close", Close}};
+                  {"discard", Discard}, {"describe", Describe}, {"exactNames", ExactNames}, {"counters", Counters}, {"close", Close}};
   for (const auto& method : kMethods) {
     napi_value function;
     NETDRIVE_CHECK(env, napi_create_function(env, method.name, NAPI_AUTO_LENGTH, method.function, engine.get(), &function));

@@ -6,7 +6,9 @@
 // INVARIANT: a node is only answered at a place below the directory that leads to it now, and only if its identity is the record's.
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -81,6 +83,15 @@ bool Disk::PathBelow(int fd, std::string* path) {
   if (below[0] != '/') return false;
   path->assign(below.substr(1));
   return true;
+}
+
+int64_t Disk::ExactNames(uint32_t id) {
+  HandleReference handle(&table_, table_.Reference(id), false);
+  if (!handle) return -EBADF;
+  int flags = 0;
+  // Where there are no such flags, there is no directory that folds case either.
+  if (!local_ || (ioctl(handle->fd, FS_IOC_GETFLAGS, &flags) == 0 && (flags & FS_CASEFOLD_FL) != 0)) return -EOPNOTSUPP;
+  return handle->fd;
 }
 
 int64_t Disk::Describe(uint32_t id, uint8_t* to, size_t size) {

@@ -156,6 +156,8 @@ class Disk {
 
   // Writes a record of an open's node, or of a node that was named, with which Recall finds it in another process. The bytes written, or a negative
   // errno. Does not block.
+  // The descriptor of an open directory in which names that are not the same bytes are not the same name; an error if there is none. The handle's.
+  int64_t ExactNames(uint32_t handle);
   int64_t Describe(uint32_t handle, uint8_t* to, size_t size);
   int64_t Describe(const NodeKey& key, uint8_t* to, size_t size);
 

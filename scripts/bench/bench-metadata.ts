@@ -3,7 +3,8 @@
  * listing of a large directory with attributes.
  *
  * Nothing can come from a cache of a client: every loop has files of its own, made a moment before beside the drives and never named through
- * them. sshfs keeps its default options (its directory cache may help it inside one listing, as it does for a user).
+ * them. But netdrive reads a directory in which names are missed, under a lease, so that after a few files it does not ask for the name of one that is to be made.
+ * sshfs keeps its default options (its directory cache may help it inside one listing, as it does for a user).
  */
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -222,7 +223,8 @@ async function run(context: BenchContext): Promise<Report> {
     notes: [
       "One thread, one operation after the other; all names are new to the client, the exported directory is in memory (tmpfs) so that no disk " +
         `is measured, and each peer has done ${WARM_UP_ROUNDS} rounds unmeasured before. The plain directory and the relay (FUSE alone, no network ` +
-        "for a stat) are floors. sshfs encrypts, netdrive's channel is plain here.",
+        "for a stat) are floors. sshfs encrypts, netdrive's channel is plain here. netdrive learns the names of a directory in which some were missed, under a " +
+        "lease, and does not ask for those of files that are made there then.",
     ],
     peers: peers.map((peer) => peer.description),
     tables: OPERATIONS.map((operation) => tableOf(operation, samples, peers, context.quick)),

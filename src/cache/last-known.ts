@@ -7,10 +7,13 @@
  * Of a file that is open with a lease, attributes are answered from here at any time: what was told with the open or since, until this mount changes the file, somebody says that
  * others have, or the lease is over.
  *
+ * A name that is not in a directory whose names are all known under a lease (known-names.ts) is not asked for either.
+ *
  * INVARIANT: attributes from before a change that this mount has made are not known any more: nobody sees what he did himself undone.
  */
 import { LRUCache } from "lru-cache";
-import { ConnectionError } from "../base/errors.ts";
+import type { Clock } from "../base/clock.ts";
+import { ConnectionError, FsError } from "../base/errors.ts";
 import type { Name } from "../base/name.ts";
 import type { CancelSignal } from "../base/signals.ts";
 import type { Attr } from "../vfs/attr.ts";
@@ -19,6 +22,7 @@ import type {
   AttrChange,
   Caller,
   Entry,
+  FileSystem,
   HandleId,
   NewNode,
   NodeId,
@@ -31,6 +35,7 @@ import type {
 import { OpenFlag } from "../vfs/file-system.ts";
 import { ForwardingFileSystem } from "../vfs/forwarding-file-system.ts";
 import { Lease } from "../vfs/lease.ts";
+import { KnownNames } from "./known-names.ts";
 
 const NAMES_MAX = 16_384;
 const ATTRS_MAX = 16_384;
@@ -77,8 +82,14 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   #changes = 0;
   readonly #opens = new Map<HandleId, NodeId>();
   readonly #leased = new Map<NodeId, Leased>();
+  readonly #known: KnownNames;
   #root: Entry | undefined;
   #space: StatFs | undefined;
+
+  constructor(inner: FileSystem, clock: Clock) {
+    super(inner);
+    this.#known = new KnownNames(inner, clock);
+  }
 
   /** Others have changed the node: what is known of it is of before. */
   changedByOthers(id: NodeId): void {
@@ -88,6 +99,17 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   /** There is no lease of the node any more. */
   leaseLost(id: NodeId): void {
     this.#leased.delete(id);
+    this.#known.forget(id);
+  }
+
+  /** The server may have taken leases back, and cannot say so. */
+  serverAway(): void {
+    this.#known.forgetAll();
+  }
+
+  override async close(): Promise<void> {
+    this.#known.close();
+    await this.inner.close();
   }
 
   override root(ctx: RequestContext): Promise<Entry> {
@@ -103,11 +125,15 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   }
 
   override lookup(ctx: RequestContext, parent: NodeId, name: Name): Promise<Entry> {
+    if (this.#known.isAbsent(ctx, parent, name)) return Promise.reject(new FsError("ENOENT", "lookup"));
     return this.#ask(
       ctx,
       (asking) => this.inner.lookup(asking, parent, name),
       (entry, since) => this.#enter(parent, name, entry, since),
       () => this.#entryOf(parent, name),
+      (error) => {
+        if (error instanceof FsError && error.errno === "ENOENT") this.#known.missed(ctx, parent);
+      },
     );
   }
 
@@ -153,6 +179,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
 
   override async setattr(ctx: RequestContext, id: NodeId, change: AttrChange, handle?: HandleId): Promise<Attr> {
     const since = this.#change(id);
+    // Who may search a directory may be another now.
+    this.#known.forget(id);
     const attr = await this.inner.setattr(ctx, id, change, handle);
     this.#learnAsked(id, attr, since);
     return attr;
@@ -181,6 +209,7 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
 
   override async create(ctx: RequestContext, parent: NodeId, name: Name, flags: OpenFlags, node: NewNode) {
     const since = this.#changes;
+    this.#known.named(parent, name);
     const created = await this.inner.create(ctx, parent, name, flags, node);
     this.#opened(created.entry.id, created.opened, since);
     this.#change(parent);
@@ -241,10 +270,13 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   }
 
   override setxattr(ctx: RequestContext, id: NodeId, name: Name, value: Buffer, flags: number): Promise<void> {
+    // It may be an access control list.
+    this.#known.forget(id);
     return this.#changing(id, () => this.inner.setxattr(ctx, id, name, value, flags));
   }
 
   override removexattr(ctx: RequestContext, id: NodeId, name: Name): Promise<void> {
+    this.#known.forget(id);
     return this.#changing(id, () => this.inner.removexattr(ctx, id, name));
   }
 
@@ -267,6 +299,7 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     flags: number,
   ): Promise<void> {
     const id = this.#names.get(keyOf(parent, name));
+    this.#known.named(newParent, newName);
     await this.inner.rename(ctx, parent, name, newParent, newName, flags);
     this.#removed(parent, name);
     this.#removed(newParent, newName);
@@ -294,13 +327,17 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     ask: (ctx: RequestContext) => Promise<T>,
     remember: (answer: T, since: number) => void,
     known: () => T | undefined,
+    failed?: (error: unknown) => void,
   ): Promise<T> {
     let answer: T;
     let since = this.#changes;
     try {
       answer = await ask(new Impatient(ctx));
     } catch (error) {
-      if (!(error instanceof ConnectionError)) throw error;
+      if (!(error instanceof ConnectionError)) {
+        failed?.(error);
+        throw error;
+      }
       const last = known();
       if (last !== undefined) return last;
       since = this.#changes;
@@ -373,6 +410,7 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
 
   async #entered(parent: NodeId, name: Name, make: () => Promise<Entry>): Promise<Entry> {
     const since = this.#changes;
+    this.#known.named(parent, name);
     const entry = await make();
     this.#change(parent);
     this.#enter(parent, name, entry, since);

@@ -104,7 +104,10 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   let exporting: Server | undefined;
   const nameOf = (id: NodeId) => remote.nameOf(id);
   const recovered = new RecoveryFiles({ clock: keep.clock, log: keep.log.room("recovery"), nameOf });
-  const known = new LastKnownFileSystem(remote.fileSystem);
+  const known = new LastKnownFileSystem(remote.fileSystem, keep.clock);
+  remote.onState((state) => {
+    if (state !== "connected") known.serverAway();
+  });
   const drive = cachedDrive({ remote, known }, options, keep, recovered, () => mount?.readAheadBytes ?? 0);
   const forget = async (node: NodeId) => {
     known.changedByOthers(node);

@@ -354,13 +354,21 @@ export class RemoteFileSystem implements FileSystem {
   }
 
   async opendir(ctx: RequestContext, id: NodeId): Promise<HandleId> {
-    return this.#calls.call(
-      ctx,
-      "opendir",
-      { caller: ctx.caller, id },
-      (_reply, _payload, handle) =>
-        this.#opens.add({ kind: "directory", node: id, handle, flags: OpenFlag.READ, caller: ctx.caller }).id,
-    );
+    return (await this.#opendir(ctx, id, Lease.NONE)).handle;
+  }
+
+  opendirLeased(ctx: RequestContext, id: NodeId): Promise<{ handle: HandleId; lease: Lease }> {
+    return this.#opendir(ctx, id, this.#wish(OpenFlag.READ));
+  }
+
+  #opendir(ctx: RequestContext, id: NodeId, wish: Lease): Promise<{ handle: HandleId; lease: Lease }> {
+    const { caller } = ctx;
+    return this.#calls.call(ctx, "opendir", { caller, id, lease: wish }, (reply, _payload, handle) => {
+      const { lease } = reply as unknown as Reply<"opendir">;
+      if (lease > wish) throw nonsense("opendir: more of a lease than asked for");
+      const open = this.#opens.add({ kind: "directory", node: id, handle, flags: OpenFlag.READ, caller, lease });
+      return { handle: open.id, lease };
+    });
   }
 
   async readdir(

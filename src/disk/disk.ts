@@ -9,6 +9,7 @@ import { FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Name } from "../base/name.ts";
 import { DiskEngine, type EngineCounters, NODE_KEY_BYTES, SETATTR, SLOT, type SlotData } from "../sys/disk-engine.ts";
+import { type NameWatch, watchNames } from "../sys/name-watch.ts";
 import type { Attr, TimeSpec } from "../vfs/attr.ts";
 import {
   type AttrChange,
@@ -328,6 +329,11 @@ class DiskFileSystem implements Disk {
 
   opendir(ctx: RequestContext, id: NodeId): Promise<HandleId> {
     return this.#slots.run("opendir", this.#slots.onNode(ctx, id), asHandle, undefined, ctx.signal);
+  }
+
+  watchNames(handle: HandleId, changed: (name: Name | undefined) => void): NameWatch | undefined {
+    const descriptor = this.#engine.exactNames(handle);
+    return descriptor === undefined ? undefined : watchNames(descriptor, changed);
   }
 
   async readdir(

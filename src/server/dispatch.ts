@@ -399,15 +399,25 @@ function dataHandlers(state: ServerState) {
   } satisfies Partial<Handlers<Context>>;
 }
 
+/** Grants a lease of a directory that was just opened, if it can be had. */
+function leaseDirectory({ session }: Context, open: Open): void {
+  const { leases, leasedNames, modes } = session.share;
+  if (!leasedNames.begin(open)) return;
+  modes.enter(open, session.label);
+  leases.grant(open, Lease.READ, undefined);
+  if (open.lease === Lease.NONE) leasedNames.end(open);
+}
+
 function directoryHandlers(state: ServerState) {
   return {
-    async opendir(ctx, { id }) {
+    async opendir(ctx, { id, lease }) {
       const directory = { kind: "directory", flags: OpenFlag.READ, lease: Lease.NONE } as const;
-      const { handle } = await makeOpen(state, ctx, directory, async () => {
+      const { handle, open } = await makeOpen(state, ctx, directory, async () => {
         const inner = await ctx.fs.opendir(ctx, id);
         return { inner, node: id, result: undefined };
       });
-      return { handle };
+      if (lease !== Lease.NONE) leaseDirectory(ctx, open);
+      return { handle, lease: open.lease };
     },
     async readdir(ctx, { cookie, bytesMax, withEntries }) {
       const { inner } = ctx.directory();

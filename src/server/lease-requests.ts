@@ -17,6 +17,18 @@ import { WRITE_FLAGS } from "./share-modes.ts";
 type Asked = Record<"id" | "parent" | "newParent", NodeId> & Record<"name" | "newName", Name> & { flags: OpenFlags };
 type Answer = Record<string, unknown>;
 
+/** Requests that give a name, or take one away. */
+const NAMING: ReadonlySet<string> = new Set([
+  "symlink",
+  "mknod",
+  "mkdir",
+  "create",
+  "link",
+  "unlink",
+  "rmdir",
+  "rename",
+]);
+
 /** What an open with these flags leaves to others. */
 function leftBy(flags: OpenFlags): Lease {
   return (flags & WRITE_FLAGS) === 0 ? Lease.READ : Lease.NONE;
@@ -26,6 +38,7 @@ function leftBy(flags: OpenFlags): Lease {
 export function beforeLeases(request: ServedRequest): Promise<unknown> | undefined {
   const { session } = request;
   const { leases } = session.share;
+  noteNames(request);
   if (!leases.othersHave(session)) return undefined;
   const { id, parent, name, newParent, newName, flags } = request.asked as Asked;
   switch (request.message.name) {
@@ -34,19 +47,43 @@ export function beforeLeases(request: ServedRequest): Promise<unknown> | undefin
     case "setattr":
     case "setxattr":
     case "removexattr":
-    case "link":
       return unlessCanceled(request, leases.break(session, id, Lease.NONE));
-    case "create":
-      return (flags & OpenFlag.TRUNC) === 0 ? undefined : unlessCanceled(request, breakNamed(request, parent, name));
+    case "link":
+      return unlessCanceled(
+        request,
+        both(leases.break(session, id, Lease.NONE), leases.break(session, parent, Lease.NONE)),
+      );
+    case "symlink":
+    case "mknod":
+    case "mkdir":
+      return unlessCanceled(request, leases.break(session, parent, Lease.NONE));
+    case "create": {
+      const named = (flags & OpenFlag.TRUNC) === 0 ? undefined : breakNamed(request, parent, name);
+      return unlessCanceled(request, both(leases.break(session, parent, Lease.NONE), named));
+    }
     case "unlink":
+    case "rmdir":
       return unlessCanceled(request, breakNamed(request, parent, name));
     case "rename": {
-      const broken = [breakNamed(request, parent, name), breakNamed(request, newParent, newName)];
-      return unlessCanceled(request, Promise.all(broken));
+      const named = both(breakNamed(request, parent, name), breakNamed(request, newParent, newName));
+      return unlessCanceled(request, both(leases.break(session, newParent, Lease.NONE), named));
     }
     default:
       return undefined;
   }
+}
+
+function both(one: Promise<unknown> | undefined, other: Promise<unknown> | undefined): Promise<unknown> | undefined {
+  return one === undefined || other === undefined ? (one ?? other) : Promise.all([one, other]);
+}
+
+/** What names a session gives or takes in directories that it has leased. */
+function noteNames({ session, message, asked }: ServedRequest): void {
+  if (!NAMING.has(message.name)) return;
+  const { leasedNames } = session.share;
+  const { parent, name, newParent, newName } = asked as Asked;
+  leasedNames.named(session, parent, name);
+  if (message.name === "rename") leasedNames.named(session, newParent, newName);
 }
 
 function unlessCanceled(request: ServedRequest, waited: Promise<unknown> | undefined): Promise<unknown> | undefined {
@@ -64,17 +101,27 @@ export function afterLeases(request: ServedRequest, answer: Answer): Promise<voi
   const { session, open } = request;
   const { leases } = session.share;
   if (!leases.othersHave(session)) return undefined;
-  const { id, flags } = request.asked as Asked;
+  const { id, parent, newParent, flags } = request.asked as Asked;
   switch (request.message.name) {
     case "open":
       return settled(request, leases.break(session, id, leftBy(flags)));
-    case "create":
-      return created(request, answer, flags);
+    case "create": {
+      const directory = leases.break(session, parent, Lease.NONE);
+      const file = created(request, answer, flags);
+      return directory === undefined ? file : settled(request, both(directory, file));
+    }
     case "setattr":
     case "setxattr":
     case "removexattr":
-    case "link":
       return settled(request, leases.break(session, id, Lease.NONE));
+    case "link":
+      return settled(request, both(leases.break(session, id, Lease.NONE), leases.break(session, parent, Lease.NONE)));
+    case "symlink":
+    case "mknod":
+    case "mkdir":
+      return settled(request, leases.break(session, parent, Lease.NONE));
+    case "rename":
+      return settled(request, leases.break(session, newParent, Lease.NONE));
     case "lookup":
       return looked(request, answer["id"] as NodeId, answer);
     case "getattr":

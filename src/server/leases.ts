@@ -57,7 +57,18 @@ export interface LeaseSession {
   readonly told: { changed(node: NodeId): void };
 }
 
+/** Who is beside the server: in the way of every lease, and without any. */
+export const OUTSIDER: LeaseSession = {
+  label: "somebody beside the server",
+  leases: new LeaseTally(),
+  isAway: false,
+  awaySinceMs: undefined,
+  leaseBreak() {},
+  told: { changed() {} },
+};
+
 export interface LeaseOpen {
+  readonly kind: "file" | "directory";
   readonly node: NodeId;
   /** The open of the share's file system. */
   readonly inner: HandleId;
@@ -92,25 +103,28 @@ export class ShareLeases {
   readonly #log: Log;
   readonly #limits: { readonly leasesPerSessionMax: number; readonly leaseBreakMs: number };
   readonly #lowered: (open: LeaseOpen) => void;
+  readonly #ended: (open: LeaseOpen) => void;
   readonly #breaks = new Map<NodeId, Set<Break>>();
   /** Of all sessions, as LeaseTally has them. */
   #count = 0;
   #writes = 0;
   #isLooking = false;
 
-  /** `opens` are all there are; `lowered` is told of each whose lease has become less. */
+  /** `opens` are all there are; `lowered` is told of each whose lease has become less while it is open, `ended` of each that has none any more. */
   constructor(parts: {
     opens: NodeOpens<LeaseOpen>;
     clock: Clock;
     log: Log;
     limits: { readonly leasesPerSessionMax: number; readonly leaseBreakMs: number };
     lowered: (open: LeaseOpen) => void;
+    ended: (open: LeaseOpen) => void;
   }) {
     this.#opens = parts.opens;
     this.#clock = parts.clock;
     this.#log = parts.log;
     this.#limits = parts.limits;
     this.#lowered = parts.lowered;
+    this.#ended = parts.ended;
   }
 
   get figures(): { leases: number; breaks: number } {
@@ -173,9 +187,11 @@ export class ShareLeases {
   break(session: LeaseSession, node: NodeId, remains: Lease): Promise<unknown> | undefined {
     if (!this.othersHave(session)) return undefined;
     let waits: Promise<void>[] | undefined;
-    for (const { lease, owner } of this.#opens.of(node) ?? []) {
+    for (const { kind, lease, owner } of this.#opens.of(node) ?? []) {
       if (lease <= remains || owner === session) continue;
-      const done = this.#broken(owner, node, remains);
+      // Of a directory nobody believes anything while he is away.
+      const isForgotten = kind === "directory" && owner.isAway;
+      const done = this.#broken(owner, node, remains, isForgotten ? 0 : this.#patienceMs(owner));
       if (done === undefined) continue;
       waits ??= [];
       waits.push(done);
@@ -246,14 +262,13 @@ export class ShareLeases {
     owner.told.changed(node);
   }
 
-  #broken(session: LeaseSession, node: NodeId, remains: Lease): Promise<void> | undefined {
+  #broken(session: LeaseSession, node: NodeId, remains: Lease, waitMs: number): Promise<void> | undefined {
     for (const each of this.#breaks.get(node) ?? []) {
       if (each.session === session && each.remains <= remains) return each.done;
     }
     const { leases } = session;
     leases.lastBreakId = (leases.lastBreakId + 1) >>> 0;
     const id = leases.lastBreakId;
-    const waitMs = this.#patienceMs(session);
     if (waitMs <= 0) {
       this.#lowerAll(session, node, remains);
       // It is to know, whenever it hears of it.
@@ -327,6 +342,7 @@ export class ShareLeases {
     open.knownAttr = undefined;
     leases.count -= 1;
     this.#count -= 1;
+    this.#ended(open);
   }
 
   #finishIfDone(each: Break): void {

@@ -15,6 +15,7 @@ import type { Trace } from "../transport/trace.ts";
 import type { FileSystem, RequestContext } from "../vfs/file-system.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import { createHandlers } from "./dispatch.ts";
+import { LeasedNames } from "./leased-names.ts";
 import { type LeaseOpen, ShareLeases } from "./leases.ts";
 import { completeLimits, type ServerLimits } from "./limits.ts";
 import type { Locking } from "./lock-requests.ts";
@@ -111,6 +112,9 @@ export class LinkServer {
       const locks = new ShareLocks({ fileSystem, clock: options.clock, log, limits, giveUp });
       const opens = new NodeOpens<Open>();
       const lowered = (open: LeaseOpen) => keeper?.leaseLowered(open as Open);
+      const leasedNames: LeasedNames = new LeasedNames(fileSystem, () => leases);
+      const ended = (open: LeaseOpen) => leasedNames.end(open);
+      const leases = new ShareLeases({ opens, clock: options.clock, log, limits, lowered, ended });
       shares.set(name, {
         name,
         fileSystem,
@@ -119,7 +123,8 @@ export class LinkServer {
         locks,
         absentOpens: new AbsentOpens(),
         modes: new ShareModes(opens),
-        leases: new ShareLeases({ opens, clock: options.clock, log, limits, lowered }),
+        leases,
+        leasedNames,
       });
     }
     this.#state = new ServerState({ ...options, shares, limits, log, identity, keeper });

@@ -15,6 +15,7 @@ import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import type { FileSystem, RequestContext } from "../vfs/file-system.ts";
 import type { Request } from "../wire/messages.ts";
 import type { Closings } from "./closing.ts";
+import type { LeasedNames } from "./leased-names.ts";
 import { type LeaseSession, LeaseTally, type ShareLeases } from "./leases.ts";
 import type { Locking } from "./lock-requests.ts";
 import type { LockSession, ShareLocks } from "./locks/share-locks.ts";
@@ -35,6 +36,7 @@ export interface Share {
   /** What those who have files open let others do with them. */
   readonly modes: ShareModes;
   readonly leases: ShareLeases;
+  readonly leasedNames: LeasedNames;
   readonly locks: ShareLocks;
   readonly locking: Locking;
 }

@@ -127,6 +127,7 @@ interface NativeEngine {
   forget(ids: Buffer): void;
   discard(handle: number): void;
   describe(of: number | Buffer, to: Buffer): number;
+  exactNames(handle: number): number;
   counters(): number[];
   close(): void;
 }
@@ -319,6 +320,12 @@ export class DiskEngine {
     const bytes = this.#native.describe(of, scratch);
     if (bytes < 0) throw new FsError(errnoName(-bytes), "describe");
     return Buffer.from(scratch.subarray(0, bytes));
+  }
+
+  /** The descriptor of an open directory where different bytes are different names; undefined: it is not known to be one. The handle's. */
+  exactNames(handle: number): number | undefined {
+    const fd = this.#native.exactNames(handle);
+    return fd < 0 ? undefined : fd;
   }
 
   counters(): EngineCounters {

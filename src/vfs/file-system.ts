@@ -324,6 +324,17 @@ export interface FileSystem {
   opendir(ctx: RequestContext, id: NodeId): Promise<HandleId>;
 
   /**
+   * Opens a directory with as much of a read lease as can be had: as long as there is one, nobody else gives names in it. Absent: nobody knows.
+   */
+  opendirLeased?(ctx: RequestContext, id: NodeId): Promise<{ handle: HandleId; lease: Lease }>;
+
+  /**
+   * Tells of names that have come, gone or been moved in an open directory, whoever did it (without a name: any may have, and it is over), until it is closed, which must be before
+   * the handle is. Absent, or undefined: it cannot be known, or different bytes may be the same name there.
+   */
+  watchNames?(handle: HandleId, changed: (name: Name | undefined) => void): { close(): void } | undefined;
+
+  /**
    * Reads entries after `cookie` (0n: from the start) as a page, see dirent-page.ts; `withEntries` asks for ids and attributes.
    *
    * Every entry returned with id counts as looked up.

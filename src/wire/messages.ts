@@ -502,9 +502,9 @@ export const MESSAGES = {
     phase: "ready",
     handle: "made",
     replay: "once",
-    request: BY_ID,
-    reply: EMPTY,
-    says: "Opens a directory for reading its entries.",
+    request: { ...BY_ID, ...LEASE },
+    reply: LEASE,
+    says: "Opens a directory for reading its entries. Of a lease no more than `read` is granted.",
   },
   readdir: {
     code: 49,

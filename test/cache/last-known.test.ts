@@ -16,7 +16,7 @@ const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
 
 async function known(): Promise<{ drive: ReturningDrive; fs: LastKnownFileSystem }> {
   const drive = await returningDrive();
-  return { drive, fs: new LastKnownFileSystem(drive.remote.fileSystem) };
+  return { drive, fs: new LastKnownFileSystem(drive.remote.fileSystem, drive.clock) };
 }
 
 async function leave(drive: ReturningDrive): Promise<void> {
@@ -167,7 +167,7 @@ test("attributes that follow writes are the server's, behind the writes, also wh
 async function leased(): Promise<{ drive: ReturningDrive; gate: GatedFs; fs: LastKnownFileSystem; asked(): number }> {
   const gate = new GatedFs(new MemoryFs());
   const drive = await returningDrive({ fileSystem: gate.fileSystem, client: { leases: true, ioChannels: 0 } });
-  const fs = new LastKnownFileSystem(drive.remote.fileSystem);
+  const fs = new LastKnownFileSystem(drive.remote.fileSystem, drive.clock);
   return { drive, gate, fs, asked: () => gate.calls.filter((name) => name === "getattr").length };
 }
 

@@ -345,7 +345,7 @@ async function run(seed: number): Promise<{ harms: number; resumes: number }> {
   const drive = await returningDrive({ fileSystem: share, client });
   const told: unknown[] = [];
   drive.remote.events = { changed: () => told.push("changed"), gone: () => told.push("gone") };
-  const fileSystem = new LastKnownFileSystem(drive.remote.fileSystem);
+  const fileSystem = new LastKnownFileSystem(drive.remote.fileSystem, drive.clock);
   const { id: root } = await fileSystem.root(ctx);
   const callers: { caller: Caller; directory: NodeId }[] = [];
   for (let index = 0; index < CALLERS; index += 1) {

@@ -37,6 +37,7 @@ for line in sys.stdin:
             if os.fstat(files[number]).st_size >= int(more[0]): break
             time.sleep(0.01)
     value = os.pread(files[number], 1000, 0).decode() if what == "read" else ""
+    if what == "are": value = "".join(str(int(os.path.exists(path))) for path in more)
     if what == "cat":
         with open(more[0]) as f: value = str(os.stat(more[0]).st_size) + " " + f.read()
     print(what, number, value, flush=True)
@@ -128,6 +129,32 @@ test("who has read a file that stays open reads what another mount has written, 
     assert.equal(await one.ask(`read ${round}`), "new content");
   }
   assert.deepEqual(await leasesOf(drive.path), { read: 0, write: 0 });
+});
+
+test("names that are not there are known, until another mount or a program beside the server gives them", async () => {
+  await using drives = await twoMounts();
+  const { drive, other, one, two } = drives;
+  const missing = (round: number, count: number) =>
+    Array.from({ length: count }, (_value, at) => join(drive.path, `d${round}`, `missing${at}`)).join(" ");
+  for (let round = 0; round < 6; round += 1) {
+    mkdirSync(join(drive.directory, `d${round}`));
+    assert.equal(await one.ask(`are 0 ${missing(round, 4)}`), "0000");
+    while ((await leasesOf(drive.path)).read !== 1) await one.ask(`are 0 ${missing(round, 4)}`);
+    const before = drive.server.counters().requests;
+    const names = Array.from({ length: 50 }, (_value, at) => join(drive.path, `d${round}`, `other${at}`));
+    assert.equal(await one.ask(`are 0 ${names.join(" ")}`), "0".repeat(50));
+    assert.ok(drive.server.counters().requests - before < 25, "fewer than names");
+    const name = join(`d${round}`, "given");
+    if (round % 2 === 0) {
+      await two.ask(`open ${round} ${join(other.path, name)}`);
+      assert.equal(await one.ask(`are 0 ${join(drive.path, name)}`), "1");
+      await two.ask(`close ${round}`);
+    } else {
+      writeFileSync(join(drive.directory, name), "");
+      while ((await leasesOf(drive.path)).read !== 0) {}
+      assert.equal(await one.ask(`are 0 ${join(drive.path, name)}`), "1");
+    }
+  }
 });
 
 test("attributes of an open file are not asked for again and again, unless leases are off", async () => {

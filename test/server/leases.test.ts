@@ -56,6 +56,7 @@ function stage({ leasesPerSessionMax = 100 } = {}) {
     log: silentLog,
     limits,
     lowered: (open) => lowered.push(open),
+    ended() {},
   });
   const open = (
     owner: Client,
@@ -64,7 +65,7 @@ function stage({ leasesPerSessionMax = 100 } = {}) {
     { node = NODE, attr }: { node?: NodeId; attr?: Attr } = {},
   ) => {
     const holders = [owner];
-    const more = { lease: Lease.NONE, knownAttr: undefined, changes: 0, isIdle: true };
+    const more = { kind: "file" as const, lease: Lease.NONE, knownAttr: undefined, changes: 0, isIdle: true };
     const made: TestOpen = { node, inner: 1 as HandleId, flags, owner, holders, ...more };
     leases.grant(made, wish, attr);
     opens.add(made);

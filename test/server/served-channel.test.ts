@@ -249,7 +249,7 @@ test("handles of directories and files are not taken for each other", async () =
   const state = await ready();
   const { peer, root } = state;
   const file = await create(state);
-  peer.send("opendir", { caller, id: root }, { tag: 1 });
+  peer.send("opendir", { caller, id: root, lease: 0 }, { tag: 1 });
   await settle();
   const directory = peer.headers.at(-1)?.handle ?? 0;
   peer.send("read", { caller, offsetBytes: 0, lengthBytes: 1 }, { tag: 1, handle: directory });
@@ -267,17 +267,17 @@ test("opens are bounded, also those that are being made", async () => {
   const { peer, gate, root, memory } = state;
   await create(state, "a");
   gate.gates.add("opendir");
-  peer.send("opendir", { caller, id: root }, { tag: 1 });
+  peer.send("opendir", { caller, id: root, lease: 0 }, { tag: 1 });
   await gate.holding(1);
-  peer.send("opendir", { caller, id: root }, { tag: 2 });
+  peer.send("opendir", { caller, id: root, lease: 0 }, { tag: 2 });
   await settle();
   assert.equal(peer.frames.at(-1), "opendir reply tag=2 EMFILE");
   gate.held[0]?.fail(new FsError("EACCES", "opendir"));
   await settle();
   gate.gates.clear();
-  peer.send("opendir", { caller, id: root }, { tag: 3 });
+  peer.send("opendir", { caller, id: root, lease: 0 }, { tag: 3 });
   await settle();
-  assert.match(peer.frames.at(-1) ?? "", /^opendir reply tag=3 handle=\d+$/);
+  assert.match(peer.frames.at(-1) ?? "", /^opendir reply tag=3 handle=\d+ lease=none$/);
   assert.equal(memory.openCount, 2);
 });
 
