@@ -70,11 +70,11 @@ export async function writeNew(
   const { workbench } = context;
   const name = `written-${run}`;
   const { blockBytes = BLOCK_BYTES, mode = "buffered" } = file;
-  await settle(workbench);
   const path = file.path ?? join(peer.path, name);
   const load = () => workbench.load("write", path, blockBytes, file.bytes, mode);
-  // Both the client's and the server's kernel keep what is written.
-  const { value, usage } = await workbench.withWarmMemory(2 * file.bytes, () => withUsage(peer, load));
+  await warmDisk(workbench, file.bytes);
+  await settle(workbench);
+  const { value, usage } = await withUsage(peer, load);
   if (file.path === undefined) {
     await workbench.load("check", join(workbench.shared, name), blockBytes, file.bytes);
     await rm(join(workbench.shared, name));
@@ -87,6 +87,18 @@ export async function writeNew(
 /** Lets the disk finish what was written before, so that a measurement does not pay for the one before it. */
 async function settle(workbench: Workbench): Promise<void> {
   await run("sync", ["-f", workbench.shared], { scope: workbench.scope });
+}
+
+/**
+ * Writes a file beside the drives and removes it again, so that what is written next finds blocks and pages as the one before it did.
+ *
+ * Without that every other write of 1 GiB cost the server 1.2 to 1.9 s of processor instead of 0.5 to 0.7, on a virtual disk in 2026, whoever wrote it, and dd as well; memory that
+ * was warmed in other ways (`Workbench.withWarmMemory`) changed nothing.
+ */
+async function warmDisk(workbench: Workbench, bytes: number): Promise<void> {
+  const path = join(workbench.shared, "warm");
+  await workbench.load("write", path, BLOCK_BYTES, Math.ceil((1.2 * bytes) / MIB) * MIB, "buffered");
+  await rm(path);
 }
 
 /** CPU seconds for a gigabyte (10^9 bytes). */
