@@ -254,6 +254,17 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     return this.#changing(this.#opens.get(handle), () => this.inner.write(ctx, handle, offsetBytes, data, options));
   }
 
+  /** Disks give a file its blocks as late as now. */
+  override async fsync(ctx: RequestContext, handle: HandleId, dataOnly: boolean): Promise<void> {
+    await this.inner.fsync(ctx, handle, dataOnly);
+    const id = this.#opens.get(handle);
+    const leased = id === undefined ? undefined : this.#leased.get(id);
+    if (leased === undefined) return;
+    this.#changes += 1;
+    leased.since = this.#changes;
+    leased.attr = undefined;
+  }
+
   override fallocate(ctx: RequestContext, handle: HandleId, mode: number, offsetBytes: number, lengthBytes: number) {
     const act = () => this.inner.fallocate(ctx, handle, mode, offsetBytes, lengthBytes);
     return this.#changing(this.#opens.get(handle), act);

@@ -344,7 +344,10 @@ export class DiskEngine {
       await new Promise<void>((resolve) => {
         this.#onIdle = resolve;
       });
-    await this.#submit("close", this.take(), () => undefined, undefined, undefined);
+    const slot = this.take();
+    // Of the process itself: whoever had the slot last may be forgotten.
+    this.u32[(slot * SLOT.size + SLOT.credential) >>> 2] = 0;
+    await this.#submit("close", slot, () => undefined, undefined, undefined);
     this.#native.close();
   }
 

@@ -189,11 +189,13 @@ test("attributes of a file that is open with a lease are asked for once after ea
   await look(3, 2);
   const again = await fs.open(ctx, entry.id, OpenFlag.READ);
   await look(3, 2);
+  await fs.fsync(ctx, opened.handle, false);
+  await look(3, 3);
   await fs.release(ctx, opened.handle);
-  await look(3, 2);
+  await look(3, 3);
   await fs.release(ctx, again.handle);
   await fs.getattr(ctx, entry.id);
-  await look(3, 6);
+  await look(3, 7);
   await fs.close();
   assert.equal(drive.remote.state, "over");
 });
