@@ -28,6 +28,8 @@ const MISS_MS = 2000;
 const DIRECTORIES_MAX = 64;
 /** Directories with more names are not read. */
 const NAMES_MAX = 16_384;
+/** Names of all directories; those used longest ago are given back. */
+const NAMES_TOTAL_MAX = 131_072;
 const PAGE_BYTES = 64 * 1024;
 /** A directory in which nothing is missed for so long is given back. */
 const IDLE_MS = 10_000;
@@ -77,6 +79,7 @@ export class KnownNames {
     // What cannot be a name has an error of its own.
     if (name.length > NAME_BYTES_MAX || !isEntryName(name)) return false;
     directory.lastMissMs = this.#clock.monotonicMs();
+    this.#use(parent, directory);
     return true;
   }
 
@@ -89,8 +92,7 @@ export class KnownNames {
       if (directory !== undefined) this.#drop(parent, directory);
       directory = newDirectory(caller);
     }
-    this.#directories.delete(parent);
-    this.#directories.set(parent, directory);
+    this.#use(parent, directory);
     directory.misses = nowMs - directory.lastMissMs < MISS_MS ? directory.misses + 1 : 1;
     directory.lastMissMs = nowMs;
     this.#makeRoom();
@@ -187,9 +189,17 @@ export class KnownNames {
     });
   }
 
+  #use(id: NodeId, directory: Directory): void {
+    this.#directories.delete(id);
+    this.#directories.set(id, directory);
+  }
+
   #makeRoom(): void {
+    let total = 0;
+    for (const { names } of this.#directories.values()) total += names?.size ?? 0;
     for (const [id, directory] of this.#directories) {
-      if (this.#directories.size <= DIRECTORIES_MAX) return;
+      if (this.#directories.size <= DIRECTORIES_MAX && total <= NAMES_TOTAL_MAX) return;
+      total -= directory.names?.size ?? 0;
       this.#drop(id, directory);
     }
   }

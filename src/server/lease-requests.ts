@@ -13,21 +13,10 @@ import type { Open } from "./open.ts";
 import type { ServedRequest } from "./served-request.ts";
 import type { Session } from "./session.ts";
 import { WRITE_FLAGS } from "./share-modes.ts";
+import { NAMING } from "./state/intents.ts";
 
 type Asked = Record<"id" | "parent" | "newParent", NodeId> & Record<"name" | "newName", Name> & { flags: OpenFlags };
 type Answer = Record<string, unknown>;
-
-/** Requests that give a name, or take one away. */
-const NAMING: ReadonlySet<string> = new Set([
-  "symlink",
-  "mknod",
-  "mkdir",
-  "create",
-  "link",
-  "unlink",
-  "rmdir",
-  "rename",
-]);
 
 /** What an open with these flags leaves to others. */
 function leftBy(flags: OpenFlags): Lease {

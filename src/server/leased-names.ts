@@ -12,9 +12,9 @@ import { type LeaseOpen, type LeaseSession, OUTSIDER, type ShareLeases } from ".
 
 /** Directories of a share that are watched; beyond that no leases of directories are granted. */
 const DIRECTORIES_MAX = 1024;
-/** Names that a session has given or taken in a directory; with more the lease ends. */
-const NAMED_MAX = 65_536;
-
+/** Names that sessions have given or taken, in one directory and in all of a share: with more the lease of the directory ends. */
+const NAMED_MAX = 16_384;
+const NAMED_TOTAL_MAX = 262_144;
 /** Requests that name something are remembered as long as so many others follow: what they do may be told of when the lease has begun. */
 const RECENT_MAX = 64;
 
@@ -29,6 +29,7 @@ export class LeasedNames {
   readonly #leases: () => Pick<ShareLeases, "break">;
   readonly #byNode = new Map<NodeId, LeasedDirectory[]>();
   #count = 0;
+  #namedCount = 0;
   readonly #recent: { session: LeaseSession; parent: NodeId; name: Name }[] = [];
   #nextRecent = 0;
 
@@ -46,6 +47,7 @@ export class LeasedNames {
     for (const { session, parent, name } of this.#recent) {
       if (session === open.owner && parent === open.node) directory.named.add(name);
     }
+    this.#namedCount += directory.named.size;
     this.#count += 1;
     const others = this.#byNode.get(open.node);
     if (others === undefined) this.#byNode.set(open.node, [directory]);
@@ -60,6 +62,7 @@ export class LeasedNames {
     if (directories === undefined || index < 0) return;
     const [directory] = directories.splice(index, 1);
     directory?.watch?.close();
+    this.#namedCount -= directory?.named.size ?? 0;
     this.#count -= 1;
     if (directories.length === 0) this.#byNode.delete(open.node);
   }
@@ -69,9 +72,13 @@ export class LeasedNames {
     this.#recent[this.#nextRecent] = { session, parent, name };
     this.#nextRecent = (this.#nextRecent + 1) % RECENT_MAX;
     for (const { open, named } of this.#byNode.get(parent) ?? []) {
-      if (open.owner !== session) continue;
-      if (named.size < NAMED_MAX) named.add(name);
-      else this.#break(parent);
+      if (open.owner !== session || named.has(name)) continue;
+      if (named.size >= NAMED_MAX || this.#namedCount >= NAMED_TOTAL_MAX) {
+        this.#break(parent);
+        continue;
+      }
+      named.add(name);
+      this.#namedCount += 1;
     }
   }
 

@@ -362,8 +362,9 @@ function isOthers({ holders, owner }: LeaseOpen, session: LeaseSession): boolean
   return owner !== session || holders.some((holder) => holder !== session);
 }
 
-function isLeaseOf({ owner, lease }: LeaseOpen, session: LeaseSession): boolean {
-  return owner === session && lease !== Lease.NONE;
+/** Directories are watched, so what a session was told of them is not compared (leased-names.ts). */
+function isLeaseOf({ kind, owner, lease }: LeaseOpen, session: LeaseSession): boolean {
+  return kind === "file" && owner === session && lease !== Lease.NONE;
 }
 
 function changedBy(session: LeaseSession, open: LeaseOpen): void {

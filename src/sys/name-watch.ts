@@ -1,5 +1,5 @@
 /**
- * Word from the kernel (inotify) that a name in a directory has come, gone or been moved, whoever did it.
+ * Word from the kernel (inotify) that a name in a directory has come, gone or been moved, or who may search it has changed, whoever did it.
  *
  * It comes a moment after the change. What the kernel drops because nobody has read 16,384 words that came before (fs.inotify.max_queued_events) is not known to be missing.
  */
@@ -14,15 +14,18 @@ export interface NameWatch {
 /**
  * Watches the directory that this process has open as `descriptor`, which may be closed afterwards. Keeps no process alive.
  *
- * `changed` may not throw; without a name: any may have, and nothing else is told.
+ * `changed` may not throw; without a name: any may have, or the attributes of the directory itself.
  *
  * @returns undefined: the kernel does not tell, or watches too much already.
  */
 export function watchNames(descriptor: number, changed: (name: Name | undefined) => void): NameWatch | undefined {
   try {
-    const watcher = watch(`/proc/self/fd/${descriptor}`, { persistent: false, encoding: "latin1" });
+    const self = String(descriptor);
+    const watcher = watch(`/proc/self/fd/${self}`, { persistent: false, encoding: "latin1" });
     watcher.on("change", (event, name) => {
-      if (event === "rename") changed(typeof name === "string" ? (name as Name) : undefined);
+      // What is told of the directory itself, a change of its attributes for one, has the name it was given here.
+      if (typeof name !== "string" || name === self) changed(undefined);
+      else if (event === "rename") changed(name as Name);
     });
     watcher.on("error", () => changed(undefined));
     return watcher;

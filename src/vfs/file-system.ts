@@ -329,8 +329,8 @@ export interface FileSystem {
   opendirLeased?(ctx: RequestContext, id: NodeId): Promise<{ handle: HandleId; lease: Lease }>;
 
   /**
-   * Tells of names that have come, gone or been moved in an open directory, whoever did it (without a name: any may have, and it is over), until it is closed, which must be before
-   * the handle is. Absent, or undefined: it cannot be known, or different bytes may be the same name there.
+   * Tells of names that have come, gone or been moved in an open directory, whoever did it, until it is closed, which must be before the handle is. Without a
+   * name: any may have, or the directory itself was changed. Absent, or undefined: it cannot be known, or different bytes may be the same name there.
    */
   watchNames?(handle: HandleId, changed: (name: Name | undefined) => void): { close(): void } | undefined;
 

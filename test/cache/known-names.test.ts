@@ -111,6 +111,22 @@ test("without a lease, or with too many names, nothing is known", async () => {
   assert.equal(known.isAbsent(ctx, root, named("c")), false);
 });
 
+test("all names together are bounded", async () => {
+  const names = Array.from({ length: 10 }, (_value, at) => `d${at}`);
+  const { fs, root, known } = await scene(names);
+  for (const name of names) {
+    const { id } = await fs.lookup(ctx, root, named(name));
+    for (let at = 0; at < 3; at += 1) known.missed(ctx, id);
+    await settle();
+    for (let at = 0; at < 16_000; at += 1) known.named(id, named(`n${at}`));
+  }
+  known.missed(ctx, root);
+  assert.equal(known.count, 8);
+  known.close();
+  await settle();
+  assert.equal(fs.openCount, 0);
+});
+
 test("what nobody asks for is given back, and directories are bounded", async () => {
   const { fs, clock, known, miss, isAbsent } = await scene();
   await miss(3);
@@ -126,6 +142,8 @@ test("what nobody asks for is given back, and directories are bounded", async ()
     const { id } = await many.fs.lookup(ctx, many.root, named(name));
     for (let at = 0; at < 3; at += 1) many.known.missed(ctx, id);
     await settle();
+    const { id: first } = await many.fs.lookup(ctx, many.root, named("d0"));
+    assert.equal(many.known.isAbsent(ctx, first, named("x")), true, "what is used is kept");
   }
   assert.deepEqual([many.known.count, many.fs.openCount], [64, 64]);
   many.known.close();

@@ -4,6 +4,8 @@ import { test } from "node:test";
 import { LastKnownFileSystem } from "../../src/cache/last-known.ts";
 import type { OpenEvents } from "../../src/client/open-table.ts";
 import type { Remote } from "../../src/client/remote.ts";
+import { LeasedNames } from "../../src/server/leased-names.ts";
+import { type LeaseOpen, OUTSIDER } from "../../src/server/leases.ts";
 import { type FileSystem, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { Lease } from "../../src/vfs/lease.ts";
 
@@ -152,4 +154,35 @@ test("a name that is being given when the directory is leased does not end the l
   assert.equal(remote.status().leases.read, 1);
   await fs.releasedir(ctx, leased.handle);
   await end();
+});
+
+test("what is remembered of names is bounded, in one directory and in all: with more the lease ends", () => {
+  const broken: NodeId[] = [];
+  const fileSystem = { watchNames: () => ({ close() {} }) } as unknown as FileSystem;
+  const names = new LeasedNames(fileSystem, () => ({
+    break(_session, node) {
+      broken.push(node);
+      return undefined;
+    },
+  }));
+  const open = (node: string) => {
+    const made = { kind: "directory", node, inner: 1, owner: OUTSIDER } as unknown as LeaseOpen;
+    assert.equal(names.begin(made), true);
+    return made;
+  };
+  const name = (node: string, count: number) => {
+    for (let at = 0; at < count; at += 1) names.named(OUTSIDER, node as NodeId, named(`n${at}`));
+  };
+  const opens = Array.from({ length: 17 }, (_value, at) => open(`d${at}`));
+  name("d0", 16_384);
+  name("d0", 16_384);
+  assert.deepEqual(broken, []);
+  names.named(OUTSIDER, "d0" as NodeId, named("more"));
+  assert.deepEqual(broken, ["d0"]);
+  for (let at = 1; at < 16; at += 1) name(`d${at}`, 16_384);
+  name("d16", 1);
+  assert.deepEqual(broken, ["d0", "d16"]);
+  names.end(opens[0] as LeaseOpen);
+  name("d16", 1);
+  assert.deepEqual(broken, ["d0", "d16"], "there is room again");
 });

@@ -1,6 +1,6 @@
 /** Names of a directory on the disk: who watches it is told of those that come and go, until he closes the watch. */
 import assert from "node:assert/strict";
-import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, closeSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { systemClock } from "../../src/base/clock.ts";
@@ -37,7 +37,17 @@ test("names that come, go and move are told, and no other changes", async () => 
   rmSync(at("moved"));
   writeFileSync(at("last"), "");
   await heard("last");
-  assert.deepEqual(told, ["made", "there", "moved", "moved", "last"]);
+  const accented = Buffer.from("\u00e9").toString("latin1");
+  writeFileSync(at("\u00e9"), "");
+  await heard(accented);
+  assert.deepEqual(told, ["made", "there", "moved", "moved", "last", accented]);
+  chmodSync(temp.path, 0o711);
+  while (told.length === 6) {
+    await new Promise<void>((resolve) => {
+      wake = resolve;
+    });
+  }
+  assert.equal(told[6], undefined);
   watch?.close();
   alive.stop();
   assert.equal(

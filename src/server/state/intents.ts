@@ -105,10 +105,11 @@ interface Asked {
 export function isIntended(name: CallName, asked: Intended["asked"], open: Intended["open"]): boolean {
   if (name === "write") return open !== undefined && (open.flags & OpenFlag.APPEND) !== 0;
   if (name === "setxattr") return (asked["flags"] as number) === XattrFlag.CREATE;
-  return NAMED.has(name) || name === "removexattr";
+  return NAMING.has(name) || name === "removexattr";
 }
 
-const NAMED: ReadonlySet<CallName> = new Set([
+/** Requests that give a name, or take one away. */
+export const NAMING: ReadonlySet<CallName> = new Set([
   "symlink",
   "mknod",
   "mkdir",
