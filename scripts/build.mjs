@@ -18,6 +18,7 @@ import {
   renameSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { createRequire } from "node:module";
@@ -80,6 +81,7 @@ export function buildNative({ sanitize = false } = {}) {
   const newest = Math.max(...inputs.map((path) => statSync(path).mtimeMs));
   if (existsSync(output) && statSync(output).mtimeMs > newest) return output;
   mkdirSync(dirname(output), { recursive: true });
+  const begunAt = new Date();
   const partial = `${output}.${process.pid}.partial`;
   const mode = sanitize ? ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"] : ["-O2", "-g1"];
   const { include_dir: headers } = require("node-api-headers");
@@ -100,6 +102,8 @@ export function buildNative({ sanitize = false } = {}) {
     execFileSync(process.env.CXX ?? "g++", [...flags, ...mode, `-I${headers}`, "-o", partial, ...sources], {
       stdio: "inherit",
     });
+    // A source that is edited while this runs is newer.
+    utimesSync(partial, begunAt, begunAt);
     renameSync(partial, output);
   } finally {
     rmSync(partial, { force: true });
