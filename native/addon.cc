@@ -3,6 +3,7 @@
 
 #include "busy-wait.h"
 #include "network-watch.h"
+#include "seal.h"
 #include "tcp-socket.h"
 #include "tls-context.h"
 
@@ -22,6 +23,7 @@ NAPI_MODULE_INIT() {
   if (netdrive::RegisterFuse(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterTcpSocket(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterTlsContext(env, exports) == nullptr) return nullptr;
+  if (netdrive::RegisterSeal(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterBusyWait(env, exports) == nullptr) return nullptr;
   if (netdrive::RegisterNetworkWatch(env, exports) == nullptr) return nullptr;
   return exports;

@@ -11,6 +11,7 @@ import type { Log } from "../base/log.ts";
 import { RateLimit } from "../base/rate-limit.ts";
 import { type KeyContent, KeySeal } from "../resume/key-seal.ts";
 import { PROOF_BYTES, tokenKey } from "../resume/proof.ts";
+import { addonSeal } from "../sys/message-seal.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import { Closings } from "./closing.ts";
 import type { ServerLimits } from "./limits.ts";
@@ -88,7 +89,6 @@ export class ServerState {
   readonly #challenges = Buffer.alloc(CHALLENGE_BYTES * CHALLENGES_AT_ONCE);
   #challengesUsed = CHALLENGES_AT_ONCE;
   #lastOpenId: number;
-  #isPreparing = false;
 
   constructor(parts: {
     identity?: Identity | undefined;
@@ -106,7 +106,7 @@ export class ServerState {
     this.serverId = identity?.serverId ?? randomBytes(ID_BYTES);
     this.serviceBlob = Buffer.concat([Buffer.from([BLOB_FORMAT, BLOB_SAME_SERVER]), this.serverId]);
     this.keeper = parts.keeper;
-    this.#seal = new KeySeal(identity?.sealSecret ?? randomBytes(32), identity?.starts ?? 1);
+    this.#seal = new KeySeal(identity?.sealSecret ?? randomBytes(32), identity?.starts ?? 1, addonSeal);
     this.#epoch = identity?.epoch ?? FIRST_EPOCH;
     this.#lastOpenId = (identity?.starts ?? 0) * OPENS_PER_START;
     this.shares = parts.shares;
@@ -208,19 +208,9 @@ export class ServerState {
   /** What the client gets with an open: its resume key, where its sections are served, and a challenge for attaching. */
   keysOf(open: Open): { openId: number; resumeKey: Buffer; serviceBlob: Buffer; challenge: Buffer } {
     const { id: openId, openedAtMs, pid } = open;
-    if (!this.#isPreparing) {
-      this.#isPreparing = true;
-      setImmediate(this.#prepareSeal);
-    }
     const resumeKey = this.#seal.seal({ openId, openedAtMs, pid, epoch: this.#epoch, serverId: this.serverId });
     return { openId, resumeKey, serviceBlob: this.serviceBlob, challenge: this.challengeFor(open) };
   }
-
-  /** When the answers of this turn have left. */
-  readonly #prepareSeal = (): void => {
-    this.#isPreparing = false;
-    this.#seal.prepare();
-  };
 
   /** A new challenge for attaching to an open; the one before is void. */
   challengeFor(open: Open): Buffer {
