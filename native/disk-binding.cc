@@ -46,6 +46,8 @@ class Engine {
 
   napi_status Init(napi_env env, napi_value object, napi_value completed);
   int64_t Submit(napi_env env, uint32_t slot, std::span<const Bytes> buffers);
+  // As Submit, but what would wait is not run: kPending. Without a Buffer.
+  int64_t Attempt(uint32_t slot);
   bool Cancel(napi_env env, uint32_t slot);
   void Stop();
   void Finish(napi_env env);
@@ -142,6 +144,16 @@ int64_t Engine::Submit(napi_env env, uint32_t index, std::span<const Bytes> buff
   return kPending;
 }
 
+int64_t Engine::Attempt(uint32_t index) {
+  Slot& slot = slot_memory_[index];
+  if (slot.credential >= credentials_.size()) return -EPERM;
+  if (wake_ == nullptr) return -EBADF;
+  Call call = {slot, nullptr, 0, credentials_[slot.credential].get(), true};
+  int64_t result = disk.Run(call);
+  if (result == kPending && call.carried != nullptr) disk.table().Drop(call.carried, true);
+  return result;
+}
+
 void Engine::Work(SlotJob* job) {
   Call call = {slot_memory_[job->slot], job->data,    job->size, job->credential.get(), false,
                job->carried,            job->done,    job->more};
@@ -230,6 +242,15 @@ napi_value Submit(napi_env env, napi_callback_info info) {
   return Number(env, engine->Submit(env, slot, {buffers, count}));
 }
 
+// attempt(slot) -> result, negative errno, or kPending: nothing was done.
+napi_value Attempt(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Engine* engine = Self(env, info);
+  uint32_t slot = arguments.Unsigned(0);
+  if (!arguments.ok() || slot >= engine->slots()) return arguments.Wrong();
+  return Number(env, engine->Attempt(slot));
+}
+
 // cancel(slot) -> 1 if the request was queued and is gone, 0 if it runs.
 napi_value Cancel(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
@@ -307,11 +328,11 @@ napi_value ExactNames(napi_env env, napi_callback_info info) {
   return arguments.ok() ? Number(env, engine->disk.ExactNames(handle)) : arguments.Wrong();
 }
 
-// counters() -> [nodes, node descriptors, handles, descriptors being closed, requests pending]
+// counters() -> [nodes, node descriptors, handles, descriptors being closed, requests pending, descriptors handed over to be closed]
 napi_value Counters(napi_env env, napi_callback_info info) {
   Engine* engine = Self(env, info);
   NodeTable::Counters counters = engine->disk.table().Count();
-  int64_t values[] = {counters.nodes, counters.node_descriptors, counters.handles, counters.closing, engine->pending()};
+  int64_t values[] = {counters.nodes, counters.node_descriptors, counters.handles, counters.closing, engine->pending(), counters.handed_over};
   napi_value array;
   NETDRIVE_CHECK(env, napi_create_array(env, &array));
   for (uint32_t i = 0; i < sizeof values / sizeof *values; i++) {
@@ -355,7 +376,7 @@ napi_value Create(napi_env env, napi_callback_info info) {
   constexpr struct {
     const char* name;
     napi_callback function;
-  } kMethods[] = {{"submit", Submit},   {"cancel", Cancel},     {"credential", AddCredential}, {"forget", Forget},
+  } kMethods[] = {{"submit", Submit},   {"attempt", Attempt},   {"cancel", Cancel}, {"credential", AddCredential}, {"forget", Forget},
                   {"discard", Discard}, {"describe", Describe}, {"exactNames", ExactNames}, {"counters", Counters}, {"close", Close}};
   for (const auto& method : kMethods) {
     napi_value function;
@@ -384,7 +405,7 @@ napi_value Layout(napi_env env) {
       FIELD(atime_ns),  FIELD(mtime_ns),   FIELD(rdev_major), FIELD(rdev_minor),    FIELD(cookie),
       FIELD(id),        FIELD(target_id),  FIELD(name_bytes), FIELD(target_name_bytes), FIELD(name),
       FIELD(target_name), FIELD(attr),     FIELD(reply_id),   FIELD(reply_handle),  FIELD(statfs),
-      FIELD(lock_start), FIELD(lock_end),
+      FIELD(lock_start), FIELD(lock_end), FIELD(directory),
 #undef FIELD
       {"size", sizeof(Slot)},
   };

@@ -18,6 +18,18 @@ constexpr size_t kTargetMax = 4095;
 
 }  // namespace
 
+int64_t Disk::WithDirectory(Call& call, const NodePin& parent, int parent_fd, int64_t result) {
+  if (result < 0) return result;
+  struct statx stat;
+  if (statx(parent_fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) {
+    call.slot.directory.mode = 0;
+    return result;
+  }
+  ShowLinks(parent.get(), &stat);
+  FillAttr(stat, &call.slot.directory);
+  return result;
+}
+
 int64_t Disk::Root(Call& call) {
   if (call.here && !local_) return kPending;
   call.slot.id = table_.root_key;
@@ -61,7 +73,7 @@ int64_t Disk::Symlink(Call& call) {
   if (int64_t result = Find(call, call.slot.id, &parent, &parent_fd); result < 0) return result;
   if (int error = Become(call); error < 0) return error;
   if (symlinkat(target.c_str(), parent_fd, call.slot.name) < 0) return -errno;
-  return ReplyNamed(call, parent, parent_fd);
+  return WithDirectory(call, parent, parent_fd, ReplyNamed(call, parent, parent_fd));
 }
 
 int64_t Disk::Mknod(Call& call) {
@@ -74,7 +86,7 @@ int64_t Disk::Mknod(Call& call) {
   if (int error = Become(call); error < 0) return error;
   mode_t mode = ApplyUmask(slot.mode, slot.umask);
   if (mknodat(parent_fd, slot.name, mode, makedev(slot.rdev_major, slot.rdev_minor)) < 0) return -errno;
-  return ReplyNamed(call, parent, parent_fd);
+  return WithDirectory(call, parent, parent_fd, ReplyNamed(call, parent, parent_fd));
 }
 
 int64_t Disk::Mkdir(Call& call) {
@@ -85,7 +97,7 @@ int64_t Disk::Mkdir(Call& call) {
   if (call.here && !KeepsMode(call, parent_fd)) return kPending;
   if (int error = Become(call); error < 0) return error;
   if (mkdirat(parent_fd, call.slot.name, ApplyUmask(call.slot.mode, call.slot.umask)) < 0) return -errno;
-  return ReplyNamed(call, parent, parent_fd);
+  return WithDirectory(call, parent, parent_fd, ReplyNamed(call, parent, parent_fd));
 }
 
 int64_t Disk::Unlink(Call& call) {
@@ -103,8 +115,9 @@ int64_t Disk::Unlink(Call& call) {
   if (kept) SettleKept(victim.get(), error);
   if (error < 0) return error;
   AfterRemoval(victim, fd, parent->key, call.slot.name);
+  int64_t result = WithDirectory(call, parent, parent_fd, 0);
   LetGo(call, owned.Release());
-  return 0;
+  return result;
 }
 
 int64_t Disk::Rmdir(Call& call) {
@@ -118,7 +131,7 @@ int64_t Disk::Rmdir(Call& call) {
   OwnedDescriptor owned(fd);
   if (unlinkat(parent_fd, call.slot.name, AT_REMOVEDIR) < 0) return -errno;
   AfterRemoval(victim, fd, parent->key, call.slot.name);
-  return 0;
+  return WithDirectory(call, parent, parent_fd, 0);
 }
 
 int64_t Disk::Link(Call& call) {
@@ -133,7 +146,7 @@ int64_t Disk::Link(Call& call) {
   // The link below /proc leads to the very file, also if that is a symbolic link, which is not followed then.
   if (linkat(proc_fd_, path.number(), parent_fd, call.slot.name, AT_SYMLINK_FOLLOW) < 0) return -errno;
   RemoveKept(source.get());
-  return ReplyNamed(call, parent, parent_fd);
+  return WithDirectory(call, parent, parent_fd, ReplyNamed(call, parent, parent_fd));
 }
 
 int64_t Disk::Rename(Call& call) {

@@ -172,14 +172,14 @@ int64_t Disk::Create(Call& call) {
   if (call.here && !KeepsMode(call, parent_fd)) return kPending;
   uint32_t flags = call.slot.flags;
   if (int error = Become(call, (flags & kOpenKillSuidgid) != 0); error < 0) return error;
-  if ((flags & kOpenExcl) != 0) return CreateNew(call, parent, parent_fd);
+  if ((flags & kOpenExcl) != 0) return WithDirectory(call, parent, parent_fd, CreateNew(call, parent, parent_fd));
   for (int i = 0; i < kCreateTries; i++) {
     int64_t result = CreateNew(call, parent, parent_fd);
     // What is there already is looked at before it is opened: it may be anything.
-    if (result != -EEXIST && result != -ELOOP && result != -EXDEV) return result;
+    if (result != -EEXIST && result != -ELOOP && result != -EXDEV) return WithDirectory(call, parent, parent_fd, result);
     if (call.here) return kPending;
     result = CreateExisting(call, parent, parent_fd);
-    if (result != -ENOENT) return result;
+    if (result != -ENOENT) return WithDirectory(call, parent, parent_fd, result);
   }
   return -EBUSY;
 }

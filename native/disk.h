@@ -66,7 +66,9 @@ struct Slot {
   // Of a lock: first and last byte; also of the lock found.
   uint64_t lock_start;
   uint64_t lock_end;
-  char padding[160];
+  // The directory whose names were changed, afterwards; its mode is 0 if it could not be looked at.
+  AttrRecord directory;
+  char padding[56];
 };
 static_assert(sizeof(Slot) == 1024);
 
@@ -231,6 +233,8 @@ class Disk {
   int CheckLinkable(Node* node);
   // Takes the link in the folder of kept files out of the count.
   void ShowLinks(Node* node, struct statx* stat);
+  // The end of a request that changes names in `parent`: `result`, and what became of the directory if that is a success.
+  int64_t WithDirectory(Call& call, const NodePin& parent, int parent_fd, int64_t result);
   int64_t RecallKept(Call& call, const NodeKey& key);
   int64_t SweepKept(Call&);
   int SyncKept();

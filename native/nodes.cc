@@ -233,7 +233,7 @@ bool NodeTable::Findable(const Node& node) const {
 
 // With mutex_ held; the node is not pinned.
 void NodeTable::CloseDescriptor(Node* node, bool urgent) {
-  closing_.fetch_add(1);
+  HandOver();
   Pool::Get().CloseLater(node->fd, &closing_, urgent);
   node->fd = -1;
   node_descriptors_--;
@@ -366,11 +366,11 @@ void NodeTable::Drop(Handle* handle, bool close_here) {
       if (node->opens == nullptr && fd >= 0) close(std::exchange(fd, -1));
     }
     if (!close_here) {
-      closing_.fetch_add(1);
+      HandOver();
       Pool::Get().CloseLater(handle->fd, &closing_, true);
     }
     if (node->opens == nullptr && node->kept != kNotKept && kept_folder_ >= 0) {
-      closing_.fetch_add(1);
+      HandOver();
       Pool::Get().RemoveLater(kept_folder_, KeptName(node->key, node->kept), &closing_);
       node->kept = kNotKept;
       node->deleted = true;
@@ -383,7 +383,7 @@ void NodeTable::Drop(Handle* handle, bool close_here) {
 }
 
 void NodeTable::CloseLater(int fd) {
-  closing_.fetch_add(1);
+  HandOver();
   Pool::Get().CloseLater(fd, &closing_, true);
 }
 
@@ -449,7 +449,7 @@ void NodeTable::Clear() {
 
 NodeTable::Counters NodeTable::Count() {
   std::lock_guard lock(mutex_);
-  return {static_cast<int64_t>(nodes_.size()), node_descriptors_, handles_, closing_.load()};
+  return {static_cast<int64_t>(nodes_.size()), node_descriptors_, handles_, closing_.load(), handed_over_.load()};
 }
 
 }  // namespace netdrive

@@ -183,7 +183,7 @@ class NodeTable {
   void WaitForCloses();
 
   struct Counters {
-    int64_t nodes, node_descriptors, handles, closing;
+    int64_t nodes, node_descriptors, handles, closing, handed_over;
   };
   Counters Count();
 
@@ -231,7 +231,14 @@ class NodeTable {
   // The folder of kept files, -1 while nothing is removed from it.
   std::atomic<int> kept_folder_{-1};
   // Descriptors that workers have yet to close.
+  // A descriptor, or a name, goes to a worker that lets go of it.
+  void HandOver() {
+    closing_.fetch_add(1);
+    handed_over_.fetch_add(1);
+  }
+
   std::atomic<int64_t> closing_{0};
+  std::atomic<int64_t> handed_over_{0};
 };
 
 // A pin for a scope.

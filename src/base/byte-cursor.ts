@@ -17,6 +17,15 @@ export function viewOf(buffer: Buffer): DataView {
   return new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
 }
 
+/** Up to this length a loop is quicker than a call out of JavaScript. */
+const LOOPED_CHARS_MAX = 48;
+
+/** Writes a string with one char a byte at `offset`, where there is room for it. */
+export function putLatin1(target: Buffer, offset: number, text: string): void {
+  if (text.length > LOOPED_CHARS_MAX) target.write(text, offset, text.length, "latin1");
+  else for (let at = 0; at < text.length; at += 1) target[offset + at] = text.charCodeAt(at);
+}
+
 function short(): ProtocolError {
   return new ProtocolError(CloseCode.MALFORMED, "body is shorter than its fields");
 }
@@ -130,7 +139,8 @@ export class ByteWriter {
   /** A string with one char a byte. */
   latin1(text: string): void {
     if (text.length > this.buffer.length - this.offset) throw new RangeError("byte cursor: beyond the buffer");
-    this.offset += this.buffer.write(text, this.offset, text.length, "latin1");
+    putLatin1(this.buffer, this.offset, text);
+    this.offset += text.length;
   }
 
   bytes(source: Uint8Array): void {

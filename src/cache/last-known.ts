@@ -72,6 +72,9 @@ interface Leased {
   attr: Attr | undefined;
 }
 
+/** Without a stack and a path it is the same for all. */
+const ABSENT = new FsError("ENOENT", "lookup");
+
 export class LastKnownFileSystem extends ForwardingFileSystem {
   readonly #names = new LRUCache<string, NodeId>({ max: NAMES_MAX });
   readonly #attrs = new LRUCache<NodeId, Attr>({ max: ATTRS_MAX });
@@ -125,7 +128,7 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   }
 
   override lookup(ctx: RequestContext, parent: NodeId, name: Name): Promise<Entry> {
-    if (this.#known.isAbsent(ctx, parent, name)) return Promise.reject(new FsError("ENOENT", "lookup"));
+    if (this.#known.isAbsent(ctx, parent, name)) return Promise.reject(ABSENT);
     return this.#ask(
       ctx,
       (asking) => this.inner.lookup(asking, parent, name),

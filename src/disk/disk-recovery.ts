@@ -2,6 +2,7 @@
  * Opens of a disk found again by another process: `Recovery` over the disk's own operations.
  */
 import { FsError } from "../base/errors.ts";
+import type { Name } from "../base/name.ts";
 import { NODE_KEY_BYTES } from "../sys/disk-engine.ts";
 import {
   type Entry,
@@ -41,6 +42,10 @@ export class DiskRecovery implements Recovery {
     const key = Buffer.from(id, "latin1");
     if (key.length !== NODE_KEY_BYTES) throw new FsError("ESTALE", "describe");
     return this.#slots.engine.describe(key, this.#scratch);
+  }
+
+  peek(parent: NodeId, name: Name): Entry | "nobody" | undefined {
+    return this.#slots.peek(parent, name);
   }
 
   recall(ctx: RequestContext, record: Buffer): Promise<Entry> {

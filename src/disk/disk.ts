@@ -171,7 +171,7 @@ class DiskFileSystem implements Disk {
   }
 
   symlink(ctx: RequestContext, parent: NodeId, name: Name, target: Buffer): Promise<Entry> {
-    return this.#slots.run("symlink", this.#slots.onEntry(ctx, parent, name), asEntry, target, ctx.signal);
+    return this.#slots.change("symlink", this.#slots.onEntry(ctx, parent, name), ctx, parent, asEntry, target);
   }
 
   mknod(
@@ -185,26 +185,26 @@ class DiskFileSystem implements Disk {
       this.#slots.u32(slot, SLOT.rdev_major, node.rdevMajor);
       this.#slots.u32(slot, SLOT.rdev_minor, node.rdevMinor);
     }
-    return this.#slots.run("mknod", slot, asEntry, undefined, ctx.signal);
+    return this.#slots.change("mknod", slot, ctx, parent, asEntry);
   }
 
   mkdir(ctx: RequestContext, parent: NodeId, name: Name, node: NewNode): Promise<Entry> {
     const slot = this.#newNode(this.#slots.onEntry(ctx, parent, name), node);
-    return this.#slots.run("mkdir", slot, asEntry, undefined, ctx.signal);
+    return this.#slots.change("mkdir", slot, ctx, parent, asEntry);
   }
 
   unlink(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
-    return this.#slots.run("unlink", this.#slots.onEntry(ctx, parent, name), nothing, undefined, ctx.signal);
+    return this.#slots.change("unlink", this.#slots.onEntry(ctx, parent, name), ctx, parent, nothing);
   }
 
   rmdir(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
-    return this.#slots.run("rmdir", this.#slots.onEntry(ctx, parent, name), nothing, undefined, ctx.signal);
+    return this.#slots.change("rmdir", this.#slots.onEntry(ctx, parent, name), ctx, parent, nothing);
   }
 
   link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
     const slots = this.#slots;
     const slot = slots.name(slots.onNode(ctx, id), SLOT.name_bytes, SLOT.name, name);
-    return slots.run("link", slots.id(slot, SLOT.target_id, parent), asEntry, undefined, ctx.signal);
+    return slots.change("link", slots.id(slot, SLOT.target_id, parent), ctx, parent, asEntry);
   }
 
   rename(
@@ -238,7 +238,7 @@ class DiskFileSystem implements Disk {
   ): Promise<{ entry: Entry; opened: Opened }> {
     const slot = this.#newNode(this.#slots.onEntry(ctx, parent, name), node);
     if (slot >= 0) this.#slots.u32(slot, SLOT.flags, flags);
-    return this.#slots.run("create", slot, asCreated, undefined, ctx.signal);
+    return this.#slots.change("create", slot, ctx, parent, asCreated);
   }
 
   tmpfile(

@@ -5,6 +5,8 @@
  * it: so each method of the disk is one chain, and never throws instead of rejecting.
  */
 
+import { constants } from "node:os";
+import { putLatin1 } from "../base/byte-cursor.ts";
 import type { ErrnoName } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
 import { isEntryName, NAME_BYTES_MAX, type Name } from "../base/name.ts";
@@ -25,6 +27,8 @@ import { LOCK_TYPES, type NodeLock } from "../vfs/lock.ts";
 const CREDENTIALS_MAX = 256;
 /** @see NGROUPS_MAX in linux/limits.h */
 const GROUPS_MAX = 65536;
+
+const ENOENT = constants.errno.ENOENT;
 
 /** The largest double that fits the kernel's signed 64 bits. */
 const OFFSET_MAX = 2 ** 63 - 1024;
@@ -48,7 +52,10 @@ export class RequestSlots {
   /** A slot for a request of `ctx.caller`. */
   begin(ctx: RequestContext): SlotIndex {
     const credential = this.#applyCredentials ? this.#credential(ctx.caller) : 0;
-    if (credential < 0) return this.refuse(-1, "EPERM");
+    return credential < 0 ? this.refuse(-1, "EPERM") : this.#take(credential);
+  }
+
+  #take(credential: number): SlotIndex {
     const slot = this.engine.take();
     if (slot < 0) return this.refuse(-1, "ENOBUFS");
     this.engine.u32[(slot * SLOT.size + SLOT.credential) >>> 2] = credential;
@@ -95,7 +102,7 @@ export class RequestSlots {
   id(slot: SlotIndex, field: number, id: NodeId): SlotIndex {
     if (slot < 0) return slot;
     if (id.length !== NODE_KEY_BYTES) return this.refuse(slot, "ESTALE");
-    this.engine.bytes.write(id, slot * SLOT.size + field, NODE_KEY_BYTES, "latin1");
+    putLatin1(this.engine.bytes, slot * SLOT.size + field, id);
     return slot;
   }
 
@@ -104,7 +111,7 @@ export class RequestSlots {
     if (name.length > NAME_BYTES_MAX) return this.refuse(slot, "ENAMETOOLONG");
     if (!isEntryName(name)) return this.refuse(slot, "EINVAL");
     this.engine.u32[(slot * SLOT.size + bytesField) >>> 2] = name.length;
-    this.engine.bytes.write(name, slot * SLOT.size + field, name.length, "latin1");
+    putLatin1(this.engine.bytes, slot * SLOT.size + field, name);
     return slot;
   }
 
@@ -138,6 +145,16 @@ export class RequestSlots {
     this.engine.f64[(slot * SLOT.size + field) >>> 3] = value;
   }
 
+  /** Who has the name `name`, as the process itself sees it, if that can be told without waiting; undefined: it cannot, or there is an error to be told. */
+  peek(parent: NodeId, name: Name): Entry | "nobody" | undefined {
+    const slot = this.name(this.id(this.#take(0), SLOT.id, parent), SLOT.name_bytes, SLOT.name, name);
+    if (slot < 0) return undefined;
+    const result = this.engine.attempt("lookup", slot);
+    const found = result < 0 ? undefined : asEntry(this.engine, slot);
+    this.engine.give(slot);
+    return result === -ENOENT ? "nobody" : found;
+  }
+
   run<T>(
     name: OperationName,
     slot: SlotIndex,
@@ -147,6 +164,18 @@ export class RequestSlots {
   ): Promise<T> {
     if (slot < 0) return Promise.reject(new FsError(this.#refused, name));
     return this.engine.run(name, slot, decode, data, signal);
+  }
+
+  /** As `run`, of a request that changes names in `directory`: the caller is told what became of that. */
+  change<T>(
+    name: OperationName,
+    slot: SlotIndex,
+    ctx: RequestContext,
+    directory: NodeId,
+    decode: Decode<T>,
+    data?: SlotData,
+  ): Promise<T> {
+    return this.run(name, slot, telling(ctx, directory, decode), data, ctx.signal);
   }
 
   /** The number of the caller's identity, or -1 if it cannot be one. */
@@ -190,6 +219,16 @@ export function asEntry(engine: DiskEngine, slot: number): Entry {
   const at = slot * SLOT.size + SLOT.reply_id;
   const id = engine.bytes.toString("latin1", at, at + NODE_KEY_BYTES) as NodeId;
   return { id, attr: asAttr(engine, slot) };
+}
+
+/** Reads the reply of a request that changes names in `directory`, and tells the caller what became of that. */
+function telling<T>(ctx: RequestContext, directory: NodeId, decode: Decode<T>): Decode<T> {
+  if (ctx.directoryChanged === undefined) return decode;
+  return (engine, slot, result) => {
+    const attr = decodeAttr(engine.view, slot * SLOT.size + SLOT.directory);
+    if (attr.mode !== 0) ctx.directoryChanged?.(directory, attr);
+    return decode(engine, slot, result);
+  };
 }
 
 export function asHandle(engine: DiskEngine, slot: number): HandleId {

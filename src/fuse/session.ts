@@ -377,8 +377,8 @@ export class Session {
     );
     const node = this.nodes.get(nodeid);
     const unique = this.u53(start + IN_HEADER.UNIQUE);
-    const at = { unique, node: node ?? this.nodes.root, startedAt: this.nodes.now };
-    const request = new KernelRequest({ row, ...at, caller, slot, body, end });
+    const parts = { row, unique, node: node ?? this.nodes.root, startedAt: this.nodes.now, caller, slot, body, end };
+    const request = new KernelRequest(parts);
     if (end - body < row.bodyBytes + 2 * row.names) {
       this.log.error(this.malformed(request).message);
       if (row.answered) this.sendErrno(request, "EIO");

@@ -13,7 +13,6 @@ import type { Open } from "./open.ts";
 import type { ServedRequest } from "./served-request.ts";
 import type { Session } from "./session.ts";
 import { WRITE_FLAGS } from "./share-modes.ts";
-import { NAMING } from "./state/intents.ts";
 
 type Asked = Record<"id" | "parent" | "newParent", NodeId> & Record<"name" | "newName", Name> & { flags: OpenFlags };
 type Answer = Record<string, unknown>;
@@ -68,7 +67,7 @@ function both(one: Promise<unknown> | undefined, other: Promise<unknown> | undef
 
 /** What names a session gives or takes in directories that it has leased. */
 function noteNames({ session, message, asked }: ServedRequest): void {
-  if (!NAMING.has(message.name)) return;
+  if (message.row.naming !== true) return;
   const { leasedNames } = session.share;
   const { parent, name, newParent, newName } = asked as Asked;
   leasedNames.named(session, parent, name);

@@ -332,7 +332,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     keeper: Keeper | undefined,
   ): Promise<Record<string, unknown>> {
     if (leases !== undefined) await leases;
-    await Promise.all(writes.map((write) => write.ended()));
+    if (writes.length > 0) await Promise.all(writes.map((write) => write.ended()));
     if (request.message.name === "write" && request.open !== undefined) await this.#session.compare(request.open);
     request.throwIfCanceled();
     const run = () => this.#handlers[request.message.name](request, request.asked);
@@ -353,6 +353,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
 
   #answer(request: ServedRequest, answer: Record<string, unknown>, made: number): void {
     const { message } = request;
+    const payload = request.takePayload(answer);
     if (!this.channel.isOpen || request.isOrphan) {
       if (request.isOrphan && made !== 0) this.#session.dropHandle(request, made);
       request.releaseReply?.();
@@ -364,7 +365,6 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       if (this.#written.length === 1) process.nextTick(this.#answerWritten);
       return;
     }
-    const payload = message.row.payload === "reply" ? (answer["payload"] as Buffer) : undefined;
     const isEmpty = payload === undefined || payload.length === 0;
     const header = this.#replyHeader(request, 0);
     if (made !== 0) {
@@ -442,9 +442,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       send(this);
       return;
     }
-    // A payload is the request's only until its reply has left, and is not worth more.
-    const kept = answer !== undefined && message.row.payload === "reply" ? { ...answer, payload: NOTHING } : answer;
-    const reply = { opcode: message.row.code, handle, section, made, status, answer: kept };
+    const reply = { opcode: message.row.code, handle, section, made, status, answer };
     this.#table.keep(request, reply);
     if (keeper !== undefined && message.row.changes === true) keeper.changed();
     // A session that has ended meanwhile took its records with it.

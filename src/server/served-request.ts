@@ -6,7 +6,8 @@
 import { FsError } from "../base/errors.ts";
 import { type CancelSignal, CancelSource } from "../base/signals.ts";
 import type { Channel } from "../transport/channel.ts";
-import type { Caller, FileSystem, RequestContext } from "../vfs/file-system.ts";
+import type { Attr } from "../vfs/attr.ts";
+import type { Caller, FileSystem, NodeId, RequestContext } from "../vfs/file-system.ts";
 import type { Message } from "../wire/codec.ts";
 import type { CallName } from "../wire/messages.ts";
 import type { Open } from "./open.ts";
@@ -50,6 +51,8 @@ export class ServedRequest implements RequestContext {
   isUnhurried = false;
   /** Its client has given it up: nobody is answered. */
   isOrphan = false;
+  /** Of a directory whose names it has changed. */
+  #directory: { readonly id: NodeId; readonly attr: Attr } | undefined;
   #source: CancelSource | undefined;
   #isCanceled = false;
   #onCancel: (() => void) | undefined;
@@ -84,6 +87,23 @@ export class ServedRequest implements RequestContext {
       if (this.#isCanceled) this.#source.abort();
     }
     return this.#source;
+  }
+
+  directoryChanged(id: NodeId, attr: Attr): void {
+    this.#directory = { id, attr };
+  }
+
+  /** The attributes of a directory as the file system has told them with the change; undefined: it has not. */
+  changedAttrOf(directory: NodeId): Attr | undefined {
+    return this.#directory?.id === directory ? this.#directory.attr : undefined;
+  }
+
+  /** Takes the payload out of its answer: it is the request's only until the reply has left, and a reply that is kept is not worth more. */
+  takePayload(answer: Record<string, unknown>): Buffer | undefined {
+    if (this.message.row.payload !== "reply") return undefined;
+    const payload = answer["payload"] as Buffer;
+    answer["payload"] = NOTHING;
+    return payload;
   }
 
   get channel(): Channel {

@@ -93,6 +93,7 @@ export const SLOT = {
   statfs: 784,
   lock_start: 848,
   lock_end: 856,
+  directory: 864,
   size: 1024,
 } as const;
 
@@ -111,8 +112,8 @@ export const SETATTR = {
 
 export const NODE_KEY_BYTES = 16;
 
-/** Not an errno: the request is on its way. */
-const PENDING = -4096;
+/** Not an errno: the request is on its way, or, of an attempt, would have to wait. */
+export const PENDING = -4096;
 
 /** Operations whose reply carries an open: of no use, and closed, if the caller is gone. */
 const OPENS = new Set<number>([OPERATION.open, OPERATION.create, OPERATION.tmpfile, OPERATION.opendir]);
@@ -122,6 +123,7 @@ interface NativeEngine {
   slots: ArrayBuffer;
   completions: ArrayBuffer;
   submit(slot: number, ...data: Buffer[]): number;
+  attempt(slot: number): number;
   cancel(slot: number): number;
   credential(uid?: number, gid?: number, groups?: Buffer): number;
   forget(ids: Buffer): void;
@@ -184,8 +186,10 @@ export interface EngineCounters {
   nodes: number;
   nodeDescriptors: number;
   handles: number;
-  /** Descriptors that are being closed. */
+  /** Descriptors that are being closed by workers. */
   closing: number;
+  /** How many ever were handed over to them. */
+  handedOver: number;
   /** Requests queued or running. */
   pending: number;
 }
@@ -300,6 +304,12 @@ export class DiskEngine {
     return Buffer.isBuffer(data) ? this.#native.submit(slot, data) : this.#native.submit(slot, ...data);
   }
 
+  /** Runs the filled slot, which stays taken, if that waits for nothing. @returns what the operation says, a negative errno, or PENDING. */
+  attempt(name: "lookup", slot: number): number {
+    this.u32[(slot * SLOT.size) >>> 2] = OPERATION[name];
+    return this.#native.attempt(slot);
+  }
+
   /** The number that stands for this identity in a slot. */
   credential(uid: number, gid: number, groups: readonly number[]): number {
     return this.#native.credential(uid, gid, Buffer.from(Uint32Array.from(groups).buffer));
@@ -329,8 +339,9 @@ export class DiskEngine {
   }
 
   counters(): EngineCounters {
-    const [nodes = 0, nodeDescriptors = 0, handles = 0, closing = 0, pending = 0] = this.#native.counters();
-    return { nodes, nodeDescriptors, handles, closing, pending };
+    const [nodes = 0, nodeDescriptors = 0, handles = 0, closing = 0, pending = 0, handedOver = 0] =
+      this.#native.counters();
+    return { nodes, nodeDescriptors, handles, closing, handedOver, pending };
   }
 
   /** Waits for all requests, then closes every descriptor. Nothing may be run from the call on. */

@@ -26,7 +26,7 @@ const SLAB_BYTES = 64 * 1024;
 const WRITE_BATCH_BYTES_MAX = 1024 * 1024;
 /** Payloads up to this travel in the slab: copying them costs less than one more piece in a write. */
 const COPIED_PAYLOAD_BYTES_MAX = 8192;
-/** How long a frame nobody waits for may wait for company. */
+/** How long a frame nobody waits for waits for company: from once to twice as long. */
 const UNHURRIED_MS = 2;
 /** How long a closing channel waits for the peer to take our last frames and to close. */
 const LINGER_MS = 2000;
@@ -81,7 +81,9 @@ export class Channel {
   #queuedBytes = 0;
   #inFlightBytes = 0;
   #flushIsDue = false;
-  #flushLater: Timer | undefined;
+  /** Frames in no hurry that have no company yet: the timer under way is theirs, or was begun for frames that have left since. */
+  #unhurried: "none" | "timed" | "late" = "none";
+  #unhurriedTimer: Timer | undefined;
   /** Whether the link is paused because of congestion. */
   #isHeldUp = false;
   #drainWaiters: (() => void)[] = [];
@@ -120,11 +122,6 @@ export class Channel {
   /** See ByteLink. */
   get binding(): Buffer {
     return this.#link.binding;
-  }
-
-  /** See ByteLink. */
-  get cipher(): string {
-    return this.#link.cipher;
   }
 
   get isOpen(): boolean {
@@ -197,13 +194,26 @@ export class Channel {
     }
   }
 
-  /** As `send`, for a frame nobody waits for: it leaves with the next other one, or after UNHURRIED_MS, and so wakes nobody up by itself. */
+  /** As `send`, for a frame nobody waits for: it leaves with the next other one, or after some ms, and so wakes nobody up by itself. */
   sendUnhurried<T>(header: FrameHeader, codec: BodyCodec<T> | undefined, values: T): void {
     if (this.#state !== "open") return;
     this.#encode(header, codec, values, undefined, undefined);
-    if (this.#flushIsDue || this.#inFlight.length > 0) return;
-    this.#flushLater ??= this.#clock.after(UNHURRIED_MS, this.#flush, { keepAlive: true });
+    if (this.#flushIsDue || this.#inFlight.length > 0 || this.#unhurried !== "none") return;
+    if (this.#unhurriedTimer === undefined) this.#timeUnhurried();
+    else this.#unhurried = "late";
   }
+
+  /** One timer for many frames: making and stopping one for each costs more than encoding it. */
+  #timeUnhurried(): void {
+    this.#unhurried = "timed";
+    this.#unhurriedTimer = this.#clock.after(UNHURRIED_MS, this.#unhurriedIsDue, { keepAlive: true });
+  }
+
+  readonly #unhurriedIsDue = (): void => {
+    this.#unhurriedTimer = undefined;
+    if (this.#unhurried === "late") this.#timeUnhurried();
+    else if (this.#unhurried === "timed") this.#flush();
+  };
 
   /** Whether more is waiting to be sent than is good. */
   get isCongested(): boolean {
@@ -325,8 +335,7 @@ export class Channel {
 
   readonly #flush = (): void => {
     this.#flushIsDue = false;
-    this.#flushLater?.stop();
-    this.#flushLater = undefined;
+    this.#unhurried = "none";
     if (this.#state === "gone" || this.#inFlight.length > 0) return;
     this.#closeSegment();
     const queue = this.#queue;
@@ -407,6 +416,8 @@ export class Channel {
   #leaveOpen(error: Error | undefined): void {
     if (this.#state !== "open") return;
     this.#state = "closing";
+    this.#unhurried = "none";
+    this.#unhurriedTimer?.stop();
     if (this.#decoder?.stop() === true) this.#link.withdraw();
     this.#wakeDrainWaiters();
     // The peer may keep its side open for ever.
@@ -425,7 +436,7 @@ export class Channel {
     this.#leaveOpen(new ConnectionError(isCut ? `${text} inside a frame` : text, { retryable: true, cause: error }));
     this.#state = "gone";
     this.#linger?.stop();
-    this.#flushLater?.stop();
+    this.#unhurriedTimer?.stop();
     const chunks = [...this.#inFlight, ...this.#queue];
     this.#inFlight = [];
     this.#queue = [];

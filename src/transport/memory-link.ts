@@ -29,7 +29,6 @@ class MemoryLink implements ByteLink {
   readonly peer: string;
   readonly address = "memory";
   binding = UNBOUND;
-  readonly cipher = "";
   readonly faults: Faults = {
     splitBytes: 0,
     delayMs: 0,

@@ -21,7 +21,6 @@ export class TlsStream extends Duplex {
   readonly localAddress: string | undefined;
   #socket: TcpSocket | undefined;
   #binding: Buffer | undefined;
-  #cipher = "";
   readonly #place = Buffer.allocUnsafeSlow(PLACE_BYTES);
   #isReading = false;
   #hasEnded = false;
@@ -45,11 +44,6 @@ export class TlsStream extends Duplex {
   get binding(): Buffer {
     if (this.#binding === undefined) throw new Error("no hands were shaken");
     return this.#binding;
-  }
-
-  /** See ByteLink. As `binding`. */
-  get cipher(): string {
-    return this.#cipher;
   }
 
   /**
@@ -122,7 +116,6 @@ export class TlsStream extends Duplex {
     if (this.#socket === undefined) return;
     try {
       this.#binding = bindingOf(this.#socket);
-      this.#cipher = this.#socket.cipher();
     } catch (error) {
       this.destroy(error as Error);
       return;

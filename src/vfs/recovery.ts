@@ -3,6 +3,7 @@
  *
  * A record of a node is opaque bytes of the implementation, good in every later process that serves the same directory.
  */
+import type { Name } from "../base/name.ts";
 import type { Entry, HandleId, NodeId, Opened, OpenFlags, RequestContext } from "./file-system.ts";
 
 /** The most bytes of a record: a path may be in it. */
@@ -18,6 +19,9 @@ export interface Recovery {
 
   /** The same of a node that was named to somebody. @throws FsError ESTALE it is not known. */
   describeNode(id: NodeId): Buffer;
+
+  /** Who has the name `name` in a directory, if that can be told without waiting; undefined: it cannot, and `lookup` tells. Not as any caller: permissions do not matter. */
+  peek(parent: NodeId, name: Name): Entry | "nobody" | undefined;
 
   /**
    * Finds the node of a record, also if it was renamed meanwhile as far as this process has the right to.

@@ -71,6 +71,15 @@ export function bodyBytes<T>(codec: BodyCodec<T>, values: T): Buffer {
   return writer.buffer.subarray(0, writer.offset);
 }
 
+const scratch = new ByteWriter(Buffer.allocUnsafeSlow(BODY_BYTES_MAX));
+
+/** As `bodyBytes`, good until the next call. */
+export function borrowedBody<T>(codec: BodyCodec<T>, values: T): Buffer {
+  scratch.offset = 0;
+  codec.write(scratch, values);
+  return scratch.buffer.subarray(0, scratch.offset);
+}
+
 /** A row with its name and codecs. */
 export interface Message<N extends MessageName = MessageName> {
   readonly name: N;

@@ -28,6 +28,8 @@ export interface MessageRow {
   readonly followsWrites?: true;
   /** Which of the two carries a payload. */
   readonly payload?: "request" | "reply";
+  /** It gives a name, or takes one away. */
+  readonly naming?: true;
   /** It changes the file system whatever its fields say: refused on a read-only share. */
   readonly changes?: true;
   /** After a resume: may be sent again as it is, or must be answered from the server's reply cache. */
@@ -231,6 +233,7 @@ export const MESSAGES = {
     phase: "ready",
     payload: "request",
     changes: true,
+    naming: true,
     replay: "once",
     request: BY_NAME,
     reply: { ...ENTRY, ...DIRECTORY },
@@ -242,6 +245,7 @@ export const MESSAGES = {
     sender: "client",
     phase: "ready",
     changes: true,
+    naming: true,
     replay: "once",
     request: { ...BY_NAME, ...NEW_NODE, rdevMajor: "u32", rdevMinor: "u32" },
     reply: { ...ENTRY, ...DIRECTORY },
@@ -253,6 +257,7 @@ export const MESSAGES = {
     sender: "client",
     phase: "ready",
     changes: true,
+    naming: true,
     replay: "once",
     request: { ...BY_NAME, ...NEW_NODE },
     reply: { ...ENTRY, ...DIRECTORY },
@@ -264,6 +269,7 @@ export const MESSAGES = {
     sender: "client",
     phase: "ready",
     changes: true,
+    naming: true,
     replay: "once",
     request: BY_NAME,
     reply: DIRECTORY,
@@ -275,6 +281,7 @@ export const MESSAGES = {
     sender: "client",
     phase: "ready",
     changes: true,
+    naming: true,
     replay: "once",
     request: BY_NAME,
     reply: DIRECTORY,
@@ -286,6 +293,7 @@ export const MESSAGES = {
     sender: "client",
     phase: "ready",
     changes: true,
+    naming: true,
     replay: "once",
     request: { ...BY_ID, parent: "nodeId", name: "name" },
     reply: { ...ENTRY, ...DIRECTORY },
@@ -297,6 +305,7 @@ export const MESSAGES = {
     sender: "client",
     phase: "ready",
     changes: true,
+    naming: true,
     replay: "once",
     request: { ...BY_NAME, newParent: "nodeId", newName: "name", flags: "u32" },
     reply: EMPTY,
@@ -322,6 +331,7 @@ export const MESSAGES = {
     phase: "ready",
     handle: "made",
     changes: true,
+    naming: true,
     replay: "once",
     request: { ...BY_NAME, flags: "u32", ...NEW_NODE, ...LEASE },
     reply: { ...ENTRY, ...DIRECTORY, ...KEYS, ...LEASE },

@@ -48,7 +48,7 @@ async function contentBy(remote: Remote, handle: HandleId): Promise<string> {
 /** Releases that nobody waits for have left. */
 async function releasesLeft({ clock }: LinkDrive): Promise<void> {
   await settle();
-  clock.advance(2);
+  clock.advance(4);
   await settle();
 }
 

@@ -22,11 +22,8 @@ export interface ReturningDrive extends LinkDrive {
   readonly remote: Remote;
   /** Every connection there ever was, in order; control first. */
   readonly connections: Connection[];
-  /** While true nothing can be dialled: nobody answers, or, with `isRefusing`, a machine says that nobody listens. */
+  /** While true nothing can be dialled. */
   isDown: boolean;
-  isRefusing: boolean;
-  /** Attempts to dial, also in vain. */
-  readonly dials: readonly { readonly kind: Connection["kind"]; readonly atMs: number }[];
   /** What the client talks to from the next connection on. */
   target: LinkServer;
   /** Is told of each new connection before its first byte. */
@@ -51,17 +48,13 @@ export async function returningDrive(
   const drive = linkDrive(fileSystem === undefined ? { limits } : { fileSystem, limits });
   const { clock, log } = drive;
   const connections: Connection[] = [];
-  const dials: ReturningDrive["dials"][number][] = [];
-  const state: Pick<ReturningDrive, "isDown" | "isRefusing" | "target" | "onConnection"> = {
+  const state: Pick<ReturningDrive, "isDown" | "target" | "onConnection"> = {
     isDown: false,
-    isRefusing: false,
     target: drive.server,
     onConnection: (connection) => options.onConnection?.(connection, connections.length - 1),
   };
   const dial = async (kind: Connection["kind"] = "control") => {
-    dials.push({ kind, atMs: clock.monotonicMs() });
-    const cause = state.isRefusing ? Object.assign(new Error("refused"), { code: "ECONNREFUSED" }) : undefined;
-    if (state.isDown) throw new ConnectionError("nobody is there", { retryable: true, cause });
+    if (state.isDown) throw new ConnectionError("refused", { retryable: true });
     const connection = { kind, ...memoryLinkPair(clock) };
     connections.push(connection);
     state.onConnection(connection);
@@ -81,5 +74,5 @@ export async function returningDrive(
       await settle();
     }
   };
-  return Object.assign(state, drive, { remote, connections, dials, cut, pass });
+  return Object.assign(state, drive, { remote, connections, cut, pass });
 }

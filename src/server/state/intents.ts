@@ -24,8 +24,9 @@ import {
   XattrFlag,
 } from "../../vfs/file-system.ts";
 import { NODE_RECORD_BYTES_MAX, type Recovery } from "../../vfs/recovery.ts";
+import { messages } from "../../wire/codec.ts";
 import { SYMLINK_BYTES_MAX } from "../../wire/limits.ts";
-import type { CallName } from "../../wire/messages.ts";
+import type { CallName, MessageRow } from "../../wire/messages.ts";
 import { binaryText, blob, choice, group, optional, type RecordOf, recordCodec, u32, u53 } from "./record-codec.ts";
 
 const OWN: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
@@ -67,17 +68,22 @@ export type Intent = RecordOf<typeof intentFields>;
 export const intentRecord = recordCodec(group(intentFields));
 
 const NOWHERE: Place = { parent: "" as NodeId, directory: NOTHING, name: NO_NAME, found: undefined };
-const NO_INTENT: Omit<Intent, "kind" | "at"> = {
-  to: NOWHERE,
-  mode: 0,
-  rdevMajor: 0,
-  rdevMinor: 0,
-  target: NOTHING,
-  node: undefined,
-  sizeBytes: 0,
-  flags: 0,
-  pid: 0,
-};
+
+function newIntent(kind: Intent["kind"], at: Place, more: Partial<Omit<Intent, "kind" | "at">>): Intent {
+  return {
+    kind,
+    at,
+    to: more.to ?? NOWHERE,
+    mode: more.mode ?? 0,
+    rdevMajor: more.rdevMajor ?? 0,
+    rdevMinor: more.rdevMinor ?? 0,
+    target: more.target ?? NOTHING,
+    node: more.node,
+    sizeBytes: more.sizeBytes ?? 0,
+    flags: more.flags ?? 0,
+    pid: more.pid ?? 0,
+  };
+}
 
 /** What a request is, as far as it matters here. */
 export interface Intended {
@@ -105,27 +111,18 @@ interface Asked {
 export function isIntended(name: CallName, asked: Intended["asked"], open: Intended["open"]): boolean {
   if (name === "write") return open !== undefined && (open.flags & OpenFlag.APPEND) !== 0;
   if (name === "setxattr") return (asked["flags"] as number) === XattrFlag.CREATE;
-  return NAMING.has(name) || name === "removexattr";
+  const { row }: { row: MessageRow } = messages[name];
+  return row.naming === true || name === "removexattr";
 }
-
-/** Requests that give a name, or take one away. */
-export const NAMING: ReadonlySet<CallName> = new Set([
-  "symlink",
-  "mknod",
-  "mkdir",
-  "create",
-  "link",
-  "unlink",
-  "rmdir",
-  "rename",
-]);
 
 /**
  * Looks at what is there before the request runs. Undefined: it may run again, because now it changes nothing that it would change then.
  *
+ * At once, where looking waits for nothing.
+ *
  * @throws FsError what cannot be looked at; running the request will tell.
  */
-export async function intentOf(fs: FileSystem, intended: Intended): Promise<Intent | undefined> {
+export function intentOf(fs: FileSystem, intended: Intended): Intent | undefined | Promise<Intent | undefined> {
   const { recovery } = fs;
   if (recovery === undefined) return undefined;
   const asked = intended.asked as unknown as Asked;
@@ -136,29 +133,31 @@ export async function intentOf(fs: FileSystem, intended: Intended): Promise<Inte
     case "removexattr":
       return xattrIntent(fs, recovery, intended.name, asked);
     case "unlink":
-    case "rmdir": {
-      const at = await look(fs, recovery, asked.parent, asked.name);
-      return at.found === undefined ? undefined : { ...NO_INTENT, kind: "remove", at };
-    }
+    case "rmdir":
+      return having(look(fs, recovery, asked.parent, asked.name), (at) =>
+        at.found === undefined ? undefined : newIntent("remove", at, {}),
+      );
     case "rename":
       return renameIntent(fs, recovery, asked);
-    default: {
-      const at = await look(fs, recovery, asked.parent, asked.name);
-      const { pid } = intended.caller;
-      return at.found === undefined
-        ? { ...NO_INTENT, kind: "make", at, pid, ...madeBy(intended.name, asked) }
-        : undefined;
-    }
+    default:
+      return having(look(fs, recovery, asked.parent, asked.name), (at) =>
+        at.found === undefined ? newIntent("make", at, madeBy(intended.name, asked, intended.caller.pid)) : undefined,
+      );
   }
 }
 
-function madeBy(name: CallName, asked: Asked): Partial<Intent> {
-  if (name === "link") return { node: asked.id };
-  if (name === "symlink") return { mode: S_IFLNK, target: asked.payload };
-  if (name === "mkdir") return { mode: S_IFDIR };
-  if (name === "create") return { mode: S_IFREG, flags: asked.flags };
+/** What follows from a value that is there or will be. */
+function having<T, U>(value: T | Promise<T>, follows: (value: T) => U): U | Promise<U> {
+  return value instanceof Promise ? value.then(follows) : follows(value);
+}
+
+function madeBy(name: CallName, asked: Asked, pid: number): Partial<Intent> {
+  if (name === "link") return { pid, node: asked.id };
+  if (name === "symlink") return { pid, mode: S_IFLNK, target: asked.payload };
+  if (name === "mkdir") return { pid, mode: S_IFDIR };
+  if (name === "create") return { pid, mode: S_IFREG, flags: asked.flags };
   const type = asked.mode & S_IFMT;
-  return { mode: type === 0 ? S_IFREG : type, rdevMajor: asked.rdevMajor, rdevMinor: asked.rdevMinor };
+  return { pid, mode: type === 0 ? S_IFREG : type, rdevMajor: asked.rdevMajor, rdevMinor: asked.rdevMinor };
 }
 
 async function renameIntent(fs: FileSystem, recovery: Recovery, asked: Asked): Promise<Intent | undefined> {
@@ -166,14 +165,14 @@ async function renameIntent(fs: FileSystem, recovery: Recovery, asked: Asked): P
   const to = await look(fs, recovery, asked.newParent, asked.newName);
   // Two names of one file: nothing happens.
   if (at.found === undefined || at.found === to.found || (asked.flags & UNTELLING_FLAGS) !== 0) return undefined;
-  return { ...NO_INTENT, kind: (asked.flags & RenameFlag.EXCHANGE) !== 0 ? "exchange" : "rename", at, to };
+  return newIntent((asked.flags & RenameFlag.EXCHANGE) !== 0 ? "exchange" : "rename", at, { to });
 }
 
 async function appendIntent(fs: FileSystem, recovery: Recovery, { open }: Intended): Promise<Intent | undefined> {
   if (open === undefined) return undefined;
   const { sizeBytes } = await fs.getattr(OWN, open.node, open.inner);
   const at = { parent: open.node, directory: recovery.describe(open.inner), name: NO_NAME, found: open.node };
-  return { ...NO_INTENT, kind: "append", at, sizeBytes };
+  return newIntent("append", at, { sizeBytes });
 }
 
 async function xattrIntent(
@@ -184,7 +183,7 @@ async function xattrIntent(
 ): Promise<Intent | undefined> {
   const isThere = await hasXattr(fs, id, name);
   if (isThere !== (kind === "removexattr")) return undefined;
-  return { ...NO_INTENT, kind, at: { parent: id, directory: recovery.describeNode(id), name, found: id } };
+  return newIntent(kind, { parent: id, directory: recovery.describeNode(id), name, found: id }, {});
 }
 
 async function hasXattr(fs: FileSystem, id: NodeId, name: Name): Promise<boolean> {
@@ -197,9 +196,12 @@ async function hasXattr(fs: FileSystem, id: NodeId, name: Name): Promise<boolean
   );
 }
 
-async function look(fs: FileSystem, recovery: Recovery, parent: NodeId, name: Name): Promise<Place> {
+function look(fs: FileSystem, recovery: Recovery, parent: NodeId, name: Name): Place | Promise<Place> {
   const directory = recovery.describeNode(parent);
-  return { parent, directory, name, found: (await entryAt(fs, parent, name))?.id };
+  const present = recovery.peek(parent, name);
+  if (present === undefined)
+    return entryAt(fs, parent, name).then((entry) => ({ parent, directory, name, found: entry?.id }));
+  return { parent, directory, name, found: present === "nobody" ? undefined : present.id };
 }
 
 async function entryAt(fs: FileSystem, parent: NodeId, name: Name): Promise<Entry | undefined> {

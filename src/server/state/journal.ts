@@ -13,6 +13,7 @@ import { closeSync, fdatasync, openSync, unlinkSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
+import { putLatin1 } from "../../base/byte-cursor.ts";
 import { syncFolder } from "../../sys/sync-folder.ts";
 import { KEY_BYTES_MAX, type StateKey, VALUE_BYTES_MAX } from "./state-store.ts";
 
@@ -99,7 +100,7 @@ export class BatchFrame {
     frame[at] = kind;
     frame[at + 1] = key.length;
     frame.writeUInt32LE(valueBytes, at + 2);
-    frame.write(key, at + CHANGE_HEAD_BYTES, key.length, "latin1");
+    putLatin1(frame, at + CHANGE_HEAD_BYTES, key);
     value?.copy(frame, at + CHANGE_HEAD_BYTES + key.length);
     this.#end = end;
   }

@@ -8,14 +8,14 @@ import { FsError } from "../../base/errors.ts";
 import type { Attr } from "../../vfs/attr.ts";
 import { type NodeId, OpenFlag } from "../../vfs/file-system.ts";
 import type { BodyCodec } from "../../wire/codec.ts";
-import { bodyBytes, messageOf } from "../../wire/codec.ts";
+import { borrowedBody, messageOf } from "../../wire/codec.ts";
 import { versionOf } from "../node-changes.ts";
 import type { Open } from "../open.ts";
 import type { ServedRequest } from "../served-request.ts";
 import type { Session } from "../session.ts";
 import type { KeptReply, SlotTable } from "../slot-table.ts";
 import { Effects, hasEffect } from "./effects.ts";
-import { intentOf, intentRecord, isIntended } from "./intents.ts";
+import { type Intent, intentOf, intentRecord, isIntended } from "./intents.ts";
 import type { LifeStamp } from "./life-stamp.ts";
 import { LostNames } from "./lost-names.ts";
 import { linesOf, NameLine } from "./name-line.ts";
@@ -90,21 +90,20 @@ export class Keeper {
     const { recovery } = session.share.fileSystem;
     if (recovery === undefined || open.kind !== "file") return;
     const { id, kind, node, flags, openedAtMs, pid, lease } = open;
-    const nodeRecord = recovery.describe(open.inner);
     const record = {
       id,
       session: session.id,
       handles: [handle],
       kind,
       node,
-      nodeRecord,
+      nodeRecord: recovery.describe(open.inner),
       flags,
       openedAtMs,
       pid,
       lease,
+      version: attr === undefined ? undefined : versionOf(attr),
     };
-    const version = attr === undefined ? undefined : versionOf(attr);
-    this.store.add(openKeyOf(id), openRecord.encode({ ...record, version }));
+    this.store.add(openKeyOf(id), openRecord.encode(record));
   }
 
   /** A session has another handle of an open, by attaching to it. */
@@ -202,21 +201,23 @@ export class Keeper {
    */
   async #intends(table: SlotTable, request: ServedRequest): Promise<boolean> {
     const intended = { name: request.message.name, caller: request.caller, asked: request.asked, open: request.open };
-    const intent = await intentOf(request.fs, intended).catch((error: unknown) => {
-      if (error instanceof FsError) return error;
+    let intent: Intent | undefined;
+    try {
+      const looked = intentOf(request.fs, intended);
+      intent = looked instanceof Promise ? await looked : looked;
+    } catch (error) {
+      if (error instanceof FsError) return true;
       throw error;
-    });
+    }
     // Another request may have its slot by now.
-    if (intent === undefined || intent instanceof FsError || request.isOrphan) return intent !== undefined;
+    if (intent === undefined || request.isOrphan) return intent !== undefined;
     // What was begun before the server died began where it began then.
-    const sizeBytes = request.appended?.startBytes ?? intent.sizeBytes;
-    request.intent = intentRecord.encode({ ...intent, sizeBytes });
-    const { session, tag, section, handle } = request;
-    const record = { turn: tag >>> TURN_SHIFT, opcode: request.message.row.code, handle, section, reply: undefined };
-    this.store.put(
-      slotKeyOf(session.id, table.number, tag & SLOT_MASK),
-      slotRecord.encode({ ...record, intent: request.intent }),
-    );
+    intent.sizeBytes = request.appended?.startBytes ?? intent.sizeBytes;
+    request.intent = intentRecord.encode(intent);
+    const { session, tag, section, handle, message } = request;
+    const turn = tag >>> TURN_SHIFT;
+    const record = { turn, opcode: message.row.code, handle, section, reply: undefined, intent: request.intent };
+    this.store.put(slotKeyOf(session.id, table.number, tag & SLOT_MASK), slotRecord.encode(record));
     await new Promise<void>((resolve) => this.whenKept(resolve));
     table.slotOf(tag).isStored = true;
     return true;
@@ -226,7 +227,7 @@ export class Keeper {
   replied(session: Session, table: number, tag: number, reply: KeptReply, intent: Buffer): void {
     const { opcode, handle, section, status, made, answer } = reply;
     const codec = messageOf(opcode).reply as BodyCodec | undefined;
-    const body = answer === undefined || codec === undefined ? NOTHING : bodyBytes(codec, answer);
+    const body = answer === undefined || codec === undefined ? NOTHING : borrowedBody(codec, answer);
     const record = {
       turn: tag >>> TURN_SHIFT,
       opcode,

@@ -36,6 +36,8 @@ const CHECKSUM_BYTES = 4;
 const FILE_BYTES = 1 << 20;
 /** Beyond this size changes wait until the table has taken the file before: bounds memory and the time a start takes. */
 const FILE_BYTES_MAX = 16 << 20;
+/** How long a change that nobody waits for waits for others. */
+const LATE_MS = 10;
 /** Changes put into the table at a time, so that the event loop is not held up. */
 const PIECE_CHANGES = 128;
 /** Stores set aside that are kept. */
@@ -313,8 +315,7 @@ class LevelStore implements StateStore {
     if (isWaitedFor) this.#commitAtEnd();
     else if (!this.#isLateDue) {
       this.#isLateDue = true;
-      // Behind what others do when the answers have left.
-      setImmediate(() => setImmediate(this.#commitLate));
+      this.#options.clock.after(LATE_MS, this.#commitLate);
     }
     this.#figures.changes += 1;
     return true;

@@ -227,12 +227,13 @@ test("a request that would fail or do nothing has no intent, and may run again",
   assert.equal(isIntended("write", {}, open), false);
   const unknown = "no such node 16." as NodeId;
   await assert.rejects(
-    intentOf(s.scratch.disk, {
-      name: "mkdir",
-      asked: { parent: unknown, name: n("x") },
-      open: undefined,
-      caller: CALLER,
-    }),
+    async () =>
+      intentOf(s.scratch.disk, {
+        name: "mkdir",
+        asked: { parent: unknown, name: n("x") },
+        open: undefined,
+        caller: CALLER,
+      }),
     /ESTALE/,
   );
 });

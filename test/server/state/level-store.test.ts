@@ -29,7 +29,7 @@ async function openIn(folder: string, knobs: Knobs = {}) {
   const lines: string[] = [];
   const log = createLog({ level: "warn", clock, sink: (line) => lines.push(line) });
   const opened = await openLevelStore({ folder, durability: "process", clock, log, ...knobs });
-  return { ...opened, lines, texts: textsOf(opened.records) };
+  return { ...opened, clock, lines, texts: textsOf(opened.records) };
 }
 
 function textsOf(records: Map<string, Buffer>): Record<string, string> {
@@ -115,7 +115,7 @@ test("changes of one turn go down as one batch, in their order, and whoever wait
 test("what a change leads to without an event goes down with it, and a deletion nobody waits for with what comes next", async () => {
   await using temp = makeTemp();
   const folder = join(temp.path, "state");
-  const { store } = await openIn(folder);
+  const { store, clock } = await openIn(folder);
   store.put("a", text("1"));
   await null;
   await null;
@@ -130,6 +130,8 @@ test("what a change leads to without an event goes down with it, and a deletion 
   assert.equal(store.figures().batches, 2);
   store.delete("b");
   await settle();
+  assert.equal(store.figures().batches, 2);
+  clock.advance(10);
   assert.equal(store.figures().batches, 3);
   // Whoever waits for it does not wait long.
   store.put("c", text("4"));
