@@ -40,6 +40,8 @@ export class Lane {
    */
   isEager = true;
   #eagerAgain = 0;
+  /** The server has said, where only it can have, that the session is over: it is not joined any more. */
+  isRevoked = false;
   /** Connections in a row that ended soon, because the server broke the rules. */
   violations = 0;
 

@@ -289,6 +289,8 @@ export class ClientSession {
       this.#options.log.warn(`an io connection is lost: ${reason.message}`);
     }
     if (lane.slotTable === 0) {
+      // Behind a welcome everything is signed. In clear it may be anybody's word, and joining will tell.
+      if (this.#options.security.control === "signed" && isProofRefused(reason)) lane.isRevoked = true;
       const sinceMs = this.#awaySinceMs ?? this.#options.clock.monotonicMs();
       this.#enter({ t: "away", sinceMs, reason });
       this.#lookLater();
@@ -360,20 +362,21 @@ export class ClientSession {
       link.destroy();
       throw closedError();
     };
-    let isNewSession = false;
-    let agreement: Agreement;
     let shown: Promise<void> | undefined;
     const show = (proven: Agreement) => {
       shown = this.#show(lane, proven);
     };
-    try {
-      agreement = await this.#setUp(lane, await dialOne(), this.#joinProof(), lane.slotTable === 0 ? show : undefined);
-    } catch (error) {
-      if (!isProofRefused(error) || lane.slotTable !== 0) throw error;
-      agreement = await this.#logInAgain(lane, await dialOne());
-      log.error("the server does not know this session any more: what was open there is gone");
-      isNewSession = true;
-    }
+    const join = async () =>
+      this.#setUp(lane, await dialOne(), this.#joinProof(), lane.slotTable === 0 ? show : undefined);
+    const joined = lane.isRevoked
+      ? undefined
+      : await join().catch((error: unknown) => {
+          if (!isProofRefused(error) || lane.slotTable !== 0) throw error;
+        });
+    const agreement = joined ?? (await this.#logInAgain(lane, await dialOne()));
+    const isNewSession = joined === undefined;
+    if (isNewSession) log.error("the server does not know this session any more: what was open there is gone");
+    if (isNewSession) lane.isRevoked = false;
     lane.isEager = true;
     if (lane.slotTable === 0) await this.#resume(lane, agreement, isNewSession ? undefined : shown);
     else await this.#whenReady(lane);
@@ -394,7 +397,7 @@ export class ClientSession {
     const { clock, security, login } = this.#options;
     const { bootId, keepMs } = this.#agreement as Agreement;
     const isKept = clock.monotonicMs() - (this.#awaySinceMs ?? 0) < keepMs;
-    const isDoubtful = security.control === "signed" && isKept;
+    const isDoubtful = security.control === "signed" && isKept && !lane.isRevoked;
     try {
       const agreement = await this.#setUp(lane, link, login);
       if (!isDoubtful || !agreement.bootId.equals(bootId)) return agreement;

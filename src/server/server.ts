@@ -142,7 +142,12 @@ export class LinkServer {
     const memory = this.#memory;
     const identity = this.#identity;
     if (memory === undefined || identity === undefined) return;
-    await restore(this.#state, memory, { times: memory.life?.before, ...identity }, identity);
+    const state = this.#state;
+    state.revoked.addFrom(
+      memory.records,
+      ({ user, share, loginMark }) => state.loginMark(user, share)?.equals(loginMark) === true,
+    );
+    await restore(state, memory, { times: memory.life?.before, ...identity }, identity);
   }
 
   /** Serves a new link from its first byte on. */

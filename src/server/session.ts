@@ -88,6 +88,15 @@ export interface SessionParts {
   readonly onEnd: (session: Session) => void;
 }
 
+/** What a session's welcome says, and what it is proven with. */
+export interface SessionIdentity {
+  readonly id: Buffer;
+  readonly key: Buffer;
+  readonly share: string;
+  readonly readOnly: boolean;
+  readonly keepMs: number;
+}
+
 export class Session implements LockSession, LeaseSession {
   readonly id: Buffer;
   readonly key: Buffer;
@@ -136,6 +145,11 @@ export class Session implements LockSession, LeaseSession {
     this.keepMs = parts.keepMs;
     this.buffers = parts.buffers;
     this.#parts = parts;
+  }
+
+  get identity(): SessionIdentity {
+    const { id, key, share, readOnly, keepMs } = this;
+    return { id, key, share: share.name, readOnly, keepMs };
   }
 
   get isEnded(): boolean {

@@ -35,7 +35,7 @@ import {
 import type { Open } from "./open.ts";
 import { ServedChannel } from "./served-channel.ts";
 import type { ServedRequest } from "./served-request.ts";
-import type { Session } from "./session.ts";
+import type { Session, SessionIdentity } from "./session.ts";
 import { ID_BYTES, type ServerState } from "./state.ts";
 import { accessOf, challengeUser, loginMark, type User } from "./users.ts";
 
@@ -51,6 +51,8 @@ type State =
       readonly transcript: Buffer;
       /** The session to join; undefined if one is to be opened, or if there is no such session. */
       readonly joined: Session | undefined;
+      /** The one it would have joined, to be told that it is over. */
+      readonly revoked: SessionIdentity | undefined;
       /** Checks the proof; by a random key where there is no such session or user. */
       readonly verifier: Verifier;
       /** Who it is if the proof is right; undefined: who knows the token, or has a ticket. */
@@ -137,8 +139,10 @@ export class ServerSetUp implements ChannelReceiver {
     }
     const { limits } = this.#state;
     const joined = hello.sessionId.length === 0 ? undefined : this.#state.findSession(hello.sessionId);
+    const isSigned = SECURITY_NAMES[hello.security] === "signed";
+    const revoked = isSigned && joined === undefined ? this.#state.revoked.find(hello.sessionId) : undefined;
     const sectionBytes = joined?.sectionBytes ?? Math.min(hello.sectionBytes, limits.sectionBytesMax);
-    const { salt, iterations, ...claim } = this.#claimOf(hello, joined);
+    const { salt, iterations, ...claim } = this.#claimOf(hello, joined?.key ?? revoked?.key);
     const challenge: Reply<"hello"> = {
       version: PROTOCOL_VERSION,
       features: hello.features & FEATURES,
@@ -154,7 +158,7 @@ export class ServerSetUp implements ChannelReceiver {
       bodyBytes(request, hello),
       bodyBytes(reply as NonNullable<typeof reply>, challenge),
     );
-    this.#at = { t: "auth", hello, challenge, transcript, joined, ...claim };
+    this.#at = { t: "auth", hello, challenge, transcript, joined, revoked, ...claim };
     this.#channel.send(
       { ...emptyHeader(), opcode: header.opcode, flags: FLAG_REPLY, tag: header.tag },
       reply,
@@ -175,11 +179,11 @@ export class ServerSetUp implements ChannelReceiver {
     return hello.user !== "" && !isEncrypted ? "a password is taken on an encrypted connection only" : undefined;
   }
 
-  /** Who the client says it is, and how that is checked. */
-  #claimOf(hello: Request<"hello">, joined: Session | undefined): Claim {
+  /** Who the client says it is, and how that is checked. `sessionKey`: of the session it names. */
+  #claimOf(hello: Request<"hello">, sessionKey: Buffer | undefined): Claim {
     const byKey = { user: undefined, guestOf: undefined, salt: Buffer.alloc(0), iterations: 0 };
     if (hello.sessionId.length > 0) {
-      return { ...byKey, verifier: keySecret(joined?.key ?? randomBytes(PROOF_BYTES), "join") };
+      return { ...byKey, verifier: keySecret(sessionKey ?? randomBytes(PROOF_BYTES), "join") };
     }
     const { users, tokenKey } = this.#state;
     if (hello.resumeKey.length > 0) {
@@ -220,11 +224,25 @@ export class ServerSetUp implements ChannelReceiver {
       return;
     }
     if (isLogin) this.#state.guard.succeeded(this.#channel.address, this.#state.clock.monotonicMs());
+    if (at.revoked !== undefined) {
+      this.#turnAway(at, at.revoked);
+      return;
+    }
     const session = at.hello.sessionId.length === 0 ? this.#open(at, key) : this.#join(at);
     if (session !== undefined) this.#welcome(at, session);
   }
 
-  #welcome(at: State & { t: "auth" }, session: Session): void {
+  /** Tells who would come back to a session that it is over, so that it can be believed. */
+  #turnAway(at: State & { t: "auth" }, revoked: SessionIdentity): void {
+    this.#sayWelcome(at, revoked, { isFlushless: false, mandatoryLocks: false });
+    this.#refuse(CloseCode.AUTHENTICATION, "the login of this session is not good any more");
+  }
+
+  #sayWelcome(
+    at: State & { t: "auth" },
+    session: SessionIdentity,
+    share: { readonly isFlushless: boolean; readonly mandatoryLocks: boolean },
+  ): void {
     const { serverId, bootId, limits, squash } = this.#state;
     const welcome: Reply<"auth"> = {
       sessionId: session.id,
@@ -234,9 +252,9 @@ export class ServerSetUp implements ChannelReceiver {
       keepMs: session.keepMs,
       readOnly: session.readOnly,
       squash: SQUASH_NAMES.indexOf(squash),
-      flushless: session.share.fileSystem.isFlushless === true,
-      mandatoryLocks: session.share.locking === "mandatory",
-      share: session.share.name,
+      flushless: share.isFlushless,
+      mandatoryLocks: share.mandatoryLocks,
+      share: session.share,
       proof: Buffer.alloc(PROOF_BYTES),
     };
     const reply = messages.auth.reply as NonNullable<typeof messages.auth.reply>;
@@ -246,6 +264,14 @@ export class ServerSetUp implements ChannelReceiver {
     const channel = this.#channel;
     channel.send({ ...emptyHeader(), opcode: messages.auth.row.code, flags: FLAG_REPLY }, reply, welcome);
     if (SECURITY_NAMES[at.hello.security] === "signed") channel.sign(frameKeys(session.key, at.transcript, "server"));
+  }
+
+  #welcome(at: State & { t: "auth" }, session: Session): void {
+    const { share } = session;
+    const isFlushless = share.fileSystem.isFlushless === true;
+    const mandatoryLocks = share.locking === "mandatory";
+    this.#sayWelcome(at, session.identity, { isFlushless, mandatoryLocks });
+    const channel = this.#channel;
     channel.accept({
       bodyBytesMax: BODY_BYTES_MAX,
       payloadBytesMax: payloadBytesMax(session.sectionBytes),

@@ -17,6 +17,7 @@ import { Closings } from "./closing.ts";
 import type { ServerLimits } from "./limits.ts";
 import { LoginGuard } from "./login-guard.ts";
 import type { Open } from "./open.ts";
+import { RevokedSessions } from "./revoked.ts";
 import { Session, type SessionParts, type Share } from "./session.ts";
 import type { Squash } from "./squash.ts";
 import type { Keeper } from "./state/keeper.ts";
@@ -82,6 +83,7 @@ export class ServerState {
   /** Absent: nothing survives the process. */
   readonly keeper: Keeper | undefined;
   readonly closings = new Closings();
+  readonly revoked: RevokedSessions;
   readonly #seal: KeySeal;
   readonly #epoch: number;
   readonly #sessions = new Map<string, Session>();
@@ -114,6 +116,7 @@ export class ServerState {
     this.limits = parts.limits;
     this.clock = parts.clock;
     this.log = parts.log;
+    this.revoked = new RevokedSessions(parts.clock, parts.limits.sessionsMax);
     this.tokenKey = parts.token === undefined ? randomBytes(PROOF_BYTES) : tokenKey(parts.token);
     this.users = parts.users ?? noUsers();
     this.users.onChange = () => this.#endRevoked();
@@ -177,6 +180,7 @@ export class ServerState {
   #endRevoked(): void {
     for (const session of [...this.#sessions.values()]) {
       if (this.isCurrent(session)) continue;
+      this.revoked.add(session.identity);
       this.log.warn(`the session of ${session.label} ends: the user was changed or removed`);
       session
         .end(CloseCode.AUTHENTICATION, "the user was changed or removed")

@@ -6,6 +6,7 @@ import { CloseCode, ConnectionError, ProtocolError } from "../../src/base/errors
 import { createLog } from "../../src/base/log.ts";
 import { connectRemote } from "../../src/client/remote.ts";
 import { startServer } from "../../src/server/server.ts";
+import { partsOfKey } from "../../src/server/state/records.ts";
 import type { FaultyLink } from "../../src/transport/memory-link.ts";
 import { type FileSystem, OpenFlag } from "../../src/vfs/file-system.ts";
 import { messages } from "../../src/wire/codec.ts";
@@ -16,6 +17,7 @@ import { settle } from "../support/fake-clock.ts";
 import { fakeDrive } from "../support/fake-server.ts";
 import { HARMS, type HarmedStream, type HarmPlan, harmedWay, harmLink } from "../support/harmed-line.ts";
 import { ctx, linkDrive, named, TOKEN } from "../support/link-drive.ts";
+import { MemoryStore } from "../support/memory-store.ts";
 import { outcome } from "../support/outcome.ts";
 import { returningDrive } from "../support/returning-drive.ts";
 
@@ -213,6 +215,38 @@ test("a server that was started anew, and one whose no lasts longer than it keep
   assert.equal(drive.remote.state, "away");
   await pass(20_000);
   assert.equal(drive.remote.state, "over");
+});
+
+test("a server that was started anew with another token is believed at once, where it knows the session still", async () => {
+  const store = new MemoryStore();
+  const memory = { store, records: new Map(), life: undefined, hostBootId: "one" };
+  const drive = await returningDrive({ client: { security: SIGNED, keepMs: 60_000 }, memory });
+  const { fileSystem } = drive.remote;
+  const gone: number[] = [];
+  drive.remote.events = { changed: () => {}, gone: (handle) => gone.push(handle) };
+  const { id: root } = await fileSystem.root(ctx);
+  await fileSystem.create(ctx, root, named("f"), READ_WRITE, NEW_FILE);
+  store.die();
+  const records = new Map(store.records);
+  const next = linkDrive({ isTokenless: true, memory: { ...memory, store: new MemoryStore(records), records } });
+  await next.server.restore();
+  assert.equal(next.server.counters().sessions, 0);
+  drive.target = next.server;
+  await drive.cut();
+  const waiting = outcome(fileSystem.lookup(ctx, root, named("f")));
+  await drive.pass(3000, () => drive.remote.state === "over");
+  assert.equal(drive.remote.state, "over");
+  assert.match((await drive.remote.closed)?.message ?? "", /wrong token/);
+  await settle();
+  assert.ok(waiting.value instanceof Error);
+  // Over any other channel, and by another key, it is refused as one that never was.
+  const io = [...store.records.keys()].map((key) => partsOfKey(key)).find((parts) => parts?.of === "session");
+  assert.ok(io?.of === "session");
+  for (const security of [0, 1]) {
+    const peer = next.peer();
+    const said = await peer.setUp({ sessionId: io.id, security }, Buffer.alloc(32, 9));
+    assert.equal(said, 'goodbye tag=0 code=5 reason="wrong token, or no such session"');
+  }
 });
 
 /** A server and a client of it over sockets, with somebody on the line. */

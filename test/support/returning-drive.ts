@@ -4,7 +4,7 @@
 import { ConnectionError } from "../../src/base/errors.ts";
 import { connectLink, type Remote, type RemoteOptions } from "../../src/client/remote.ts";
 import type { ServerLimits } from "../../src/server/limits.ts";
-import type { LinkServer } from "../../src/server/server.ts";
+import type { LinkServer, ServerMemory } from "../../src/server/server.ts";
 import { type FaultyLink, memoryLinkPair } from "../../src/transport/memory-link.ts";
 import type { FileSystem } from "../../src/vfs/file-system.ts";
 import { settle } from "./fake-clock.ts";
@@ -39,13 +39,16 @@ export async function returningDrive(
     fileSystem?: FileSystem;
     limits?: Partial<ServerLimits>;
     client?: Partial<RemoteOptions>;
+    memory?: ServerMemory;
     /** Is told of every connection, the first ones included, with its number. */
     onConnection?: (connection: Connection, index: number) => void;
   } = {},
 ): Promise<ReturningDrive> {
-  const { fileSystem, client = {} } = options;
+  const { fileSystem, client = {}, memory } = options;
   const limits = { keepMsMax: 600_000, courtesyMs: 600_000, ...options.limits };
-  const drive = linkDrive(fileSystem === undefined ? { limits } : { fileSystem, limits });
+  const parts = fileSystem === undefined ? { limits } : { fileSystem, limits };
+  const drive = linkDrive(memory === undefined ? parts : { ...parts, memory });
+  await drive.server.restore();
   const { clock, log } = drive;
   const connections: Connection[] = [];
   const state: Pick<ReturningDrive, "isDown" | "target" | "onConnection"> = {
