@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { command, type Service, shell, startService } from "../support/child.ts";
 import { netdrive, startMount } from "../support/drive.ts";
+import { settle } from "../support/fake-clock.ts";
 import { type Locker, startLocker } from "../support/locker.ts";
 import { type PowerCutDisk, startPowerCutDisk } from "../support/power-cut-disk.ts";
 import { startStrictDisk } from "../support/strict-disk.ts";
@@ -144,6 +145,44 @@ test("with durability power every name, attribute and append that was answered i
   assert.equal(await locker.tell("read 0 0 5"), "still");
   // A directory that was never in doubt says nothing of lost names.
   await command("sync", ["d"], { cwd: machine.path });
+});
+
+test("with durability power a file without a name is open still after a power cut, with what was synced, and can be given one", {
+  timeout: TIMEOUT_MS,
+}, async (t) => {
+  await using machine = await startMachine(t, "power");
+  const locker = await machine.locker();
+  await shell("mkdir d", { cwd: machine.path });
+  for (const slot of [0, 1]) {
+    assert.equal(await locker.tell(`tmpfile ${slot} d`), "ok");
+    assert.equal(await locker.tell(`write ${slot} 0 synced`), "ok");
+    assert.equal(await locker.tell(`sync ${slot}`), "ok");
+  }
+  assert.equal(await locker.tell("lock 0 posix write 0 10"), "ok");
+  await machine.cut();
+  assert.equal((await shell("ls -A d", { cwd: machine.directory })).stdout, "");
+  assert.equal(await locker.tell("read 0 0 20"), "synced");
+  assert.equal(await locker.tell("write 0 6 more"), "ok");
+  // What may be lost is said once, also where nothing was.
+  assert.equal(await locker.tell("sync 0"), "EIO");
+  assert.equal(await locker.tell("write 0 6 more"), "ok");
+  assert.equal(await locker.tell("sync 0"), "ok");
+  // A name that was answered is there, with no fsync of the directory.
+  assert.equal(await locker.tell("link 0 d/named"), "ok");
+  await machine.cut();
+  assert.equal(
+    (await shell("cat d/named; stat -c '%a %h' d/named", { cwd: machine.directory })).stdout,
+    "syncedmore640 1\n",
+  );
+  assert.equal((await shell("ls -A d", { cwd: machine.path })).stdout, "named\n");
+  assert.equal(await locker.tell("read 0 0 20"), "syncedmore");
+  assert.equal(await locker.tell("read 1 0 20"), "synced");
+  // Nobody comes back to the other one: it is not kept for ever.
+  assert.equal(await locker.tell("close 1"), "ok");
+  assert.equal(await locker.tell("close 0"), "ok");
+  const isKept = async () =>
+    (await shell("ls -A .netdrive-kept 2>/dev/null || true", { cwd: machine.directory })).stdout !== "";
+  while (await isKept()) await settle();
 });
 
 test("with durability process a power cut may take what was open, and nobody is told that it did not", {

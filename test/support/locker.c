@@ -1,7 +1,7 @@
 // A program that locks, reads and writes as it is told, line by line: one process with files of its own.
 //
 // It answers each line with one: "ok ...", or the name of an error. Run in the directory whose files it shall use. Commands:
-//   open SLOT NAME r|w|rw   close SLOT   dup SLOT FROM
+//   open SLOT NAME r|w|rw   tmpfile SLOT DIRECTORY   link SLOT NAME   close SLOT   dup SLOT FROM
 //   lock SLOT posix|ofd read|write|unlock START LENGTH [wait]   LENGTH 0: to the end
 //   find SLOT posix|ofd read|write START LENGTH
 //   flock SLOT sh|ex|un [wait]
@@ -96,6 +96,11 @@ static int act(char** word) {
   if (!strcmp(what, "open")) {
     int flags = !strcmp(word[3], "r") ? O_RDONLY : !strcmp(word[3], "w") ? O_WRONLY | O_CREAT : O_RDWR | O_CREAT;
     answer(*slot = open(word[2], flags, 0666));
+  } else if (!strcmp(what, "tmpfile")) answer(*slot = open(word[2], O_RDWR | O_TMPFILE, 0640));
+  else if (!strcmp(what, "link")) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", *slot);
+    answer(linkat(AT_FDCWD, path, AT_FDCWD, word[2], AT_SYMLINK_FOLLOW));
   } else if (!strcmp(what, "close")) answer(close(*slot));
   else if (!strcmp(what, "dup")) answer(*slot = dup(slots[atoi(word[2])]));
   else if (!strcmp(what, "lock")) lock(*slot, word[2], word[3], word[4], word[5], word[6]);
