@@ -25,6 +25,7 @@ import {
   type OpenFlags,
   type RequestContext,
   RequestPriority,
+  type WriteOptions,
 } from "../vfs/file-system.ts";
 import { ForwardingFileSystem } from "../vfs/forwarding-file-system.ts";
 import type { Lock, LockOwner } from "../vfs/lock.ts";
@@ -195,7 +196,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
     handle: HandleId,
     offsetBytes: number,
     data: Buffer,
-    options?: { killSuidgid?: boolean },
+    options?: WriteOptions,
   ): Promise<number> {
     const open = this.#opens.get(handle);
     if (open === undefined) return this.inner.write(ctx, handle, offsetBytes, data, options);
@@ -207,7 +208,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
         this.inner.write(ctx, handle, offsetBytes, data, options),
       );
     }
-    const written = await this.#writes.write(ctx, open, offsetBytes, data, options?.killSuidgid === true);
+    const written = await this.#writes.write(ctx, open, offsetBytes, data, options);
     this.#reads.invalidate(open.id, offsetBytes + written);
     return written;
   }

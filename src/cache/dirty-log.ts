@@ -3,9 +3,11 @@
  *
  * It is a log of sections rather than a map of extents: writes that continue or lie within the latest section go into it, anything else begins
  * a new one. So ordering is plain to see: a section may be sent when nothing before it overlaps it. Streams become full, aligned
- * sections; random writes become one section each. Each section owns its memory.
+ * sections; random writes become one section each. Each section owns its memory: its own, or
+ * what it was lent by who wrote it whole.
  */
 import assert from "node:assert/strict";
+import type { WriteOptions } from "../vfs/file-system.ts";
 import type { SectionMemory } from "./section-memory.ts";
 
 /** Consecutive bytes to be written by one request. */
@@ -21,6 +23,8 @@ export interface DirtySection {
 
 const FIRST_BYTES = 4096;
 
+type Lend = WriteOptions["lend"];
+
 class Section implements DirtySection {
   readonly offsetBytes: number;
   /** Where it must end: the next section boundary of the file. */
@@ -28,16 +32,27 @@ class Section implements DirtySection {
   readonly sequence: number;
   readonly #pool: SectionMemory;
   #memory: Buffer;
+  /** Gives memory back that is not the pool's. */
+  readonly #giveBack: (() => void) | undefined;
   lengthBytes = 0;
   acceptedBytes = 0;
   taken = false;
 
-  constructor(offsetBytes: number, pool: SectionMemory, firstBytes: number, sequence: number) {
+  /** Empty, or with all that belongs into it if `first` is that and may be kept. */
+  constructor(offsetBytes: number, pool: SectionMemory, first: Buffer, rest: { sequence: number; lend: Lend }) {
     this.offsetBytes = offsetBytes;
-    this.sequence = sequence;
+    this.sequence = rest.sequence;
     this.limitBytes = pool.sectionBytes - (offsetBytes % pool.sectionBytes);
     this.#pool = pool;
-    this.#memory = this.#allocate(Math.min(this.limitBytes, Math.max(FIRST_BYTES, firstBytes)));
+    const isWhole = first.length >= this.limitBytes && pool.suits(this.limitBytes);
+    this.#giveBack = isWhole ? rest.lend?.() : undefined;
+    if (this.#giveBack === undefined) {
+      this.#memory = this.#allocate(Math.min(this.limitBytes, Math.max(FIRST_BYTES, first.length)));
+    } else {
+      this.#memory = first.subarray(0, this.limitBytes);
+      this.lengthBytes = this.limitBytes;
+      this.acceptedBytes = this.limitBytes;
+    }
   }
 
   get data(): Buffer {
@@ -75,7 +90,8 @@ class Section implements DirtySection {
 
   /** Its memory is free for others. */
   free(): void {
-    if (this.#memory.length === this.#pool.sectionBytes) this.#pool.give(this.#memory);
+    if (this.#giveBack !== undefined) this.#giveBack();
+    else if (this.#memory.length === this.#pool.sectionBytes) this.#pool.give(this.#memory);
   }
 
   #grow(neededBytes: number): void {
@@ -133,16 +149,19 @@ export class DirtyLog {
     return this.#nextSequence - 1;
   }
 
-  /** Takes a copy of `data`. */
-  append(offsetBytes: number, data: Buffer): void {
+  /** Takes a copy of `data`; of what is a whole section by itself, the data itself if it is lent. */
+  append(offsetBytes: number, data: Buffer, lend?: Lend): void {
     for (let done = 0; done < data.length; ) {
       const at = offsetBytes + done;
+      const rest = data.subarray(done);
       let section = this.#sections.at(-1);
       if (section === undefined || !section.takes(at)) {
-        section = new Section(at, this.#pool, data.length - done, this.#nextSequence++);
+        section = new Section(at, this.#pool, rest, { sequence: this.#nextSequence++, lend });
         this.#sections.push(section);
+        done += section.lengthBytes;
+        if (section.isFull) continue;
       }
-      done += section.put(at, data.subarray(done));
+      done += section.put(at, rest);
     }
   }
 

@@ -31,6 +31,7 @@ import type {
   RequestContext,
   RequestPriority,
   StatFs,
+  WriteOptions,
 } from "../vfs/file-system.ts";
 import { OpenFlag } from "../vfs/file-system.ts";
 import { ForwardingFileSystem } from "../vfs/forwarding-file-system.ts";
@@ -252,7 +253,7 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     handle: HandleId,
     offsetBytes: number,
     data: Buffer,
-    options?: { killSuidgid?: boolean },
+    options?: WriteOptions,
   ): Promise<number> {
     return this.#changing(this.#opens.get(handle), () => this.inner.write(ctx, handle, offsetBytes, data, options));
   }

@@ -34,8 +34,8 @@ export class PieceMemory {
   readonly #bytesMax: number;
   heldBytes = 0;
 
-  constructor(sectionBytes: number, bytesMax: number) {
-    this.#sections = new SectionMemory(sectionBytes, Math.floor(bytesMax / sectionBytes));
+  constructor(sectionBytes: number, bytesMax: number, clock: Clock) {
+    this.#sections = new SectionMemory(sectionBytes, Math.floor(bytesMax / sectionBytes), clock);
     this.#bytesMax = bytesMax;
   }
 
@@ -59,7 +59,6 @@ export class PieceMemory {
   give(memory: Buffer): void {
     this.heldBytes -= memory.length;
     if (memory.length === this.#sections.sectionBytes) this.#sections.give(memory);
-    if (this.heldBytes === 0) this.#sections.trim();
   }
 }
 
@@ -74,7 +73,7 @@ export class ReadAhead {
   constructor(inner: FileSystem, options: ReadAheadOptions) {
     this.#inner = inner;
     this.#options = options;
-    this.#memory = new PieceMemory(options.sectionBytes, options.bytesMax);
+    this.#memory = new PieceMemory(options.sectionBytes, options.bytesMax, options.clock);
     this.#budget = new ReadAheadBudget(options.bytesMax);
   }
 

@@ -1,19 +1,36 @@
 /**
- * Memory of one section, used again: a fresh megabyte costs a page fault for each of its pages, and the garbage collector learns of it late.
+ * Memory of one section, used again: a fresh megabyte costs a page fault for each of its pages, and the garbage collector, which learns of it late, looks at
+ * everything there is when it does.
  *
- * It bounds what lies idle, not what is in use: its users bound that.
+ * It bounds what lies idle, not what is in use: its users bound that. What nobody has needed for REST_MS goes back to the machine.
  */
-const TRIMMED_IDLE_MAX = 4;
+import type { Clock } from "../base/clock.ts";
+
+/** Stays for the next small use. */
+const KEPT_IDLE = 4;
+/** A stream of writes runs empty now and then, and the next file comes soon. */
+export const REST_MS = 3000;
 
 export class SectionMemory {
   readonly sectionBytes: number;
   readonly #idleMax: number;
+  readonly #clock: Clock;
+  /** What was used last is at the end, and is used first. */
   readonly #idle: Buffer[] = [];
+  /** As many at its beginning as nobody has needed since the last look. INVARIANT: at most #idle.length */
+  #unneeded = 0;
+  #isWatched = false;
 
   /** `idleMax`: how many sections stay for later when nobody uses them. */
-  constructor(sectionBytes: number, idleMax: number) {
+  constructor(sectionBytes: number, idleMax: number, clock: Clock) {
     this.sectionBytes = sectionBytes;
     this.#idleMax = idleMax;
+    this.#clock = clock;
+  }
+
+  /** Sections that lie idle. */
+  get idleCount(): number {
+    return this.#idle.length;
   }
 
   /** Whether something of this size is worth a whole section. */
@@ -23,15 +40,25 @@ export class SectionMemory {
 
   /** A section's memory with unspecified contents, the taker's until it gives it back. */
   take(): Buffer {
-    return this.#idle.pop() ?? Buffer.allocUnsafeSlow(this.sectionBytes);
+    const memory = this.#idle.pop();
+    this.#unneeded = Math.min(this.#unneeded, this.#idle.length);
+    return memory ?? Buffer.allocUnsafeSlow(this.sectionBytes);
   }
 
   give(memory: Buffer): void {
-    if (this.#idle.length < this.#idleMax) this.#idle.push(memory);
+    if (this.#idle.length >= this.#idleMax) return;
+    this.#idle.push(memory);
+    this.#watch();
   }
 
-  /** Gives idle memory back to the machine, but for a little that the next small use will want. */
-  trim(): void {
-    this.#idle.length = Math.min(this.#idle.length, TRIMMED_IDLE_MAX);
+  #watch(): void {
+    if (this.#isWatched || this.#idle.length <= KEPT_IDLE) return;
+    this.#isWatched = true;
+    this.#unneeded = this.#idle.length;
+    this.#clock.after(REST_MS, () => {
+      this.#isWatched = false;
+      this.#idle.splice(0, Math.min(this.#unneeded, this.#idle.length - KEPT_IDLE));
+      this.#watch();
+    });
   }
 }

@@ -17,6 +17,7 @@ import {
   type NodeId,
   type RequestContext,
   RequestPriority,
+  type WriteOptions,
 } from "../vfs/file-system.ts";
 import { DirtyLog, type DirtySection } from "./dirty-log.ts";
 import { SectionMemory } from "./section-memory.ts";
@@ -81,7 +82,8 @@ export class WriteBehind {
   constructor(inner: FileSystem, options: WriteBehindOptions) {
     this.#inner = inner;
     this.#options = options;
-    this.#memory = new SectionMemory(options.sectionBytes, Math.ceil(options.bytesMax / options.sectionBytes));
+    const { sectionBytes, bytesMax, clock } = options;
+    this.#memory = new SectionMemory(sectionBytes, Math.ceil(bytesMax / sectionBytes), clock);
   }
 
   /** Bytes acknowledged and not yet on the server. */
@@ -127,18 +129,19 @@ export class WriteBehind {
     throw new FsError(error, op);
   }
 
-  /** Takes a copy of `data` and returns when there was room for it. */
+  /** Takes `data`, where it may, or a copy of it, and returns when there was room for it. */
   async write(
     ctx: RequestContext,
     open: WriterOpen,
     offsetBytes: number,
     data: Buffer,
-    killSuidgid: boolean,
+    options?: WriteOptions,
   ): Promise<number> {
     while (!this.#hasRoom(open.id, data.length)) {
       for (const dirty of this.#nodes.values()) this.#pump(dirty, true);
       await raceSignal(new Promise<void>((resolve) => this.#roomWaiters.push(resolve)), ctx.signal);
     }
+    const killSuidgid = options?.killSuidgid === true;
     let node = this.#nodes.get(open.id);
     if (node === undefined) {
       const log = new DirtyLog(this.#memory);
@@ -158,10 +161,9 @@ export class WriteBehind {
     node.handle = open.handle;
     node.caller = ctx.caller;
     node.killSuidgid ||= killSuidgid;
-    node.data.append(offsetBytes, data);
+    node.data.append(offsetBytes, data, options?.lend);
     this.#bytes += data.length;
-    this.#pump(node);
-    this.#restart(node);
+    this.#pumpSoon(node);
     return data.length;
   }
 
@@ -199,6 +201,17 @@ export class WriteBehind {
 
   async drainAll(signal?: CancelSignal): Promise<void> {
     await raceSignal(Promise.all([...this.#nodes.keys()].map((id) => this.drain(id))), signal);
+  }
+
+  /**
+   * Sends what may leave when all that waits for promises has gone on: who writes is answered before what he has written is encrypted and sent, and makes
+   * his next write meanwhile.
+   */
+  #pumpSoon(node: DirtyNode): void {
+    queueMicrotask(() => {
+      this.#pump(node);
+      this.#restart(node);
+    });
   }
 
   /** Sends what may leave now. `parts`: also a section that could still grow. */
@@ -264,7 +277,6 @@ export class WriteBehind {
     if (node.data.isEmpty) {
       node.rest?.stop();
       this.#nodes.delete(node.id);
-      if (this.#nodes.size === 0) this.#memory.trim();
     }
     for (const drainer of done) drainer.done();
   }

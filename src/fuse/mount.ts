@@ -29,9 +29,9 @@ import { Session, type SessionCounters } from "./session.ts";
 /** How long we wait for the kernel to begin after mounting. */
 const INIT_TIMEOUT_MS = 30_000;
 const REQUEST_BYTES_MAX = 1024 * 1024;
-const SLOTS = 32;
-/** Slots that the kernel's own requests leave to those of programs. */
-const SLOTS_FOREGROUND = 8;
+const SLOTS = 48;
+/** Slots that the kernel's own requests leave to those of programs, and to data that was acknowledged and is still to be sent. */
+const SLOTS_FOREGROUND = 24;
 
 /** All of it optional; see DEFAULT_MOUNT_OPTIONS. */
 export interface FuseMountOptions {

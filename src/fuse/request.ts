@@ -23,7 +23,9 @@ export class KernelRequest implements RequestContext {
   readonly end: number;
   /** The handler keeps the slot until its reply. */
   claimed = false;
-  /** It was claimed at some time: it is given back by the reply, or was. */
+  /** How many were lent its slot, and have not given it back. */
+  loans = 0;
+  /** It was claimed at some time: it is given back by the reply, or behind it by who was lent it, or was. */
   keptSlot = false;
   replied = false;
   /** Aborts it, if it was interrupted and is not answered before. */

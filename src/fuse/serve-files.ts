@@ -26,6 +26,8 @@ import type { KernelRequest } from "./request.ts";
 import type { Handler, Session } from "./session.ts";
 
 const KILL = { killSuidgid: true } as const;
+/** Less is copied: that costs less than a slot. */
+const LENT_BYTES_MIN = 128 * 1024;
 
 export const open: Handler = async (session, request) => {
   const { body, node } = request;
@@ -108,7 +110,13 @@ export const write: Handler = async (session, request) => {
   const isPage = (flags & WRITE_CACHE) !== 0;
   // The kernel makes EIO of a short direct write, and does not see that a part of its pages was not written.
   const isWhole = isPage || (decodeOpenFlags(session.u32(body + 32)) & OpenFlag.DIRECT) !== 0;
-  const options = (flags & WRITE_KILL_SUIDGID) !== 0 ? KILL : undefined;
+  const killSuidgid = (flags & WRITE_KILL_SUIDGID) !== 0;
+  const options =
+    inSlot && bytes >= LENT_BYTES_MIN
+      ? { killSuidgid, lend: () => session.room.lend(request) }
+      : killSuidgid
+        ? KILL
+        : undefined;
   session.writeStarts(file.node);
   let written = -1;
   try {

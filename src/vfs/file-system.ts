@@ -103,6 +103,17 @@ export const FallocateMode = {
 /** Flags of `setxattr`, as setxattr(2) numbers them. */
 export const XattrFlag = { CREATE: 1, REPLACE: 2 } as const;
 
+/** What a write is asked to do besides. */
+export interface WriteOptions {
+  /** The writer may not keep set-user-id bits. */
+  killSuidgid?: boolean;
+  /**
+   * Asks for the data beyond the promise, before that settles. Who gets it may use, and change, the memory until the result is called; undefined: it
+   * cannot be had.
+   */
+  lend?: () => (() => void) | undefined;
+}
+
 /** The most buffers of one `writev`. */
 export const WRITEV_BUFFERS_MAX = 8;
 
@@ -245,7 +256,7 @@ export interface FileSystem {
     handle: HandleId,
     offsetBytes: number,
     data: Buffer,
-    options?: { killSuidgid?: boolean },
+    options?: WriteOptions,
   ): Promise<number>;
 
   /**

@@ -14,6 +14,7 @@ import type {
   OpenFlags,
   RequestContext,
   StatFs,
+  WriteOptions,
 } from "./file-system.ts";
 import type { LockOwner } from "./lock.ts";
 import type { Recovery } from "./recovery.ts";
@@ -150,7 +151,7 @@ export class ForwardingFileSystem implements FileSystem {
     handle: HandleId,
     offsetBytes: number,
     data: Buffer,
-    options?: { killSuidgid?: boolean },
+    options?: WriteOptions,
   ): Promise<number> {
     return this.inner.write(ctx, handle, offsetBytes, data, options);
   }

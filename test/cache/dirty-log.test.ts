@@ -4,6 +4,7 @@ import { describe, it } from "node:test";
 import fc from "fast-check";
 import { DirtyLog, type DirtySection } from "../../src/cache/dirty-log.ts";
 import { SectionMemory } from "../../src/cache/section-memory.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 
 const SECTION = 64;
 
@@ -15,7 +16,7 @@ function takeAll(log: DirtyLog, parts: boolean): DirtySection[] {
 
 describe("the log of unsent writes", () => {
   it("joins a stream of small writes into full sections that end at section boundaries", () => {
-    const log = new DirtyLog(new SectionMemory(SECTION, 4));
+    const log = new DirtyLog(new SectionMemory(SECTION, 4, new FakeClock()));
     for (let at = 10; at < 10 + 3 * SECTION; at += 6) log.append(at, Buffer.alloc(6, at));
     const taken = takeAll(log, false);
     assert.deepEqual(
@@ -34,7 +35,7 @@ describe("the log of unsent writes", () => {
   });
 
   it("rewrites what has not left yet, and holds back what overlaps something on its way", () => {
-    const log = new DirtyLog(new SectionMemory(SECTION, 4));
+    const log = new DirtyLog(new SectionMemory(SECTION, 4, new FakeClock()));
     log.append(0, Buffer.alloc(8, 1));
     log.append(2, Buffer.alloc(2, 2));
     const first = log.take(true) as DirtySection;
@@ -47,20 +48,50 @@ describe("the log of unsent writes", () => {
     assert.equal(log.take(true)?.offsetBytes, 4);
   });
 
+  it("keeps what is a whole section as it was lent, and copies everything else", () => {
+    const log = new DirtyLog(new SectionMemory(SECTION, 4, new FakeClock()));
+    const asked: number[] = [];
+    const back: number[] = [];
+    const lend = () => {
+      const loan = asked.push(asked.length) - 1;
+      return () => void back.push(loan);
+    };
+    const data = Buffer.alloc(10 + 2 * SECTION + 5, 7);
+    log.append(SECTION - 10, data, lend);
+    assert.deepEqual(asked, [0, 1], "for neither the piece before nor the one behind");
+    const sections = takeAll(log, true);
+    assert.deepEqual(
+      sections.map((section) => [section.offsetBytes, section.data.length, section.data.buffer === data.buffer]),
+      [
+        [SECTION - 10, 10, false],
+        [SECTION, SECTION, true],
+        [2 * SECTION, SECTION, true],
+        [3 * SECTION, 5, false],
+      ],
+    );
+    assert.deepEqual(back, []);
+    for (const section of [...sections].reverse()) log.settle(section);
+    assert.deepEqual(back, [1, 0]);
+  });
+
   it("leaves the file as if every write had been applied at once, whatever is written, taken and settled in between", () => {
     const step = fc.oneof(
-      { weight: 6, arbitrary: fc.record({ at: fc.nat(300), length: fc.integer({ min: 1, max: 150 }) }) },
+      {
+        weight: 6,
+        arbitrary: fc.record({ at: fc.nat(300), length: fc.integer({ min: 1, max: 150 }), lends: fc.boolean() }),
+      },
       { weight: 3, arbitrary: fc.constant("take" as const) },
       { weight: 1, arbitrary: fc.constant("take parts" as const) },
       { weight: 4, arbitrary: fc.record({ settle: fc.nat(20) }) },
     );
     fc.assert(
       fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
-        const log = new DirtyLog(new SectionMemory(SECTION, 4));
+        const log = new DirtyLog(new SectionMemory(SECTION, 4, new FakeClock()));
         const model = Buffer.alloc(512);
         const server = Buffer.alloc(512);
         const onTheWay: DirtySection[] = [];
         let accepted = 0;
+        let loans = 0;
         let value = 0;
         const take = (parts: boolean) => {
           const section = log.take(parts);
@@ -87,8 +118,16 @@ describe("the log of unsent writes", () => {
           else {
             value += 1;
             const data = Buffer.alloc(one.length, value);
-            log.append(one.at, data);
-            data.fill(0xee);
+            let isLent = false;
+            const lend = () => {
+              isLent = true;
+              loans += 1;
+              return () => {
+                loans -= 1;
+              };
+            };
+            log.append(one.at, data, one.lends ? lend : undefined);
+            if (!isLent) data.fill(0xee);
             model.fill(value, one.at, one.at + one.length);
             accepted += one.length;
           }
@@ -100,6 +139,7 @@ describe("the log of unsent writes", () => {
         }
         assert.ok(server.equals(model));
         assert.equal(accepted, 0, "every accepted byte is given back");
+        assert.equal(loans, 0, "and everything lent");
         assert.equal(log.oldestSequence, log.latestSequence + 1);
       }),
     );

@@ -49,6 +49,8 @@ export class HeldFile extends ForwardingFileSystem {
   /** What comes along with an open. */
   openContent: Buffer | undefined;
   readonly held: Held[] = [];
+  /** Called when a write or read comes. */
+  began: () => void = () => {};
   readonly log: string[] = [];
   readonly id = "file" as NodeId;
   /** Whether requests may follow writes; those that do are noted as such. */
@@ -152,6 +154,7 @@ export class HeldFile extends ForwardingFileSystem {
 
   #hold(op: "read" | "write", offsetBytes: number, lengthBytes: number, act: () => number): Promise<number> {
     this.log.push(op);
+    this.began();
     return new Promise((resolve, reject) => {
       const held: Held = {
         op,

@@ -55,6 +55,50 @@ describe("write-behind", () => {
     assert.ok(file.content.equals(Buffer.alloc(2 * SECTION + 10, 1)));
   });
 
+  it("answers who writes before it sends, so that he goes on meanwhile", async () => {
+    const { file, cached } = setUp();
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    const order: string[] = [];
+    // As a channel does, which sends what was queued in a tick.
+    file.began = () => process.nextTick(() => order.push("sent"));
+    await new Promise<void>((resolve) => {
+      setImmediate(() => {
+        void cached.write(CTX, handle, 0, Buffer.alloc(SECTION)).then(() => order.push("answered"));
+        setImmediate(resolve);
+      });
+    });
+    assert.deepEqual(order, ["answered", "sent"]);
+    await file.releaseAll();
+  });
+
+  it("keeps data that is lent until the server has it, or will not take it", async () => {
+    for (const errno of [undefined, "ENOSPC"] as const) {
+      const { file, cached } = setUp();
+      const { handle } = await cached.open(CTX, file.id, WRITE);
+      let loans = 0;
+      const lend = () => {
+        loans += 1;
+        return () => {
+          loans -= 1;
+        };
+      };
+      await cached.write(CTX, handle, 0, Buffer.alloc(SECTION, 1), { lend });
+      assert.equal(loans, 1);
+      file.held[0]?.go(errno);
+      await new Promise((resolve) => setImmediate(resolve));
+      assert.equal(loans, 0);
+    }
+  });
+
+  it("asks for no data that it does not keep: of an open that writes through", async () => {
+    const { file, cached } = setUp();
+    const { handle } = await cached.open(CTX, file.id, WRITE | OpenFlag.SYNC);
+    const lend = () => assert.fail("asked for");
+    const written = cached.write(CTX, handle, 0, Buffer.alloc(SECTION), { lend });
+    await file.releaseAll();
+    assert.equal(await written, SECTION);
+  });
+
   it("lets a part of a section rest, and sends it when nothing follows", async () => {
     const { file, cached, clock } = setUp();
     const { handle } = await cached.open(CTX, file.id, WRITE);

@@ -180,6 +180,47 @@ test("the slot of a write stays with it until the write has settled, without a c
   assert.equal(device.freeSlots, device.slotCount);
 });
 
+/** As write-behind does: each write is answered at once, and its data kept as long as it may. */
+function borrowing() {
+  const { fileSystem } = recordingFs();
+  const kept: { data: Buffer; giveBack: () => void }[] = [];
+  const write: FileSystem["write"] = async (_ctx, _handle, _at, data, options) => {
+    const giveBack = options?.lend?.();
+    if (giveBack !== undefined) kept.push({ data, giveBack });
+    return data.length;
+  };
+  const get = (target: FileSystem, name: string | symbol) => (name === "write" ? write : Reflect.get(target, name));
+  return { fileSystem: new Proxy(fileSystem, { get }), kept };
+}
+
+test("the slot of a large write can be kept beyond its reply, and half of all slots at most", async () => {
+  const { fileSystem, kept } = borrowing();
+  const { device } = await withOpenFile(fileSystem);
+  for (let i = 0; i < 2 * device.slotCount; i++) {
+    const data = Buffer.alloc(128 * 1024, i);
+    const answer = await device.ask(requestBytes(Opcode.WRITE, writeBody(data), { node: 2 }));
+    assert.equal(answer.body.readUInt32LE(0), data.length);
+  }
+  assert.equal(kept.length, device.slotCount / 2);
+  assert.equal(device.freeSlots, device.slotCount / 2);
+  for (const [i, { data }] of kept.entries()) assert.ok(data.every((byte) => byte === i));
+  for (const { giveBack } of kept) giveBack();
+  assert.equal(device.freeSlots, device.slotCount);
+});
+
+test("a small write's slot is not lent, and one that is given back before the reply leaves with it", async () => {
+  const { fileSystem, kept } = borrowing();
+  const { device } = await withOpenFile(fileSystem);
+  await device.ask(requestBytes(Opcode.WRITE, writeBody(Buffer.alloc(4096)), { node: 2 }));
+  assert.equal(kept.length, 0);
+  const answer = device.ask(requestBytes(Opcode.WRITE, writeBody(Buffer.alloc(128 * 1024)), { node: 2 }));
+  assert.equal(device.freeSlots, device.slotCount - 1);
+  kept[0]?.giveBack();
+  assert.equal(device.freeSlots, device.slotCount - 1);
+  await answer;
+  assert.equal(device.freeSlots, device.slotCount);
+});
+
 test("a failed write gives its slot back, too", async () => {
   const { fileSystem, held } = waiting("write");
   const { device } = await withOpenFile(fileSystem);
