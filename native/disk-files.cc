@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "disk.h"
 
@@ -121,10 +122,16 @@ int64_t Disk::Write(Call& call) {
   }
   struct iovec* first = parts;
   size_t done = 0;
+  bool has_waited = false;
   do {
     // With O_APPEND the kernel ignores the offset.
     ssize_t put = pwritev(handle->fd, first, static_cast<int>(end - first), offset + done);
     if (put < 0 && errno == EINTR) continue;
+    // A file that was removed and closed a moment ago may be closed only now.
+    if (put < 0 && errno == ENOSPC && !call.here && !std::exchange(has_waited, true)) {
+      table_.WaitForCloses();
+      continue;
+    }
     if (put < 0) return done > 0 ? static_cast<int64_t>(done) : -errno;
     if (put == 0) break;
     done += put;
