@@ -23,7 +23,7 @@ import type { Trace } from "../transport/trace.ts";
 import type { Request, Security } from "../wire/messages.ts";
 import { CallChannel } from "./call-channel.ts";
 import { Heartbeat, LOOK_BUSY_MS } from "./heartbeat.ts";
-import { type Failure, Lane } from "./lane.ts";
+import { failureOf, Lane } from "./lane.ts";
 import { type OpenTable, resumeOpens, showOpens } from "./resume-opens.ts";
 import { SessionChannels } from "./session-channels.ts";
 import { type Agreement, type Proven, type SetUpWish, setUpChannel } from "./set-up.ts";
@@ -35,8 +35,6 @@ const SEND_BYTES_MAX = Number.POSITIVE_INFINITY;
 /** A connection that was lost sooner than this has proven nothing: the pauses go on growing. */
 const SHORT_MS = 2000;
 const VIOLATIONS_MAX = 3;
-/** What a machine says where nobody listens. */
-const REFUSALS: ReadonlySet<string> = new Set(["ECONNREFUSED", "ECONNRESET"]);
 /** How long a goodbye may take. */
 const CLOSE_TIMEOUT_MS = 2000;
 
@@ -328,7 +326,8 @@ export class ClientSession {
         if (this.#isOver) break;
         lane.calls?.cut();
         const isNew = lane.attempts === 0;
-        const pauseMs = lane.pauseMs(failureOf(error), this.#options.clock.monotonicMs());
+        const isAwaited = lane.isBusy || (lane.slotTable === 0 && this.#lanes.some(({ isBusy }) => isBusy));
+        const pauseMs = lane.pauseMs(failureOf(error), this.#options.clock.monotonicMs(), isAwaited);
         const { log } = this.#options;
         const text = `reconnecting failed: ${error instanceof Error ? error.message : String(error)}`;
         if (isNew) log.warn(text);
@@ -486,12 +485,6 @@ function closedError(): ConnectionError {
 function isProofRefused(error: unknown): boolean {
   const cause = error instanceof ConnectionError ? error.cause : error;
   return cause instanceof ProtocolError && cause.closeCode === CloseCode.AUTHENTICATION;
-}
-
-function failureOf(error: unknown): Failure {
-  const cause = error instanceof ConnectionError ? error.cause : error;
-  if (cause instanceof ProtocolError) return "answered";
-  return cause instanceof Error && REFUSALS.has((cause as NodeJS.ErrnoException).code ?? "") ? "refused" : "silent";
 }
 
 function isExpected(error: unknown): boolean {

@@ -45,7 +45,7 @@ export async function dial(options: DialOptions & { trust?: Trust | undefined; i
           stop = stopIt;
         });
         if (!isEager) await upgrade(socket, host, port);
-        if (socket.destroyed) throw new ConnectionError(`${place} closed the connection`, { retryable: true });
+        if (socket.destroyed) throw Object.assign(new Error("closed"), { code: "ECONNRESET" });
         const link = new SocketLink(socket, Buffer.alloc(0));
         return isEager ? new UpgradingLink(link, authority(host, port)) : link;
       } catch (error) {
@@ -139,6 +139,7 @@ const CONNECT_TEXT: Readonly<Record<string, string>> = {
   ENETUNREACH: "cannot be reached: no route",
   ETIMEDOUT: "does not answer",
   ECONNRESET: "closed the connection",
+  EPIPE: "closed the connection",
 };
 
 function asDialError(error: unknown, place: string): Error {

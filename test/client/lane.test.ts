@@ -1,14 +1,15 @@
 /** How often a channel that is lost is tried again. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Failure, Lane } from "../../src/client/lane.ts";
+import { CloseCode, ConnectionError, ProtocolError } from "../../src/base/errors.ts";
+import { type Failure, failureOf, Lane } from "../../src/client/lane.ts";
 
 /** The greatest pause of attempts that fail at once, between two times after the first. */
-function greatestMs(failure: Failure, fromMs: number, untilMs: number): number {
+function greatestMs(failure: Failure, fromMs: number, untilMs: number, isAwaited = false): number {
   const lane = new Lane(0, () => 0);
   let greatest = 0;
   for (let nowMs = 0; nowMs < untilMs; ) {
-    const pauseMs = lane.pauseMs(failure, nowMs);
+    const pauseMs = lane.pauseMs(failure, nowMs, isAwaited);
     if (nowMs >= fromMs) greatest = Math.max(greatest, pauseMs);
     nowMs += pauseMs;
   }
@@ -28,18 +29,40 @@ test("a server is tried often at first, most of all where its machine refuses, a
   assert.deepEqual(pauses("answered"), [1000, 1000, 1000, 5000]);
 });
 
+test("while a program waits, a machine that refuses is asked more often for the first seconds, and no other", () => {
+  const pauses = (failure: Failure) =>
+    [
+      [0, 4990],
+      [5100, 10_000],
+      [11_000, 60_000],
+    ].map(([from = 0, until = 0]) => greatestMs(failure, from, until, true));
+  assert.deepEqual(pauses("refused"), [8, 25, 100]);
+  assert.deepEqual(pauses("silent"), [250, 250, 250]);
+  assert.deepEqual(pauses("answered"), [1000, 1000, 1000]);
+});
+
+test("a machine refuses, says nothing or answers, as its error says", () => {
+  const failed = (cause?: unknown) => new ConnectionError("failed", { retryable: true, cause });
+  const coded = (code: string) => failed(Object.assign(new Error(code), { code }));
+  const refusals = ["ECONNREFUSED", "ECONNRESET", "EPIPE", "UND_ERR_SOCKET"].map((code) => failureOf(coded(code)));
+  assert.deepEqual(new Set(refusals), new Set(["refused"]));
+  assert.deepEqual([failureOf(failed()), failureOf(coded("ETIMEDOUT"))], ["silent", "silent"]);
+  const no = new ProtocolError(CloseCode.BUSY, "no");
+  assert.deepEqual([failureOf(no), failureOf(failed(no))], ["answered", "answered"]);
+});
+
 test("pauses differ by chance, so that many clients of one server do not come at the same moment", () => {
   const lane = new Lane(0, () => 0.999);
-  assert.equal(Math.round(lane.pauseMs("refused", 0)), 15);
+  assert.equal(Math.round(lane.pauseMs("refused", 0, false)), 15);
 });
 
 test("when something has changed the pauses are short again", () => {
   const lane = new Lane(0, () => 0);
-  for (let nowMs = 0; nowMs < 600_000; nowMs += 1000) lane.pauseMs("refused", nowMs);
+  for (let nowMs = 0; nowMs < 600_000; nowMs += 1000) lane.pauseMs("refused", nowMs, false);
   lane.hope();
-  assert.equal(lane.pauseMs("refused", 600_000), 20);
-  for (let attempt = 0; attempt < 10; attempt += 1) lane.pauseMs("refused", 600_100);
-  assert.equal(lane.pauseMs("refused", 600_200), 25);
+  assert.equal(lane.pauseMs("refused", 600_000, false), 20);
+  for (let attempt = 0; attempt < 10; attempt += 1) lane.pauseMs("refused", 600_100, false);
+  assert.equal(lane.pauseMs("refused", 600_200, false), 25);
 });
 
 test("attempts that do not wait for HTTP are given up for one that does, sooner where somebody answers", () => {
@@ -48,7 +71,7 @@ test("attempts that do not wait for HTTP are given up for one that does, sooner 
     for (let eager = 1; ; eager += 1) {
       // As when a connection is there.
       lane.isEager = !lane.isEager;
-      lane.pauseMs(failure, 0);
+      lane.pauseMs(failure, 0, false);
       if (!lane.isEager) return eager;
     }
   };

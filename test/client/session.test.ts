@@ -53,6 +53,36 @@ test("a session that is lost comes back, and who asked meanwhile is answered", a
   await drive.remote.close();
 });
 
+test("a machine that refuses is asked for what a program waits for most often, and nobody floods it", async () => {
+  for (const isAwaited of [true, false]) {
+    const drive = await returningDrive({ client: { random: () => 0.5 } });
+    const { handle } = await fileOn(drive);
+    Object.assign(drive, { isDown: true, isRefusing: true });
+    await drive.cut();
+    const wish = outcome(
+      isAwaited ? drive.remote.fileSystem.read(ctx, handle, 0, Buffer.alloc(1)) : new Promise(() => {}),
+    );
+    const dialsIn = async (ms: number) => {
+      const before = drive.dials.length;
+      for (let at = 0; at < ms; at += 1) {
+        drive.clock.advance(1);
+        await settle();
+      }
+      return drive.dials.length - before;
+    };
+    const counts = [await dialsIn(1000), (await dialsIn(3900)) / 3.9, (await dialsIn(5000)) / 5, await dialsIn(1500)];
+    const most = isAwaited ? [290, 290, 95, 45] : [95, 95, 95, 45];
+    for (const [at, count] of counts.entries()) {
+      const limit = most[at] as number;
+      assert.ok(count <= limit && count > limit / 2, `${counts} attempts`);
+    }
+    drive.isDown = false;
+    await drive.pass(2000, () => drive.remote.state === "connected" && (wish.value !== undefined || !isAwaited));
+    assert.equal(drive.remote.state, "connected");
+    await drive.remote.close();
+  }
+});
+
 test("an io connection that is lost alone is brought back alone", async () => {
   const drive = await returningDrive();
   const seen = states(drive);

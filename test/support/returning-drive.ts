@@ -22,8 +22,11 @@ export interface ReturningDrive extends LinkDrive {
   readonly remote: Remote;
   /** Every connection there ever was, in order; control first. */
   readonly connections: Connection[];
-  /** While true nothing can be dialled. */
+  /** While true nothing can be dialled: nobody answers, or, with `isRefusing`, a machine says that nobody listens. */
   isDown: boolean;
+  isRefusing: boolean;
+  /** Attempts to dial, also in vain. */
+  readonly dials: readonly { readonly kind: Connection["kind"]; readonly atMs: number }[];
   /** What the client talks to from the next connection on. */
   target: LinkServer;
   /** Is told of each new connection before its first byte. */
@@ -51,13 +54,17 @@ export async function returningDrive(
   await drive.server.restore();
   const { clock, log } = drive;
   const connections: Connection[] = [];
-  const state: Pick<ReturningDrive, "isDown" | "target" | "onConnection"> = {
+  const dials: ReturningDrive["dials"][number][] = [];
+  const state: Pick<ReturningDrive, "isDown" | "isRefusing" | "target" | "onConnection"> = {
     isDown: false,
+    isRefusing: false,
     target: drive.server,
     onConnection: (connection) => options.onConnection?.(connection, connections.length - 1),
   };
   const dial = async (kind: Connection["kind"] = "control") => {
-    if (state.isDown) throw new ConnectionError("refused", { retryable: true });
+    dials.push({ kind, atMs: clock.monotonicMs() });
+    const cause = state.isRefusing ? Object.assign(new Error("refused"), { code: "ECONNREFUSED" }) : undefined;
+    if (state.isDown) throw new ConnectionError("nobody is there", { retryable: true, cause });
     const connection = { kind, ...memoryLinkPair(clock) };
     connections.push(connection);
     state.onConnection(connection);
@@ -77,5 +84,5 @@ export async function returningDrive(
       await settle();
     }
   };
-  return Object.assign(state, drive, { remote, connections, cut, pass });
+  return Object.assign(state, drive, { remote, connections, dials, cut, pass });
 }
