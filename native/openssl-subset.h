@@ -59,6 +59,7 @@ NETDRIVE_WEAK int SSL_set_ex_data(ssl_st* ssl, int index, void* data);
 NETDRIVE_WEAK void* SSL_get_ex_data(const ssl_st* ssl, int index);
 NETDRIVE_WEAK const ssl_cipher_st* SSL_get_current_cipher(const ssl_st* ssl);
 NETDRIVE_WEAK uint16_t SSL_CIPHER_get_protocol_id(const ssl_cipher_st* cipher);
+NETDRIVE_WEAK const char* SSL_CIPHER_get_name(const ssl_cipher_st* cipher);
 NETDRIVE_WEAK ssl_session_st* SSL_get_session(const ssl_st* ssl);
 NETDRIVE_WEAK uint8_t SSL_SESSION_get_max_fragment_length(const ssl_session_st* session);
 NETDRIVE_WEAK const char* SSL_alert_desc_string_long(int alert);

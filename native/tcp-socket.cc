@@ -406,6 +406,15 @@ napi_value VerifyFailure(napi_env env, napi_callback_info info) {
   return Text(env, socket->tls->VerifyFailure());
 }
 
+// tlsCipher(socket): what encrypts the records, as RFC 8446 calls it.
+napi_value Cipher(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  Socket* socket = GetSocket(env, arguments.value(0));
+  if (socket == nullptr) return nullptr;
+  if (socket->tls == nullptr) return arguments.Wrong();
+  return Text(env, socket->tls->Cipher());
+}
+
 // tlsCertificate(socket): the peer's, DER; empty if it has none.
 napi_value Certificate(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
@@ -449,7 +458,7 @@ napi_value RegisterTcpSocket(napi_env env, napi_value exports) {
                     {"tcpPlace", Place},       {"tcpRead", Read},         {"tcpPump", Pump},
                     {"tcpSend", SendBuffers},  {"tcpShutdown", Shutdown}, {"tcpClose", Close},
                     {"tlsReason", Reason},     {"tlsExport", ExportKeys}, {"tlsCertificate", Certificate},
-                    {"tlsVerifyFailure", VerifyFailure}};
+                    {"tlsCipher", Cipher},     {"tlsVerifyFailure", VerifyFailure}};
   for (const auto& each : kFunctions) {
     if (Export(env, exports, each.name, each.function) == nullptr) return nullptr;
   }

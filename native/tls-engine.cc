@@ -448,4 +448,9 @@ std::string TlsEngine::VerifyFailure() const {
   return code == 0 ? "" : X509_verify_cert_error_string(code);
 }
 
+std::string TlsEngine::Cipher() const {
+  const ssl_cipher_st* cipher = SSL_get_current_cipher(ssl_);
+  return cipher == nullptr ? "" : SSL_CIPHER_get_name(cipher);
+}
+
 }  // namespace netdrive

@@ -62,6 +62,8 @@ class TlsEngine {
   std::vector<uint8_t> PeerCertificate() const;
   // What is wrong with it; empty if nothing is.
   std::string VerifyFailure() const;
+  // What encrypts the records, as RFC 8446 calls it.
+  std::string Cipher() const;
 
   // Of every context: what OpenSSL calls with each secret, as a line of a key log.
   static void TakeSecret(const ssl_st* ssl, const char* line);

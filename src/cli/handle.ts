@@ -15,6 +15,7 @@ import type { Remote } from "../client/remote.ts";
 import { formatDriveUrl } from "../client/url.ts";
 import { MOUNT_TYPE, readMountTable } from "../sys/mount-table.ts";
 import type { RequestContext } from "../vfs/file-system.ts";
+import { describeChannels, weakest } from "./channel-security.ts";
 import { askExport } from "./export-socket.ts";
 import { Exit, failure } from "./failure.ts";
 import { exportSocketOf, findRecord } from "./mount-registry.ts";
@@ -29,7 +30,8 @@ Examples:
   netdrive handle export ./drive/log.txt                    prints a ticket
   netdrive handle export /proc/4711/fd/3                    of a file that has no name any more
   netdrive handle cat TICKET > copy
-  NETDRIVE_TICKET=TICKET netdrive handle write --offset 100 < part`;
+  NETDRIVE_TICKET=TICKET netdrive handle write --offset 100 < part
+  netdrive --log-level info handle cat TICKET               says on standard error how the connection is protected`;
 
 const NOT_GOOD = "the ticket is not good, or not any more: it was used, a newer one was made, or the file is closed";
 /** For a server that is away. */
@@ -143,7 +145,12 @@ async function connect(ticket: Ticket, { ca, logLevel }: TicketOptions, signal: 
   const trust = await chooseTrust({ url: formatDriveUrl(url), security, ca, clock, signal });
   const { connectRemote } = await import("../client/remote.ts");
   const wish = { url, ticket: open, security, clock, log, signal, timeoutMs: PATIENCE_MS };
-  return connectRemote({ ...wish, ...(trust === undefined ? {} : { trust }) });
+  const remote = await connectRemote({ ...wish, ...(trust === undefined ? {} : { trust }) });
+  const said = `connected to ${place.host}:${place.port}; channels: ${describeChannels(remote.status().channels)}`;
+  if (weakest(security) === "tls") log.info(said);
+  // Who made the ticket has chosen that, not who uses it.
+  else log.warn(`not everything is encrypted: ${said}`);
+  return remote;
 }
 
 /** The server's words for a ticket it does not take are about whatever it was asked. */

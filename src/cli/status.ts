@@ -5,6 +5,7 @@ import { realpathSync } from "node:fs";
 import type { Command } from "commander";
 import { systemClock } from "../base/clock.ts";
 import { printable } from "../base/log.ts";
+import { describeChannels } from "./channel-security.ts";
 import { Exit, failure } from "./failure.ts";
 import { readRecords, statusSocketOf } from "./mount-registry.ts";
 import { askStatus, type DriveStatus } from "./status-socket.ts";
@@ -65,14 +66,11 @@ function format(drive: DriveStatus | SilentDrive): string {
   const head = `${printable(drive.path)}  ${printable(drive.url)}`;
   if (drive.state === "silent") return `${head}\n  its process does not answer; 'netdrive umount' ends it`;
   const { remote, kernel } = drive;
-  const channels = remote.channels
-    .map(({ kind, state, security }) => `${kind} (${security}${state === "open" ? "" : `, ${state}`})`)
-    .join(", ");
   const roundTrip = remote.roundTripMs === undefined ? "not measured" : `${remote.roundTripMs.toFixed(2)} ms`;
   const mib = (bytes: number) => `${(bytes / MIB).toFixed(1)} MiB`;
   return [
     head,
-    `  ${drive.state}${drive.readOnly ? ", read-only" : ""}; channels: ${channels}; round trip ${roundTrip}`,
+    `  ${drive.state}${drive.readOnly ? ", read-only" : ""}; channels: ${describeChannels(remote.channels)}; round trip ${roundTrip}`,
     `  outstanding: ${remote.requestsOutstanding} requests, ${remote.sectionsOutstanding} sections of ${mib(drive.sectionBytes)},` +
       ` ${mib(remote.inFlightBytes)} of a window of ${mib(remote.windowBytes)}; ${drive.credits} credits a channel`,
     `  not yet on the server: ${mib(drive.dirtyBytes)}; read ahead: ${mib(drive.readAheadBytes)};` +

@@ -47,6 +47,7 @@ type State =
 
 export interface CallChannelFigures {
   readonly isOpen: boolean;
+  readonly cipher: string;
   readonly calls: CreditFigures;
   readonly sections: CreditFigures;
   readonly receivedBytes: number;
@@ -118,6 +119,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     const { channel } = this;
     return {
       isOpen: this.isOpen,
+      cipher: channel?.cipher ?? "",
       ...this.#windows.figures,
       receivedBytes: this.#pastReceivedBytes + (channel?.receivedBytes ?? 0),
       sentBytes: this.#pastSentBytes + (channel?.sentBytes ?? 0),

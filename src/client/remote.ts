@@ -98,6 +98,8 @@ export interface ChannelStatus {
   readonly state: "open" | "closed";
   /** How it is protected. */
   readonly security: Security;
+  /** With `tls`, while it is there: what encrypts it, as RFC 8446 calls it. */
+  readonly cipher: string | undefined;
   readonly peer: string;
   readonly receivedBytes: number;
   readonly sentBytes: number;
@@ -316,9 +318,10 @@ function statusOf(
     for (const { roundTripMs } of [calls, sections]) if (roundTripMs !== undefined) roundTrips.push(roundTripMs);
   }
   return {
-    channels: channels.map(({ isOpen, receivedBytes, sentBytes }, index) => ({
+    channels: channels.map(({ isOpen, cipher, receivedBytes, sentBytes }, index) => ({
       kind: index === 0 ? "control" : "io",
       security: index === 0 ? security.control : security.io,
+      cipher: cipher === "" ? undefined : cipher,
       state: isOpen ? "open" : "closed",
       peer,
       receivedBytes,

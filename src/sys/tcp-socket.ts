@@ -32,6 +32,7 @@ interface Native {
   tcpClose(socket: object): void;
   tlsReason(socket: object): string;
   tlsVerifyFailure(socket: object): string;
+  tlsCipher(socket: object): string;
   tlsCertificate(socket: object): Buffer;
   tlsExport(socket: object, label: string, out: Buffer): number;
 }
@@ -94,6 +95,11 @@ export class TcpSocket {
   peerCertificate(): { der: Buffer | undefined; failure: string } {
     const der = this.#native.tlsCertificate(this.#socket);
     return { der: der.length === 0 ? undefined : der, failure: this.#native.tlsVerifyFailure(this.#socket) };
+  }
+
+  /** What encrypts the connection, as RFC 8446 calls it, once secured. */
+  cipher(): string {
+    return this.#native.tlsCipher(this.#socket);
   }
 
   /** Bytes that only both ends can know, once secured: RFC 8446, 7.5, without a context. */

@@ -25,6 +25,8 @@ export interface ByteLink {
   readonly address: string;
   /** Bytes that only the two ends of this very connection know, if it is encrypted; else empty. */
   readonly binding: Buffer;
+  /** What encrypts it, as RFC 8446 calls it; empty if nothing does. */
+  readonly cipher: string;
   /** Called once, before anything else; nothing is received before. */
   start(receiver: LinkReceiver): void;
   /**

@@ -124,6 +124,11 @@ export class Channel {
     return this.#link.binding;
   }
 
+  /** See ByteLink. */
+  get cipher(): string {
+    return this.#link.cipher;
+  }
+
   get isOpen(): boolean {
     return this.#state === "open";
   }

@@ -29,6 +29,7 @@ class MemoryLink implements ByteLink {
   readonly peer: string;
   readonly address = "memory";
   binding = UNBOUND;
+  readonly cipher = "";
   readonly faults: Faults = {
     splitBytes: 0,
     delayMs: 0,

@@ -15,6 +15,7 @@ export class SocketLink implements ByteLink {
   readonly peer: string;
   readonly address: string;
   readonly binding: Buffer;
+  readonly cipher: string;
   readonly #raw: Socket | TlsStream;
   readonly #head: Buffer;
   #socket: TcpSocket | undefined;
@@ -34,6 +35,7 @@ export class SocketLink implements ByteLink {
     this.#raw = socket;
     this.#head = head;
     this.binding = socket instanceof TlsStream ? socket.binding : UNBOUND;
+    this.cipher = socket instanceof TlsStream ? socket.cipher : "";
     this.address = socket.remoteAddress ?? "?";
     this.peer = `${this.address}:${socket.remotePort ?? "?"}`;
   }

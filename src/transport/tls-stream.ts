@@ -21,6 +21,7 @@ export class TlsStream extends Duplex {
   readonly localAddress: string | undefined;
   #socket: TcpSocket | undefined;
   #binding: Buffer | undefined;
+  #cipher = "";
   readonly #place = Buffer.allocUnsafeSlow(PLACE_BYTES);
   #isReading = false;
   #hasEnded = false;
@@ -44,6 +45,11 @@ export class TlsStream extends Duplex {
   get binding(): Buffer {
     if (this.#binding === undefined) throw new Error("no hands were shaken");
     return this.#binding;
+  }
+
+  /** See ByteLink. As `binding`. */
+  get cipher(): string {
+    return this.#cipher;
   }
 
   /**
@@ -116,6 +122,7 @@ export class TlsStream extends Duplex {
     if (this.#socket === undefined) return;
     try {
       this.#binding = bindingOf(this.#socket);
+      this.#cipher = this.#socket.cipher();
     } catch (error) {
       this.destroy(error as Error);
       return;

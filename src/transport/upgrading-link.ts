@@ -43,6 +43,10 @@ export class UpgradingLink implements ByteLink {
     return this.#link.binding;
   }
 
+  get cipher(): string {
+    return this.#link.cipher;
+  }
+
   start(receiver: LinkReceiver): void {
     this.#link.start(new AnswerReceiver(receiver, this.#link));
   }

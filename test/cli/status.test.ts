@@ -39,13 +39,18 @@ test("a drive tells its channels, round trip, window and bytes, and that its ser
     assert.ok((status.remote.roundTripMs ?? 0) > 0);
     assert.ok(status.remote.windowBytes >= status.sectionBytes);
     assert.equal(status.kernel.bytesWritten, 4 * 2 ** 20);
-    assert.match(
-      (await run([])).stdout,
-      /connected; channels: control \(tls\), io \(tls\), io \(tls\); round trip \d+\.\d\d ms\n/,
-    );
+    const ciphers = new Set(status.remote.channels.map(({ security, cipher }) => `${security} ${cipher}`));
+    assert.equal(ciphers.size, 1);
+    const [cipher = ""] = ciphers;
+    assert.match(cipher, /^tls TLS_(AES|CHACHA20)_\w+$/);
+    const shown = cipher.replace("TLS_", "");
+    const { stdout } = await run([]);
+    assert.ok(stdout.includes(`connected; channels: control (${shown}), io (${shown}), io (${shown}); round trip `));
+    assert.match(stdout, /; round trip \d+\.\d\d ms\n/);
     await server.service.end("SIGKILL");
     const lost = async () => (JSON.parse((await run(["--json"])).stdout) as [DriveStatus])[0].state === "away";
     while (!(await lost())) await settle();
+    assert.match((await run([])).stdout, /away; channels: control \(tls, closed\), /);
   } finally {
     await drive.close();
     await server.service.end();

@@ -152,6 +152,16 @@ test("a ticket gives the access of the open, and a file that nobody holds is ope
   assert.equal(readFileSync(join(drive.directory, "free"), "utf8"), "0123xy6789");
 });
 
+test("who uses a ticket may learn how the connection is protected, on standard error", async () => {
+  writeFileSync(join(drive.directory, "told"), "told");
+  const path = join(drive.path, "told");
+  const quiet = await handle(["cat", await ticketFor(path)]);
+  assert.deepEqual([quiet.stdout, quiet.stderr], ["told", ""]);
+  const said = await handle(["cat", await ticketFor(path), "--log-level", "info"]);
+  assert.equal(said.stdout, "told");
+  assert.match(said.stderr, / info \w+: connected to \S+; channels: control \(tls \w+\), io \(tls \w+\)\n/);
+});
+
 test("what is on no drive, is no file, or no ticket at all is one clear line", async () => {
   assert.match((await handle(["export", "/"], [5])).stderr, /^netdrive: '\/' is on no drive of yours; [^\n]+\n$/);
   assert.match((await handle(["export", drive.path], [1])).stderr, /^netdrive: no ticket for [^\n]+\n$/);

@@ -55,4 +55,10 @@ test("copies over a line that is harmed are right, and what is open stays open",
   const ticket = await command(process.execPath, netdrive("handle", "export", join(path, "held")));
   const seen = await command(process.execPath, netdrive("handle", "cat", ticket.stdout.trim()));
   assert.equal(seen.stdout, "begin\nend\n");
+  assert.match(
+    seen.stderr,
+    / warn \w+: not everything is encrypted: connected to .*; channels: control \(signed\), io \(signed\)\n$/,
+  );
+  const status = await command(process.execPath, netdrive("status", path));
+  assert.match(status.stdout, /; channels: control \(signed\), io \(signed\); /);
 });

@@ -57,6 +57,8 @@ test("both ends know who is there and share what nobody else knows", async (t) =
   assert.deepEqual(binding, bindingOf(server.socket));
   assert.deepEqual(server.socket.peerCertificate(), { der: undefined, failure: "" });
   const { der, failure } = client.socket.peerCertificate();
+  assert.match(client.socket.cipher(), /^TLS_(AES|CHACHA20)_\w+$/);
+  assert.equal(client.socket.cipher(), server.socket.cipher());
   assert.equal(failure, "");
   assert.ok(der !== undefined && identity.certificate.replace(/\s/g, "").includes(der.toString("base64")));
   const other = await tlsPair(t, { client: TlsContext.ofClient({ ciphers: tlsCiphers() }) });
