@@ -30,6 +30,8 @@ export class RemoteOpen {
   readonly attachedBy: Buffer | undefined;
   /** As far as the server has not asked it back. */
   lease: Lease;
+  /** Of a directory that was opened again: in which session, and at which start of the server. */
+  reopenedIn: string | undefined;
   /** The server has given it up: whoever still uses it gets ESTALE. */
   isGone = false;
   /** Something was written since the last flush. */

@@ -1,7 +1,7 @@
 /**
  * Brings opens back after their channel was lost: shows their keys in batches, and says what became of each.
  */
-import { FsError } from "../base/errors.ts";
+import { ConnectionError, FsError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { openKey, resumeProof } from "../resume/resume-proof.ts";
 import type { NodeId } from "../vfs/file-system.ts";
@@ -48,24 +48,25 @@ export async function showOpens(control: CallChannel, opens: OpenTable, agreemen
  * Settles when everything that is open is resumed, or known to be gone.
  *
  * @param session.shown  of `showOpens`; undefined: the server has forgotten the old session, and files are gone.
- * @param session.isRestarted  the server is another process than before: it has no open directory any more.
+ * @param session.before  session and start of the server that everything was resumed in last; another one than `present` has no open directory any more.
  * @throws ConnectionError the connection was lost again.
  */
 export async function resumeOpens(
   control: CallChannel,
   opens: OpenTable,
-  session: { shown: Promise<void> | undefined; isRestarted: boolean; log: Log },
+  session: { shown: Promise<void> | undefined; before: string; present: string; log: Log },
 ): Promise<void> {
-  const { shown, isRestarted, log } = session;
+  const { shown, before, present, log } = session;
   const isNewSession = shown === undefined;
   const all = [...opens.all].filter(({ isGone }) => !isGone);
   const files = all.filter(({ kind }) => kind === "file");
   const directories = all.filter(({ kind }) => kind === "directory");
-  if (isNewSession || isRestarted) opens.handlesLost("directory");
+  if (before !== present) opens.handlesLost("directory");
   if (isNewSession) opens.handlesLost("file");
   if (isNewSession) for (const open of files) opens.gone(open);
   else await shown;
-  if (isNewSession || isRestarted) await Promise.all(directories.map((open) => openAgain(control, opens, open)));
+  const lost = directories.filter(({ reopenedIn = before }) => reopenedIn !== present);
+  await Promise.all(lost.map((open) => openAgain(control, opens, open, present)));
   const gone = files.filter(({ isGone }) => isGone).length;
   if (gone > 0) log.error(`${gone} of ${files.length} open files are gone: the server has given them up`);
 }
@@ -91,7 +92,7 @@ async function resumeBatch(
 }
 
 /** A directory stays where it was read to: its cookies are the disk's. */
-async function openAgain(control: CallChannel, opens: OpenTable, open: RemoteOpen): Promise<void> {
+async function openAgain(control: CallChannel, opens: OpenTable, open: RemoteOpen, present: string): Promise<void> {
   const { caller, node } = open;
   const opendir = () => call(control, "opendir", { caller, id: node }, (_reply, _payload, handle) => handle);
   const walker: Walker = {
@@ -105,8 +106,9 @@ async function openAgain(control: CallChannel, opens: OpenTable, open: RemoteOpe
       if (!isStale || !(await opens.findNode(node, walker))) throw error;
       return opendir();
     });
-  } catch {
-    if (!control.isOpen) return;
+    open.reopenedIn = present;
+  } catch (error) {
+    if (error instanceof ConnectionError) throw error;
     opens.gone(open);
   }
 }

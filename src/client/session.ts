@@ -14,7 +14,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Clock, Timer } from "../base/clock.ts";
-import { CloseCode, ConnectionError, ProtocolError } from "../base/errors.ts";
+import { ConnectionError, ProtocolError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import { Channel } from "../transport/channel.ts";
@@ -26,7 +26,7 @@ import { Heartbeat, LOOK_BUSY_MS } from "./heartbeat.ts";
 import { failureOf, Lane } from "./lane.ts";
 import { type OpenTable, resumeOpens, showOpens } from "./resume-opens.ts";
 import { SessionChannels } from "./session-channels.ts";
-import { type Agreement, type Proven, type SetUpWish, setUpChannel } from "./set-up.ts";
+import { type Agreement, isProofRefused, type Proven, placeOf, type SetUpWish, setUpChannel } from "./set-up.ts";
 import { Waiters } from "./waiters.ts";
 
 const CLIENT_ID_BYTES = 16;
@@ -95,6 +95,8 @@ export class ClientSession {
   #opens: OpenTable | undefined;
   #locks: LockTable | undefined;
   #agreement: Agreement | undefined;
+  /** With which everything that is open was resumed last. */
+  #resumed: Agreement | undefined;
   #state: State = { t: "connecting" };
   #look: Timer | undefined;
   #network: Timer | undefined;
@@ -156,6 +158,7 @@ export class ClientSession {
       for (const connection of this.#connections) connection.close({ code: 0, text: "goodbye" });
       throw error;
     }
+    this.#resumed = this.#agreement;
     const [control, ...io] = this.#lanes.map(({ calls }) => calls as CallChannel);
     this.#channels = new SessionChannels(control as CallChannel, io);
     this.#enter({ t: "ready" });
@@ -421,8 +424,6 @@ export class ClientSession {
   async #resume(control: Lane, agreement: Agreement, shown: Promise<void> | undefined): Promise<void> {
     if (this.#isOver) return;
     const isNewSession = shown === undefined;
-    const before = this.#agreement as Agreement;
-    const isRestarted = !before.bootId.equals(agreement.bootId);
     this.#agreement = agreement;
     this.#enter({ t: "resuming", sinceMs: this.#awaySinceMs ?? this.#options.clock.monotonicMs() });
     if (isNewSession) {
@@ -434,7 +435,10 @@ export class ClientSession {
     const opens = this.#opens;
     const calls = control.calls;
     if (opens === undefined || calls === undefined) return;
-    await resumeOpens(calls, opens, { shown, isRestarted, log: this.#options.log });
+    // Not the last one that was tried: it may have been lost before all was opened again.
+    const before = placeOf(this.#resumed as Agreement);
+    await resumeOpens(calls, opens, { shown, before, present: placeOf(agreement), log: this.#options.log });
+    this.#resumed = agreement;
   }
 
   #lookLater(): void {
@@ -479,12 +483,6 @@ export class ClientSession {
 
 function closedError(): ConnectionError {
   return new ConnectionError("the drive is closed", { retryable: false });
-}
-
-/** Whether the server refused a proof: it has no such session, or does not know this token, or user and password. */
-function isProofRefused(error: unknown): boolean {
-  const cause = error instanceof ConnectionError ? error.cause : error;
-  return cause instanceof ProtocolError && cause.closeCode === CloseCode.AUTHENTICATION;
 }
 
 function isExpected(error: unknown): boolean {

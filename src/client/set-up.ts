@@ -84,6 +84,17 @@ const RETRYABLE: ReadonlySet<number> = new Set([CloseCode.BUSY, CloseCode.SHUTDO
 
 const PASSWORD_IN_CLEAR = "a password is said on an encrypted connection only";
 
+/** A session at one start of the server: what directories are open in. */
+export function placeOf({ sessionId, bootId }: Agreement): string {
+  return Buffer.concat([sessionId, bootId]).toString("hex");
+}
+
+/** Whether the server refused a proof: it has no such session, or does not know this token, or user and password. */
+export function isProofRefused(error: unknown): boolean {
+  const cause = error instanceof ConnectionError ? error.cause : error;
+  return cause instanceof ProtocolError && cause.closeCode === CloseCode.AUTHENTICATION;
+}
+
 /** What calls fail with after the error that ended their connection. */
 export function overError(cause: Error): Error {
   if (cause instanceof ConnectionError) return cause;

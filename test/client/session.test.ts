@@ -236,6 +236,31 @@ test("a server that has forgotten the session gives a new one: what was open is 
   await drive.remote.close();
 });
 
+test("a connection lost while directories are opened again, in a new server, leaves none of them behind", async () => {
+  const memory = new MemoryFs();
+  const drive = await returningDrive({ fileSystem: memory });
+  const { root } = await fileOn(drive);
+  const { fileSystem } = drive.remote;
+  const listings = [await fileSystem.opendir(ctx, root), await fileSystem.opendir(ctx, root)];
+  const gate = new GatedFs(memory);
+  gate.gates.add("opendir");
+  const next = linkDrive({ fileSystem: gate.fileSystem });
+  drive.target = next.server;
+  await drive.cut();
+  await drive.pass(5000, () => gate.held.length === 2);
+  gate.held[0]?.pass();
+  await settle();
+  await drive.cut();
+  gate.gates.clear();
+  for (const call of gate.held) call.pass();
+  await drive.pass(5000, () => drive.remote.state === "connected");
+  for (const listing of listings) {
+    assert.ok((await fileSystem.readdir(ctx, listing, 0n, 4096, false)).length > 0);
+  }
+  assert.ok(next.server.counters().handles <= 3, "what was opened again is not opened twice");
+  await drive.remote.close();
+});
+
 test("a handle of a session that is over is not released in the next one, where it is another's", async () => {
   const memory = new MemoryFs();
   const drive = await returningDrive({ fileSystem: memory });
