@@ -30,13 +30,16 @@ const ADDON_TESTS = [
   "conformance/fuse-disk",
 ];
 /**
- * What valgrind runs in a few minutes: the disk, and a mount of a file system in memory without thousands of files. It cannot
+ * What valgrind runs in ten minutes or so: the disk, sockets with TLS, and a mount of a file system in memory without thousands of files. It cannot
  * start set-user-id programs, so nothing that calls mount(8).
  */
 const VALGRIND_RUNS = [
   [
     "test/sys/fuse-device",
     "test/sys/tcp-socket",
+    "test/sys/tls-socket",
+    "test/sys/tls-records",
+    "test/transport/tls-stream",
     "test/sys/busy-wait",
     "test/sys/disk-engine",
     "test/sys/syscalls",
