@@ -2,12 +2,13 @@
  * `stream`: one large file read and written from start to end over loopback, against the C relay (the floor) and sshfs.
  *
  * Reads find the file in the server's page cache and nothing on the client, which is mounted anew for each. Writes end with fsync: what is
- * measured includes the server's disk, the same for all.
+ * measured includes the server's disk, the same for all; the plain directory shows what that does without a drive. `stream-memory`: the writes once more
+ * into a directory in memory, where no disk is measured.
  */
 import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Bench, BenchContext } from "./bench.ts";
-import type { Peer } from "./peer.ts";
+import { type Peer, plainPeer } from "./peer.ts";
 import { startRelay } from "./peer-relay.ts";
 import { startDrives } from "./peers.ts";
 import type { Goal, Report } from "./report.ts";
@@ -40,7 +41,8 @@ async function writeAll(context: BenchContext, drives: readonly Peer[], bytes: n
   await writeFile(backing, "");
   const relay = context.wants("relay") ? [await startRelay(workbench, backing)] : [];
   // rclone acknowledges from a cache on the client's disk.
-  const writers = [...relay, ...drives.filter((peer) => peer.name !== "rclone")];
+  const plain = context.wants("plain") ? [plainPeer(workbench)] : [];
+  const writers = [...plain, ...relay, ...drives.filter((peer) => peer.name !== "rclone")];
   const transfers: Transfer[] = [];
   for (let run = UNMEASURED_RUN; run < context.runCount; run += 1) {
     for (const peer of rotated(writers, run)) {
@@ -85,12 +87,13 @@ async function run(context: BenchContext): Promise<Report> {
   const drives = await startDrives(context, ["netdrive", "netdrive signed", "netdrive tls", "sshfs", "rclone"]);
   const reads = await readAll(context, drives, readBytes);
   const writes = await writeAll(context, drives, readBytes / 2);
-  const peers = ["relay", ...drives.map((peer) => peer.name)];
+  const peers = ["plain directory", "relay", ...drives.map((peer) => peer.name)];
   return {
     title: "Sequential reading and writing over loopback",
     notes: [
       "1 MiB at a time, one thread, after one run that is not measured: servers have served before. " +
         "Read: in the server's page cache, the client freshly mounted. Write: a new file, fsync and close included. " +
+        "Plain: the exported directory itself, which for writes is the disk's own speed. " +
         "The relay is C with neither protocol nor safety, one process for both sides (its CPU is in the client's column); the channel of " +
         "netdrive is plain, that of netdrive signed is signed, that of netdrive tls encrypted, as sshfs's is. rclone writes to a cache on the client and is left out there.",
     ],
@@ -103,6 +106,30 @@ async function run(context: BenchContext): Promise<Report> {
     data: { reads, writes },
   };
 }
+
+async function runInMemory(context: BenchContext): Promise<Report> {
+  const bytes = ((context.sizeMib ?? (context.quick ? QUICK_READ_MIB : READ_MIB)) * MIB) / 2;
+  const drives = await startDrives(context, ["netdrive", "netdrive tls", "sshfs"]);
+  const writes = await writeAll(context, drives, bytes);
+  const peers = ["plain directory", "relay", ...drives.map((peer) => peer.name)];
+  return {
+    title: "Sequential writing over loopback, into memory",
+    notes: [
+      "As `stream`, with the exported directory in memory (tmpfs), so that no disk is measured: fsync has nothing to do there.",
+    ],
+    peers: drives.map((peer) => peer.description),
+    tables: [transferTable({ caption: "Sequential write + fsync", transfers: writes, peers, base: "relay" })],
+    goals: goals([], writes),
+    data: { writes },
+  };
+}
+
+export const streamMemoryBench: Bench = {
+  name: "stream-memory",
+  summary: "sequential write over loopback into a directory in memory, against the C relay and sshfs",
+  place: "memory",
+  run: runInMemory,
+};
 
 export const streamBench: Bench = {
   name: "stream",

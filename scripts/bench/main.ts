@@ -19,7 +19,7 @@ import { randomBench } from "./bench-random.ts";
 import { resumeCostBench } from "./bench-resume-cost.ts";
 import { returnBench } from "./bench-return.ts";
 import { roundTripBench } from "./bench-roundtrip.ts";
-import { streamBench } from "./bench-stream.ts";
+import { streamBench, streamMemoryBench } from "./bench-stream.ts";
 import { wanBench } from "./bench-wan.ts";
 import { describeMachine } from "./machine.ts";
 import { toMarkdown } from "./report.ts";
@@ -30,6 +30,7 @@ import { ROOT, Workbench } from "./workbench.ts";
 const BENCHES: readonly Bench[] = [
   metadataBench,
   streamBench,
+  streamMemoryBench,
   randomBench,
   wanBench,
   pipelineBench,
@@ -109,7 +110,9 @@ async function benchmark(scope: Scope, args: string[]): Promise<void> {
     return;
   }
   const inMemory = options.bench.place === "memory" && existsSync(MEMORY_DIRECTORY);
-  const workbench = await Workbench.create(scope, options.directory ?? (inMemory ? MEMORY_DIRECTORY : tmpdir()));
+  const disk = options.directory ?? tmpdir();
+  const place = options.directory === undefined && inMemory ? MEMORY_DIRECTORY : disk;
+  const workbench = await Workbench.create(scope, place, disk);
   const context: BenchContext = {
     workbench,
     runCount: options.runCount,

@@ -21,7 +21,7 @@ export async function startNetdrive(options: PeerOptions): Promise<Peer> {
   const name = ["netdrive", ...(security === "plain" ? [] : [security]), ...store, ...mountOptions].join(" ");
   const id = `netdrive-${await freePort()}`;
   const serveLog = join(workbench.directory, `${id}-serve.log`);
-  const state = join(workbench.directory, `${id}-state`);
+  const state = join(workbench.lasting, `${id}-state`);
   // Mounts register themselves and logs are written below these; nothing of the user's is touched.
   const env = { XDG_RUNTIME_DIR: workbench.directory, XDG_STATE_HOME: state };
   const server = new Daemon({

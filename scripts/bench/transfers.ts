@@ -74,7 +74,7 @@ export async function writeNew(
   const load = () => workbench.load("write", path, blockBytes, file.bytes, mode);
   await warmDisk(workbench, file.bytes);
   await settle(workbench);
-  const { value, usage } = await withUsage(peer, load);
+  const { value, usage } = await workbench.withWarmMemory(file.bytes, () => withUsage(peer, load));
   if (file.path === undefined) {
     await workbench.load("check", join(workbench.shared, name), blockBytes, file.bytes);
     await rm(join(workbench.shared, name));

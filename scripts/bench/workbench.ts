@@ -1,7 +1,7 @@
 /**
  * Where a bench works: a temporary directory with the exported directory inside, the compiled C programs, and the scope that undoes it all.
  *
- * INVARIANT: everything a bench leaves on the machine is below `directory`, is a process of `scope`, or a mount of `scope`.
+ * INVARIANT: everything a bench leaves on the machine is below `directory` or `lasting`, is a process of `scope`, or a mount of `scope`.
  */
 import { existsSync, statSync } from "node:fs";
 import { mkdir, mkdtemp, realpath, rm } from "node:fs/promises";
@@ -39,26 +39,38 @@ export class Workbench {
   readonly scope: Scope;
   /** The temporary directory. */
   readonly directory: string;
+  /** A temporary directory on a disk: `directory`, if that is on one. For what a server keeps on the disk whatever it serves. */
+  readonly lasting: string;
   /** What every peer exports. */
   readonly shared: string;
   readonly #loadPath: string;
   #warmCount = 0;
   readonly relayPath: string;
 
-  private constructor(scope: Scope, directory: string, tools: { load: string; relay: string }) {
+  private constructor(
+    scope: Scope,
+    { directory, lasting }: { directory: string; lasting: string },
+    tools: { load: string; relay: string },
+  ) {
     this.scope = scope;
     this.directory = directory;
+    this.lasting = lasting;
     this.shared = join(directory, "shared");
     this.#loadPath = tools.load;
     this.relayPath = tools.relay;
   }
 
-  /** Makes one below `parent`. */
-  static async create(scope: Scope, parent: string): Promise<Workbench> {
+  /** Makes one below `parent`, with a lasting directory below another. */
+  static async create(scope: Scope, parent: string, lastingParent = parent): Promise<Workbench> {
     const tools = { load: await compile("load"), relay: await compile("relay") };
-    const directory = await realpath(await mkdtemp(join(parent, "netdrive-bench-")));
-    scope.defer(`removing ${directory}`, () => rm(directory, { recursive: true, force: true }));
-    const bench = new Workbench(scope, directory, tools);
+    const make = async (above: string): Promise<string> => {
+      const directory = await realpath(await mkdtemp(join(above, "netdrive-bench-")));
+      scope.defer(`removing ${directory}`, () => rm(directory, { recursive: true, force: true }));
+      return directory;
+    };
+    const directory = await make(parent);
+    const lasting = lastingParent === parent ? directory : await make(lastingParent);
+    const bench = new Workbench(scope, { directory, lasting }, tools);
     await mkdir(bench.shared);
     return bench;
   }
