@@ -64,17 +64,18 @@ test("a server killed while mounted: with a timeout every operation fails with E
   assert.equal(await drive.mounted.service.exited, 0);
 });
 
-test("a write the server did not take in time is reported by fsync, though it was acknowledged", async () => {
+test("a write the server did not take in time is reported by fsync, though it was acknowledged", async (t) => {
   await using drive = await startDrive({ mount: ["--timeout", "1"] });
   const [pipe, go] = [join(drive.scratch, "pipe"), join(drive.scratch, "go")];
   await command("mkfifo", [pipe, go]);
   const env = { ...process.env, LC_ALL: "C" };
-  const script = `echo started; exec dd if=${pipe} of=${drive.path}/f bs=512 conv=fsync status=none`;
+  const script = `echo started; exec dd if=${pipe} of=${drive.path}/f bs=4096 conv=fsync status=none`;
   const writer = startService("bash", ["-c", script], { env });
   const feeder = startService("bash", [
     "-c",
     `exec 3> ${pipe}; echo one >&3; echo fed; read -r _ < ${go}; echo two >&3`,
   ]);
+  t.after(() => Promise.all([writer, feeder].map((program) => program.end("SIGKILL"))));
   await writer.firstLine;
   await feeder.firstLine;
   // Bounded by the limit of a command.
