@@ -46,7 +46,7 @@ class Engine {
 
   napi_status Init(napi_env env, napi_value object, napi_value completed);
   int64_t Submit(napi_env env, uint32_t slot, std::span<const Bytes> buffers);
-  // As Submit, but what would wait is not run: kPending. Without a Buffer.
+  // As Submit of a look-up, but one that would wait is not run: kPending.
   int64_t Attempt(uint32_t slot);
   bool Cancel(napi_env env, uint32_t slot);
   void Stop();
@@ -149,9 +149,7 @@ int64_t Engine::Attempt(uint32_t index) {
   if (slot.credential >= credentials_.size()) return -EPERM;
   if (wake_ == nullptr) return -EBADF;
   Call call = {slot, nullptr, 0, credentials_[slot.credential].get(), true};
-  int64_t result = disk.Run(call);
-  if (result == kPending && call.carried != nullptr) disk.table().Drop(call.carried, true);
-  return result;
+  return disk.Run(call);
 }
 
 void Engine::Work(SlotJob* job) {

@@ -230,13 +230,13 @@ class NodeTable {
   uint32_t handles_ = 0;
   // The folder of kept files, -1 while nothing is removed from it.
   std::atomic<int> kept_folder_{-1};
-  // Descriptors that workers have yet to close.
   // A descriptor, or a name, goes to a worker that lets go of it.
   void HandOver() {
     closing_.fetch_add(1);
     handed_over_.fetch_add(1);
   }
 
+  // What workers have yet to let go of, and what they were ever given.
   std::atomic<int64_t> closing_{0};
   std::atomic<int64_t> handed_over_{0};
 };

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { ByteReader, ByteWriter, viewOf } from "../../src/base/byte-cursor.ts";
+import { ByteReader, ByteWriter, putLatin1, viewOf } from "../../src/base/byte-cursor.ts";
 import { ProtocolError } from "../../src/base/errors.ts";
 import { seeded } from "../support/seed.ts";
 
@@ -25,6 +25,16 @@ test("integers are read as they were written, at every edge", (t) => {
     }),
     seeded(t, 500),
   );
+});
+
+test("a string is written as its bytes, whatever its length, and touches nothing beside it", () => {
+  const all = String.fromCharCode(...Array.from({ length: 256 }, (_, code) => code));
+  for (const length of [0, 1, 47, 48, 49, 256]) {
+    const text = all.slice(256 - length);
+    const target = Buffer.alloc(length + 2, 0x55);
+    putLatin1(target, 1, text);
+    assert.deepEqual(target, Buffer.concat([Buffer.from("U"), Buffer.from(text, "latin1"), Buffer.from("U")]));
+  }
 });
 
 test("reading beyond the end is the peer's fault, writing beyond it ours", () => {

@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { S_IFIFO } from "../../src/vfs/attr.ts";
-import { OpenFlag, type RequestContext } from "../../src/vfs/file-system.ts";
+import { type NodeId, OpenFlag, type RequestContext } from "../../src/vfs/file-system.ts";
 import { as, asRoot, mode, n, READ_WRITE, refused, type ScratchDisk, scratchDisk } from "../support/scratch-disk.ts";
 import { smallTmpfs } from "../support/small-disk.ts";
 
@@ -144,4 +144,20 @@ test("appends go to the end at once, and a release frees what has lost its name"
   await atOnce(scratch, () => disk.release(alice, handle));
   assert.equal(disk.counters().nodes, nodes - 1);
   assert.throws(() => statSync(scratch.at("log")), /ENOENT/);
+});
+
+test("who has a name is told without waiting, whatever the caller may; what cannot be told is left to a look-up", async () => {
+  await using scratch = await scratchDisk();
+  const { disk, root } = scratch;
+  const { id } = await disk.mkdir(asRoot, root, n("private"), mode(0o700));
+  const { entry, opened } = await disk.create(asRoot, id, n("f"), READ_WRITE, mode(0o600));
+  await disk.release(asRoot, opened.handle);
+  const peek = (parent: NodeId, name: string) => disk.recovery?.peek(parent, n(name));
+  assert.deepEqual(peek(id, "f"), await disk.lookup(asRoot, id, n("f")));
+  assert.equal(peek(id, "g"), "nobody");
+  await disk.unlink(asRoot, id, n("f"));
+  assert.equal(peek(id, "f"), "nobody");
+  for (const name of [".", "a/b", "", "x".repeat(256)]) assert.equal(peek(id, name), undefined, name);
+  assert.equal(peek(entry.id, "f"), undefined);
+  assert.equal(peek("short" as NodeId, "f"), undefined);
 });

@@ -4,7 +4,17 @@ import { once } from "node:events";
 import { linkSync, lstatSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import type { Name } from "../../src/base/name.ts";
-import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from "../../src/vfs/attr.ts";
+import {
+  type Attr,
+  S_IFBLK,
+  S_IFCHR,
+  S_IFDIR,
+  S_IFIFO,
+  S_IFLNK,
+  S_IFMT,
+  S_IFREG,
+  S_IFSOCK,
+} from "../../src/vfs/attr.ts";
 import { type NodeId, OpenFlag, RenameFlag } from "../../src/vfs/file-system.ts";
 import { as, asRoot, mode, n, READ_WRITE, refused, scratchDisk } from "../support/scratch-disk.ts";
 
@@ -243,4 +253,35 @@ test("a temporary file has no name until it is linked, unless it was opened so t
   await disk.release(asRoot, never.opened.handle);
   await refused("ESTALE", disk.getattr(asRoot, never.entry.id));
   await refused("ENOTDIR", disk.tmpfile(asRoot, entry.id, READ_WRITE, mode(0o600)));
+});
+
+test("whatever changes names tells what became of the directory, and a request that fails tells nothing", async () => {
+  await using scratch = await scratchDisk();
+  const { disk, root } = scratch;
+  const told: [NodeId, Attr][] = [];
+  const ctx = { ...asRoot, directoryChanged: (id: NodeId, attr: Attr) => void told.push([id, attr]) };
+  const { id } = await disk.mkdir(asRoot, root, n("d"), mode(0o755));
+  const device = { ...mode(S_IFIFO | 0o600), rdevMajor: 0, rdevMinor: 0 };
+  const changes: Record<string, () => Promise<unknown>> = {
+    create: async () => {
+      const { entry, opened } = await disk.create(ctx, id, n("f"), READ_WRITE, mode(0o644));
+      await disk.release(asRoot, opened.handle);
+      return entry;
+    },
+    symlink: () => disk.symlink(ctx, id, n("s"), Buffer.from("f")),
+    mknod: () => disk.mknod(ctx, id, n("p"), device),
+    mkdir: () => disk.mkdir(ctx, id, n("e"), mode(0o755)),
+    link: async () => disk.link(ctx, (await disk.lookup(asRoot, id, n("f"))).id, id, n("l")),
+    unlink: () => disk.unlink(ctx, id, n("f")),
+    rmdir: () => disk.rmdir(ctx, id, n("e")),
+  };
+  for (const [name, change] of Object.entries(changes)) {
+    told.length = 0;
+    await change();
+    assert.deepEqual(told, [[id, await disk.getattr(asRoot, id)]], name);
+  }
+  told.length = 0;
+  await refused("ENOENT", disk.unlink(ctx, id, n("f")));
+  await refused("EEXIST", disk.mkdir(ctx, id, n("l"), mode(0o755)));
+  assert.deepEqual(told, []);
 });

@@ -75,6 +75,7 @@ test("the addon refuses arguments of the wrong kind with a TypeError", async () 
   const engine = addon.createDiskEngine(...good) as Record<string, (...args: unknown[]) => unknown>;
   for (const args of [[], ["x"], [8], [-1], [0, "x"], [0, {}], [0, new Uint8Array(1).buffer]])
     assert.throws(() => engine["submit"]?.(...args), TypeError, JSON.stringify(args));
+  for (const args of [[], ["x"], [8]]) assert.throws(() => engine["attempt"]?.(...args), TypeError);
   assert.throws(() => engine["cancel"]?.(8), TypeError);
   assert.throws(() => engine["credential"]?.(1), TypeError);
   assert.throws(() => engine["credential"]?.(1, 1, "x"), TypeError);
@@ -88,4 +89,5 @@ test("the addon refuses arguments of the wrong kind with a TypeError", async () 
   engine["discard"]?.(12345);
   engine["close"]?.();
   assert.equal(engine["submit"]?.(0), -9);
+  assert.equal(engine["attempt"]?.(0), -9);
 });
