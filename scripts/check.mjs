@@ -69,8 +69,10 @@ function runSanitized() {
     LD_PRELOAD: library,
     ASAN_OPTIONS: "detect_leaks=0:halt_on_error=1:abort_on_error=1",
     UBSAN_OPTIONS: "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
-    // A function for the scripts of tests: dd asks for memory in a way that the sanitizer ends it for.
-    "BASH_FUNC_dd%%": '() { LD_PRELOAD= command dd "$@"; }',
+    // Functions for the scripts of tests: dd asks for memory in a way that the sanitizer ends it for, pgrep never ends.
+    ...Object.fromEntries(
+      ["dd", "pgrep"].map((name) => [`BASH_FUNC_${name}%%`, `() { LD_PRELOAD= command ${name} "$@"; }`]),
+    ),
   });
 }
 
