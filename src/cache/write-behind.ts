@@ -56,6 +56,8 @@ interface DirtyNode {
   /** Those who wait until every section up to a number is settled; parts of sections do not rest meanwhile. */
   drainers: { readonly sequence: number; readonly done: () => void }[];
   rest: Timer | undefined;
+  /** Nothing was written since that ended: a part of a section that could not leave then leaves as soon as it can. */
+  isRested: boolean;
 }
 
 /** What write-behind needs to know of an open to report errors. */
@@ -154,6 +156,7 @@ export class WriteBehind {
         faults: 0,
         drainers: [],
         rest: undefined,
+        isRested: false,
       };
       this.#nodes.set(open.id, node);
     }
@@ -161,6 +164,7 @@ export class WriteBehind {
     node.handle = open.handle;
     node.caller = ctx.caller;
     node.killSuidgid ||= killSuidgid;
+    node.isRested = false;
     node.data.append(offsetBytes, data, options?.lend);
     this.#bytes += data.length;
     this.#pumpSoon(node);
@@ -215,7 +219,7 @@ export class WriteBehind {
   }
 
   /** Sends what may leave now. `parts`: also a section that could still grow. */
-  #pump(node: DirtyNode, parts = node.drainers.length > 0): void {
+  #pump(node: DirtyNode, parts = node.isRested || node.drainers.length > 0): void {
     while (this.#inFlight < SECTIONS_IN_FLIGHT_MAX) {
       const section = node.data.take(parts);
       if (section === undefined) break;
@@ -229,7 +233,12 @@ export class WriteBehind {
   #restart(node: DirtyNode): void {
     node.rest?.stop();
     node.rest = undefined;
-    if (node.data.hasPart) node.rest = this.#options.clock.after(PARTIAL_REST_MS, () => this.#pump(node, true));
+    if (node.data.hasPart) node.rest = this.#options.clock.after(PARTIAL_REST_MS, () => this.#rested(node));
+  }
+
+  #rested(node: DirtyNode): void {
+    node.isRested = true;
+    this.#pump(node);
   }
 
   async #send(node: DirtyNode, section: DirtySection): Promise<void> {

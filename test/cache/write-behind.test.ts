@@ -113,6 +113,45 @@ describe("write-behind", () => {
     assert.equal(clock.pendingCount, 0);
   });
 
+  it("sends a part that rested while it overlapped one on its way, when that is answered, unless it has grown meanwhile", async () => {
+    for (const grows of [false, true]) {
+      const { file, cached, clock } = setUp();
+      const { handle } = await cached.open(CTX, file.id, WRITE);
+      await cached.write(CTX, handle, 0, Buffer.alloc(10, 1));
+      clock.advance(PARTIAL_REST_MS);
+      await cached.write(CTX, handle, 0, Buffer.alloc(10, 2));
+      clock.advance(PARTIAL_REST_MS);
+      assert.equal(file.held.length, 1, "they overlap");
+      if (grows) await cached.write(CTX, handle, 10, Buffer.alloc(10, 2));
+      file.held[0]?.go();
+      await new Promise((resolve) => setImmediate(resolve));
+      assert.equal(file.held.length, grows ? 0 : 1);
+      if (grows) clock.advance(PARTIAL_REST_MS);
+      assert.equal(file.held[0]?.lengthBytes, grows ? 20 : 10);
+      await file.releaseAll();
+      assert.ok(file.content.equals(Buffer.alloc(grows ? 20 : 10, 2)));
+      assert.equal(cached.figures.dirtyBytes, 0);
+      assert.equal(clock.pendingCount, 0);
+    }
+  });
+
+  it("sends a part that rested while as much was on its way as may be, when something is answered", async () => {
+    const { file, cached, clock } = setUp(200 * SECTION);
+    const { handle } = await cached.open(CTX, file.id, WRITE);
+    await cached.write(CTX, handle, 0, Buffer.alloc(150 * SECTION + 10));
+    const inFlight = file.held.length;
+    assert.ok(inFlight < 150);
+    clock.advance(PARTIAL_REST_MS);
+    while (file.held.length === inFlight) {
+      file.held[0]?.go();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    assert.equal(file.log.filter((op) => op === "write").length, 151);
+    assert.equal(file.held.at(-1)?.lengthBytes, 10);
+    await file.releaseAll();
+    assert.equal(cached.figures.dirtyBytes, 0);
+  });
+
   it("makes writers wait when the window is full, until a section is acknowledged or they are interrupted", async () => {
     const { file, cached } = setUp(2 * SECTION);
     const { handle } = await cached.open(CTX, file.id, WRITE);
