@@ -10,6 +10,7 @@ import type { NodeNames, Walker } from "./node-names.ts";
 import { RemoteLeases } from "./remote-leases.ts";
 import { type OpenKeys, RemoteOpen } from "./remote-open.ts";
 import type { OpenTable } from "./resume-opens.ts";
+import { closedError } from "./set-up.ts";
 
 const U32 = 2 ** 32;
 
@@ -45,6 +46,7 @@ export interface NewOpen {
 export class RemoteOpens implements OpenTable {
   readonly #opens = new Map<HandleId, RemoteOpen>();
   #lastHandle = 0;
+  #isClosed = false;
   /** Not known to callers any more, but the server has not answered their release. */
   readonly #released = new Set<RemoteOpen>();
   readonly #names: NodeNames;
@@ -86,18 +88,18 @@ export class RemoteOpens implements OpenTable {
     return open;
   }
 
-  /** @throws FsError EBADF there is none; ESTALE the server has given it up. */
+  /** @throws FsError EBADF there is none; ESTALE the server has given it up. ConnectionError: after `close`. */
   find(op: string, handle: HandleId): RemoteOpen {
     const open = this.#opens.get(handle);
-    if (open === undefined) throw new FsError("EBADF", op);
+    if (open === undefined) throw this.#missing(op);
     if (open.isGone) throw new FsError("ESTALE", op);
     return open;
   }
 
-  /** Takes an open out, gone or not. @throws FsError EBADF there is none. */
+  /** Takes an open out, gone or not. @throws FsError EBADF there is none. ConnectionError: after `close`. */
   take(op: string, handle: HandleId): RemoteOpen {
     const open = this.#opens.get(handle);
-    if (open === undefined) throw new FsError("EBADF", op);
+    if (open === undefined) throw this.#missing(op);
     this.#opens.delete(handle);
     this.#released.add(open);
     return open;
@@ -113,7 +115,9 @@ export class RemoteOpens implements OpenTable {
     this.#released.delete(open);
   }
 
-  clear(): void {
+  /** There are none from now on, because the drive is closed: that is no mistake of whoever still uses one, whose data may be kept elsewhere. */
+  close(): void {
+    this.#isClosed = true;
     this.#opens.clear();
   }
 
@@ -153,5 +157,9 @@ export class RemoteOpens implements OpenTable {
 
   drop(handle: number, kind: RemoteOpen["kind"]): void {
     this.#drop(handle, kind);
+  }
+
+  #missing(op: string): Error {
+    return this.#isClosed ? closedError() : new FsError("EBADF", op);
   }
 }

@@ -430,7 +430,7 @@ export class RemoteFileSystem implements FileSystem {
   }
 
   close(): Promise<void> {
-    this.#opens.clear();
+    this.#opens.close();
     return this.#close();
   }
 

@@ -26,7 +26,15 @@ import { Heartbeat, LOOK_BUSY_MS } from "./heartbeat.ts";
 import { failureOf, Lane } from "./lane.ts";
 import { type OpenTable, resumeOpens, showOpens } from "./resume-opens.ts";
 import { SessionChannels } from "./session-channels.ts";
-import { type Agreement, isProofRefused, type Proven, placeOf, type SetUpWish, setUpChannel } from "./set-up.ts";
+import {
+  type Agreement,
+  closedError,
+  isProofRefused,
+  type Proven,
+  placeOf,
+  type SetUpWish,
+  setUpChannel,
+} from "./set-up.ts";
 import { Waiters } from "./waiters.ts";
 
 const CLIENT_ID_BYTES = 16;
@@ -479,10 +487,6 @@ export class ClientSession {
     if (state.t === "ready") log.info("the server is back");
     this.onState(this.state, state.t === "away" ? state.reason : undefined);
   }
-}
-
-function closedError(): ConnectionError {
-  return new ConnectionError("the drive is closed", { retryable: false });
 }
 
 function isExpected(error: unknown): boolean {

@@ -101,6 +101,11 @@ export function overError(cause: Error): Error {
   return new ConnectionError("the connection was closed", { retryable: true, cause });
 }
 
+/** After the drive was closed, for whoever still asks. */
+export function closedError(): ConnectionError {
+  return new ConnectionError("the drive is closed", { retryable: false });
+}
+
 /** For whom no connection is there. */
 export function awayError(): ConnectionError {
   return new ConnectionError("the server cannot be reached", { retryable: true });

@@ -2,12 +2,20 @@ import assert from "node:assert/strict";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { createLog } from "../../src/base/log.ts";
+import { createLog, silentLog } from "../../src/base/log.ts";
+import { CachedFileSystem } from "../../src/cache/cached.ts";
 import { RecoveryFiles, recoveryFolder } from "../../src/cli/recovery-files.ts";
-import type { NodeId } from "../../src/vfs/file-system.ts";
-import { FakeClock } from "../support/fake-clock.ts";
-import { named } from "../support/link-drive.ts";
+import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { MemoryFs } from "../fuse/memory-fs.ts";
+import { FakeClock, settle } from "../support/fake-clock.ts";
+import { GatedFs } from "../support/gated-fs.ts";
+import { ctx, named } from "../support/link-drive.ts";
+import { returningDrive } from "../support/returning-drive.ts";
 import { makeTemp } from "../support/temp.ts";
+
+/** More sections than may be on their way. */
+const SECTIONS = 200;
+const SECTION = 4096;
 
 const temp = makeTemp("recovered");
 process.env["NETDRIVE_RUNTIME"] = temp.path;
@@ -65,3 +73,49 @@ test("where nothing can be kept, the log says what is lost", () => {
   assert.deepEqual(recovered.paths, []);
   assert.match(lines.join(), /4 bytes are lost/);
 });
+
+for (const [failure, isAway] of [
+  ["is away", true],
+  ["does not answer", false],
+] as const) {
+  test(`a drive that ends while its server ${failure} keeps all that was acknowledged, as it was written last`, async () => {
+    const gate = new GatedFs(new MemoryFs());
+    const drive = await returningDrive({ fileSystem: gate.fileSystem });
+    const { fileSystem } = drive.remote;
+    const { recovered } = files(() => "f");
+    const cached = new CachedFileSystem(fileSystem, {
+      ...{ sectionBytes: SECTION, writeBehindBytesMax: 1 << 30, readAheadBytesMax: 0, attrTimeoutMs: 1000 },
+      ...{ lineBytes: () => 0, kernelReadAheadBytes: () => 0, clock: drive.clock, log: silentLog },
+      keepLost: (id, offsetBytes, data) => recovered.save(id, offsetBytes, data),
+    });
+    const { id: root } = await cached.root(ctx);
+    const flags = OpenFlag.READ | OpenFlag.WRITE;
+    const { opened } = await cached.create(ctx, root, named("f"), flags, { mode: 0o100644, umask: 0 });
+    if (isAway) {
+      drive.isDown = true;
+      await drive.cut();
+    } else {
+      gate.gates.add("write");
+    }
+    const written = Buffer.alloc(SECTIONS * SECTION);
+    let value = 0;
+    const write = async (at: number, lengthBytes: number) => {
+      value += 1;
+      written.fill(value, at, at + lengthBytes);
+      await cached.write(ctx, opened.handle, at, Buffer.alloc(lengthBytes, value));
+    };
+    await write(0, written.length);
+    // Each overlaps the one before, which waits for those before it.
+    for (let at = 100; at > 0; at -= 10) await write(at, 15);
+    await write(written.length - SECTION - 5, 10);
+    const closing = cached.close();
+    await drive.pass(15_000);
+    await closing;
+    assert.equal(cached.figures.dirtyBytes, 0);
+    const [path = ""] = recovered.paths;
+    assert.equal(recovered.paths.length, 1);
+    assert.ok(readFileSync(path).equals(written));
+    gate.open();
+    await settle();
+  });
+}
