@@ -137,6 +137,17 @@ export class CachedFileSystem extends ForwardingFileSystem {
     return this.inner.link(ctx, id, parent, name);
   }
 
+  /** Each write takes a file's capabilities away: those given after it are to stay. */
+  override async setxattr(ctx: RequestContext, id: NodeId, name: Name, value: Buffer, flags: number): Promise<void> {
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
+    return this.inner.setxattr(ctx, id, name, value, flags);
+  }
+
+  override async removexattr(ctx: RequestContext, id: NodeId, name: Name): Promise<void> {
+    if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
+    return this.inner.removexattr(ctx, id, name);
+  }
+
   /** A file must not appear under its new name without data that was written before. */
   override async rename(
     ctx: RequestContext,

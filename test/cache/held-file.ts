@@ -95,6 +95,14 @@ export class HeldFile extends ForwardingFileSystem {
     return attrOf(this.content.length);
   }
 
+  override async setxattr(): Promise<void> {
+    this.log.push("setxattr");
+  }
+
+  override async removexattr(): Promise<void> {
+    this.log.push("removexattr");
+  }
+
   override async flush(): Promise<void> {
     this.log.push("flush");
   }

@@ -204,6 +204,9 @@ describe("write-behind", () => {
       truncate: (cached: CachedFileSystem, file: HeldFile) => cached.setattr(CTX, file.id, { sizeBytes: 5 }),
       rename: (cached: CachedFileSystem, file: HeldFile) =>
         cached.rename(CTX, file.id, "f" as never, file.id, "g" as never, 0),
+      setxattr: (cached: CachedFileSystem, file: HeldFile) =>
+        cached.setxattr(CTX, file.id, "security.capability" as never, Buffer.from("x"), 0),
+      removexattr: (cached: CachedFileSystem, file: HeldFile) => cached.removexattr(CTX, file.id, "user.x" as never),
       open: (cached: CachedFileSystem, file: HeldFile) => cached.open(CTX, file.id, OpenFlag.READ),
       syncfs: (cached: CachedFileSystem) => cached.close(),
     };
@@ -227,6 +230,8 @@ describe("write-behind", () => {
       lookup: (cached, ctx, file) => cached.lookup(ctx, file.id, "f" as never),
       truncate: (cached, ctx, file) => cached.setattr(ctx, file.id, { sizeBytes: 5 }),
       rename: (cached, ctx, file) => cached.rename(ctx, file.id, "f" as never, file.id, "g" as never, 0),
+      setxattr: (cached, ctx, file) => cached.setxattr(ctx, file.id, "user.x" as never, Buffer.from("x"), 0),
+      removexattr: (cached, ctx, file) => cached.removexattr(ctx, file.id, "user.x" as never),
       open: (cached, ctx, file) => cached.open(ctx, file.id, OpenFlag.READ),
       read: (cached, ctx, _file, handle) => cached.read(ctx, handle, 0, Buffer.alloc(10)),
       lseek: (cached, ctx, _file, handle) => cached.lseek(ctx, handle, 0, "data"),
