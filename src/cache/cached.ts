@@ -23,6 +23,7 @@ import {
   type Opened,
   OpenFlag,
   type OpenFlags,
+  RenameFlag,
   type RequestContext,
   RequestPriority,
   type WriteOptions,
@@ -160,6 +161,10 @@ export class CachedFileSystem extends ForwardingFileSystem {
     if (this.#writes.hasDirtyNodes) {
       const { id } = await this.inner.lookup(ctx, parent, name);
       await this.#writes.drain(id, ctx.signal);
+      if (flags === RenameFlag.EXCHANGE) {
+        const other = await this.inner.lookup(ctx, newParent, newName);
+        await this.#writes.drain(other.id, ctx.signal);
+      }
     }
     return this.inner.rename(ctx, parent, name, newParent, newName, flags);
   }

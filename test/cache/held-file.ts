@@ -6,6 +6,7 @@
 
 import type { ErrnoName } from "../../src/base/errno.ts";
 import { FsError } from "../../src/base/errors.ts";
+import type { Name } from "../../src/base/name.ts";
 import type { Attr } from "../../src/vfs/attr.ts";
 import type {
   Entry,
@@ -53,6 +54,8 @@ export class HeldFile extends ForwardingFileSystem {
   began: () => void = () => {};
   readonly log: string[] = [];
   readonly id = "file" as NodeId;
+  /** What each name is; any other is another file. Absent: all are this one. */
+  names: Record<string, NodeId> | undefined;
   /** Whether requests may follow writes; those that do are noted as such. */
   follows = false;
   /** What follows writes gets no answer, whatever becomes of these. */
@@ -71,9 +74,10 @@ export class HeldFile extends ForwardingFileSystem {
     return this.openContent === undefined ? opened : { ...opened, content: this.openContent };
   }
 
-  override async lookup(): Promise<Entry> {
+  override async lookup(_ctx: RequestContext, _parent: NodeId, name: Name): Promise<Entry> {
     this.log.push("lookup");
-    return { id: this.id, attr: attrOf(this.content.length) };
+    const id = this.names === undefined ? this.id : (this.names[name] ?? ("other" as NodeId));
+    return { id, attr: attrOf(this.content.length) };
   }
 
   override async rename(): Promise<void> {

@@ -5,7 +5,7 @@ import type { FsError } from "../../src/base/errors.ts";
 import { silentLog } from "../../src/base/log.ts";
 import { CachedFileSystem } from "../../src/cache/cached.ts";
 import { PARTIAL_REST_MS } from "../../src/cache/write-behind.ts";
-import { type HandleId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { type HandleId, OpenFlag, RenameFlag } from "../../src/vfs/file-system.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { CTX, HeldFile } from "./held-file.ts";
 
@@ -220,6 +220,20 @@ describe("write-behind", () => {
       await answer;
       const last = file.log.lastIndexOf("write");
       assert.ok(last >= 0 && last < file.log.length - 1, `${name} comes after the write`);
+    }
+  });
+
+  it("exchanges two names when all that was written to either file is on the server", async () => {
+    for (const writtenTo of ["f", "g"]) {
+      const { file, cached } = setUp();
+      const { handle } = await cached.open(CTX, file.id, WRITE);
+      await cached.write(CTX, handle, 0, Buffer.alloc(100));
+      file.names = { [writtenTo]: file.id };
+      const done = cached.rename(CTX, file.id, "f" as never, file.id, "g" as never, RenameFlag.EXCHANGE);
+      assert.equal(await isSettled(done), false, writtenTo);
+      await file.releaseAll();
+      await done;
+      assert.ok(file.log.indexOf("write") < file.log.indexOf("rename"), `${file.log}`);
     }
   });
 
