@@ -91,10 +91,9 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     this.#agreement = parts.agreement;
     this.#clock = parts.clock;
     this.events = parts.events;
-    const { credits } = parts.agreement;
     this.#windows = new CallWindows(parts.agreement, parts);
-    this.#calls = new Array<Call | undefined>(credits).fill(undefined);
-    this.#turns = new Uint16Array(credits);
+    this.#calls = new Array<Call | undefined>(parts.agreement.credits).fill(undefined);
+    this.#turns = new Uint16Array(parts.agreement.credits);
   }
 
   get agreement(): Agreement {
@@ -238,10 +237,11 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     this.sendOn();
   }
 
-  /** The session is another one: what may have been done in the old one, or not, fails with EIO; everything else is asked again. */
+  /** The session is another one: what may have been done in the old one, or not, fails with EIO; everything else that is wanted is asked again. */
   startOver(): void {
     for (const call of this.#calls) {
-      if (call === undefined || !call.isSent || call.message.row.changes !== true) continue;
+      const isUnwanted = call?.isAbandoned === true && call.leftBy !== this.channel;
+      if (call?.isSent !== true || !(isUnwanted || call.message.row.changes === true)) continue;
       this.#forget(call);
       if (!call.isAbandoned) call.failWhenFree(new FsError("EIO", call.message.name));
     }

@@ -261,6 +261,28 @@ test("a connection lost while directories are opened again, in a new server, lea
   await drive.remote.close();
 });
 
+test("a session comes back from two new servers, one after the other, also when every credit is held", async () => {
+  const memory = new MemoryFs();
+  const drive = await returningDrive({ fileSystem: memory, client: { credits: 8 } });
+  const { root } = await fileOn(drive);
+  const listing = await drive.remote.fileSystem.opendir(ctx, root);
+  for (const { client } of drive.connections) client.faults.isDropping = true;
+  const asked = Array.from({ length: 20 }, () => outcome(drive.remote.fileSystem.lookup(ctx, root, named("f"))));
+  await settle();
+  const gate = new GatedFs(memory);
+  gate.gates.add("opendir");
+  drive.target = linkDrive({ fileSystem: gate.fileSystem }).server;
+  await drive.cut();
+  await drive.pass(5000, () => gate.held.length === 1);
+  drive.target = linkDrive({ fileSystem: memory }).server;
+  await drive.cut();
+  await drive.pass(10_000, () => asked.every(({ value }) => value !== undefined));
+  for (const { value } of asked) assert.ok(value !== undefined && !(value instanceof Error));
+  assert.ok((await drive.remote.fileSystem.readdir(ctx, listing, 0n, 4096, false)).length > 0);
+  gate.open();
+  await drive.remote.close();
+});
+
 test("a handle of a session that is over is not released in the next one, where it is another's", async () => {
   const memory = new MemoryFs();
   const drive = await returningDrive({ fileSystem: memory });
