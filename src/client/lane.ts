@@ -54,8 +54,8 @@ export class Lane {
    */
   isEager = true;
   #eagerAgain = 0;
-  /** The server has said, where only it can have, that the session is over: it is not joined any more. */
-  isRevoked = false;
+  /** By what the last connection was lost. */
+  ending: Error = new ConnectionError("lost", { retryable: true });
   /** Connections in a row that ended soon, because the server broke the rules. */
   violations = 0;
 
@@ -63,6 +63,10 @@ export class Lane {
     this.kind = slotTable === 0 ? "CONTROL" : "IO";
     this.slotTable = slotTable;
     this.#backoff = new Backoff(BACKOFF, random);
+  }
+
+  get role(): "control" | "io" {
+    return this.kind === "IO" ? "io" : "control";
   }
 
   get isUp(): boolean {

@@ -108,6 +108,8 @@ export class ClientSession {
   #state: State = { t: "connecting" };
   #look: Timer | undefined;
   #network: Timer | undefined;
+  /** Which session the server has said to be over, where only it can have: that one is not joined any more. */
+  #revoked: Buffer | undefined;
   /** Those who pause between two attempts, or wait for the control channel. */
   readonly #waiters: Waiters;
   #resumes = 0;
@@ -173,8 +175,7 @@ export class ClientSession {
     this.#lookLater();
     this.#network = this.#options.network?.onChange(() => this.#stir());
     // One that was lost while the others were set up.
-    for (const lane of this.#lanes)
-      if (!lane.isUp) this.#wentDown(lane, new ConnectionError("lost", { retryable: true }));
+    for (const lane of this.#lanes) if (!lane.isUp) this.#wentDown(lane, lane.ending);
   }
 
   /** Says goodbye for good, and settles when every connection is gone; bounded in time. */
@@ -241,7 +242,7 @@ export class ClientSession {
     const wish: SetUpWish = {
       proof,
       kind: lane.kind,
-      security: options.security[lane.kind === "IO" ? "io" : "control"],
+      security: options.security[lane.role],
       slotTable: lane.slotTable,
       keepMs: options.keepMs,
       share: options.share,
@@ -281,32 +282,33 @@ export class ClientSession {
   }
 
   #cut(lane: Lane, reason: string): void {
-    this.#options.log.warn(`${lane.kind === "IO" ? "an io" : "the control"} connection is dead: ${reason}`);
+    this.#options.log.warn(`${lane.role === "io" ? "an io" : "the control"} connection is dead: ${reason}`);
     lane.calls?.cut();
   }
 
   #wentDown(lane: Lane, reason: Error): void {
     this.#heartbeat.end(lane);
+    lane.ending = reason;
     if (this.#state.t === "over" || this.#state.t === "connecting") return;
     if (this.#options.dial === undefined) {
       this.#finish(reason);
       return;
     }
     this.#judge(lane, reason);
+    // Behind a welcome everything is signed. In clear it may be anybody's word, and joining will tell.
+    const isSigned = this.#options.security[lane.role] === "signed";
+    if (isSigned && isProofRefused(reason)) this.#revoked = lane.calls?.agreement.sessionId;
     // Of the control connection it is told that the server is away, and why.
     if (lane.slotTable !== 0 && reason.cause instanceof ProtocolError) {
       this.#options.log.warn(`an io connection is lost: ${reason.message}`);
     }
     if (lane.slotTable === 0) {
-      // Behind a welcome everything is signed. In clear it may be anybody's word, and joining will tell.
-      if (this.#options.security.control === "signed" && isProofRefused(reason)) lane.isRevoked = true;
-      const sinceMs = this.#awaySinceMs ?? this.#options.clock.monotonicMs();
-      this.#enter({ t: "away", sinceMs, reason });
+      this.#enter({ t: "away", sinceMs: this.#awaySinceMs ?? this.#options.clock.monotonicMs(), reason });
       this.#lookLater();
     }
     if (!lane.isConnecting) void this.#reconnect(lane);
     // It may have waited for the control channel.
-    else this.#waiters.wake();
+    else this.#waiters.wakeUntimed();
   }
 
   /** A server that breaks the rules again and again is not asked the same for ever. */
@@ -361,12 +363,19 @@ export class ClientSession {
     return this.#state.t === "over";
   }
 
+  get #isRevoked(): boolean {
+    return this.#revoked?.equals((this.#agreement as Agreement).sessionId) === true;
+  }
+
+  /** @throws what an attempt fails with, also what its connection was lost by behind the welcome: then nothing has come back. */
   async #bringBack(lane: Lane): Promise<void> {
     const { dial, log } = this.#options;
+    // The control channel gets another session.
+    while (lane.slotTable !== 0 && this.#isRevoked && !this.#isOver) await this.#waiters.wait();
+    if (this.#isOver) return;
     const { attemptTimeoutMs: timeoutMs, isEager } = lane;
-    const kind = lane.kind === "IO" ? "io" : "control";
     const dialOne = async () => {
-      const link = await (dial as NonNullable<typeof dial>)(kind, { timeoutMs, isEager });
+      const link = await (dial as NonNullable<typeof dial>)(lane.role, { timeoutMs, isEager });
       lane.isEager = !isEager;
       if (!this.#isOver) return link;
       link.destroy();
@@ -378,19 +387,20 @@ export class ClientSession {
     };
     const join = async () =>
       this.#setUp(lane, await dialOne(), this.#joinProof(), lane.slotTable === 0 ? show : undefined);
-    const joined = lane.isRevoked
+    const joined = this.#isRevoked
       ? undefined
       : await join().catch((error: unknown) => {
           if (!isProofRefused(error) || lane.slotTable !== 0) throw error;
         });
     const agreement = joined ?? (await this.#logInAgain(lane, await dialOne()));
     const isNewSession = joined === undefined;
-    if (isNewSession) log.error("the server does not know this session any more: what was open there is gone");
-    if (isNewSession) lane.isRevoked = false;
     lane.isEager = true;
+    if (isNewSession) log.error("the server does not know this session any more: what was open there is gone");
     if (lane.slotTable === 0) await this.#resume(lane, agreement, isNewSession ? undefined : shown);
     else await this.#whenReady(lane);
     if (this.#isOver) return;
+    // Welcome and end may come in one breath.
+    if (!lane.isUp) throw lane.ending;
     lane.calls?.release();
     if (lane.slotTable !== 0) return;
     this.#resumes += 1;
@@ -406,8 +416,8 @@ export class ClientSession {
   async #logInAgain(lane: Lane, link: ByteLink): Promise<Agreement> {
     const { clock, security, login } = this.#options;
     const { bootId, keepMs } = this.#agreement as Agreement;
-    const isKept = clock.monotonicMs() - (this.#awaySinceMs ?? 0) < keepMs;
-    const isDoubtful = security.control === "signed" && isKept && !lane.isRevoked;
+    const isKept = clock.monotonicMs() - (this.#awaySinceMs ?? clock.monotonicMs()) < keepMs;
+    const isDoubtful = security.control === "signed" && isKept && !this.#isRevoked;
     try {
       const agreement = await this.#setUp(lane, link, login);
       if (!isDoubtful || !agreement.bootId.equals(bootId)) return agreement;
@@ -433,7 +443,7 @@ export class ClientSession {
     if (this.#isOver) return;
     const isNewSession = shown === undefined;
     this.#agreement = agreement;
-    this.#enter({ t: "resuming", sinceMs: this.#awaySinceMs ?? this.#options.clock.monotonicMs() });
+    if (control.isUp) this.#enter({ t: "resuming", sinceMs: this.#awaySinceMs ?? this.#options.clock.monotonicMs() });
     if (isNewSession) {
       for (const lane of this.#lanes) {
         lane.calls?.startOver();

@@ -15,7 +15,7 @@ import type { ChannelSecurity } from "../../src/wire/messages.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { fakeDrive } from "../support/fake-server.ts";
-import { HARMS, type HarmedStream, type HarmPlan, harmedWay, harmLink } from "../support/harmed-line.ts";
+import { HARMS, type HarmedStream, type HarmPlan, harmedWay, harmLink, harmProof } from "../support/harmed-line.ts";
 import { ctx, linkDrive, named, TOKEN } from "../support/link-drive.ts";
 import { MemoryStore } from "../support/memory-store.ts";
 import { outcome } from "../support/outcome.ts";
@@ -150,18 +150,6 @@ test("a record that is flipped, dropped, repeated, moved or played again costs a
   }
   assert.ok(count > 60, `${count} records were harmed`);
 });
-
-/** Harms the proof of a connection's set-up, so that the server refuses it. */
-function harmProof(link: FaultyLink): void {
-  const write = link.write.bind(link);
-  let count = 0;
-  link.write = (chunks, sent) => {
-    const bytes = Buffer.concat(chunks);
-    count += 1;
-    if (count === 2) bytes.writeUInt8(bytes.readUInt8(HEADER_BYTES) ^ 1, HEADER_BYTES);
-    write([bytes], sent);
-  };
-}
 
 test("a refusal that is not the server's does not cost the session, nor what is open", async () => {
   // Of the joining connection only, and of all of them.

@@ -104,6 +104,18 @@ export function harmLink(link: FaultyLink, plan: HarmPlan): HarmedStream {
   return stream;
 }
 
+/** Harms the proof of a connection's set-up, so that the server refuses it. */
+export function harmProof(link: FaultyLink): void {
+  const write = link.write.bind(link);
+  let count = 0;
+  link.write = (chunks, sent) => {
+    const bytes = Buffer.concat(chunks);
+    count += 1;
+    if (count === 2) bytes.writeUInt8(bytes.readUInt8(HEADER_BYTES) ^ 1, HEADER_BYTES);
+    write([bytes], sent);
+  };
+}
+
 /** A way to a server over a socket, with somebody on it. */
 export interface HarmedWay extends AsyncDisposable {
   readonly port: number;

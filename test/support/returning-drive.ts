@@ -22,8 +22,8 @@ export interface ReturningDrive extends LinkDrive {
   readonly remote: Remote;
   /** Every connection there ever was, in order; control first. */
   readonly connections: Connection[];
-  /** While true nothing can be dialled: nobody answers, or, with `isRefusing`, a machine says that nobody listens. */
-  isDown: boolean;
+  /** While true nothing, or nothing of one kind, can be dialled: nobody answers, or, with `isRefusing`, a machine says that nobody listens. */
+  isDown: boolean | Connection["kind"];
   isRefusing: boolean;
   /** Attempts to dial, also in vain. */
   readonly dials: readonly { readonly kind: Connection["kind"]; readonly atMs: number }[];
@@ -64,7 +64,8 @@ export async function returningDrive(
   const dial = async (kind: Connection["kind"] = "control") => {
     dials.push({ kind, atMs: clock.monotonicMs() });
     const cause = state.isRefusing ? Object.assign(new Error("refused"), { code: "ECONNREFUSED" }) : undefined;
-    if (state.isDown) throw new ConnectionError("nobody is there", { retryable: true, cause });
+    if (state.isDown === true || state.isDown === kind)
+      throw new ConnectionError("nobody is there", { retryable: true, cause });
     const connection = { kind, ...memoryLinkPair(clock) };
     connections.push(connection);
     state.onConnection(connection);
