@@ -381,7 +381,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
 
   #succeed(call: Call, fields: Fields, payload: Buffer, handle: number): void {
     if (call.isAbandoned) {
-      if (call.message.row.handle === "made") this.events.orphan(handle, call);
+      if (call.message.row.handle === "made") this.events.orphan(handle, call, this.#agreement);
       return;
     }
     if (call.isSending) {

@@ -14,6 +14,7 @@ import type { FrameHeader } from "../wire/frame.ts";
 import type { CallName, Request } from "../wire/messages.ts";
 import type { CallChannel } from "./call-channel.ts";
 import type { RemoteOpen } from "./remote-open.ts";
+import type { Agreement } from "./set-up.ts";
 
 export type Fields = Record<string, unknown>;
 
@@ -49,8 +50,8 @@ export interface CallParts {
 export interface ChannelEvents {
   /** A connection is lost, or closed by the server. */
   down(reason: Error): void;
-  /** A handle came for a caller who had given up. */
-  orphan(handle: number, call: Call): void;
+  /** A handle came for a caller who had given up, in the session of `agreement`. */
+  orphan(handle: number, call: Call, agreement: Agreement): void;
   lockReady(notice: Request<"lockReady">): void;
   /** Somebody else has changed a file through an open of this session. */
   changed(notice: Request<"changed">): void;
@@ -117,6 +118,11 @@ export abstract class Call {
     this.isOfResuming = parts.isOfResuming === true;
     this.followsWrites = parts.followsWrites === true;
     this.isUnhurried = parts.isUnhurried === true;
+  }
+
+  /** Of the handle it is answered with, if it is with one. */
+  get kindMade(): RemoteOpen["kind"] {
+    return this.message.name === "opendir" ? "directory" : "file";
   }
 
   /** Tells `abandon` when the caller loses interest. @returns false if it has already: the call has failed then. */

@@ -33,6 +33,11 @@ const ATTEMPT_TIMEOUTS_MS: readonly number[] = [2000, 2000, 5000, 10_000];
 /** What came of an attempt: nothing, or a machine's word that nobody listens there, or a server's own no. */
 export type Failure = "silent" | "refused" | "answered";
 
+/** Whether an attempt may fail like this without a fault in this program. */
+export function isExpected(error: unknown): boolean {
+  return error instanceof ConnectionError || error instanceof ProtocolError;
+}
+
 export function failureOf(error: unknown): Failure {
   const cause = error instanceof ConnectionError ? error.cause : error;
   if (cause instanceof ProtocolError) return "answered";

@@ -50,7 +50,7 @@ export class RemoteOpens implements OpenTable {
   /** Not known to callers any more, but the server has not answered their release. */
   readonly #released = new Set<RemoteOpen>();
   readonly #names: NodeNames;
-  readonly #drop: (handle: number, kind: RemoteOpen["kind"]) => void;
+  readonly #drop: OpenTable["drop"];
   readonly #onGone: (open: RemoteOpen) => void;
   readonly leases: RemoteLeases;
   events: OpenEvents | undefined;
@@ -58,7 +58,7 @@ export class RemoteOpens implements OpenTable {
   /** `names` know where nodes are; `drop` releases a handle that nobody wants; `onGone` is told of opens that are no more; `giveBack` tells the server. */
   constructor(
     names: NodeNames,
-    drop: (handle: number, kind: RemoteOpen["kind"]) => void,
+    drop: OpenTable["drop"],
     onGone: (open: RemoteOpen) => void,
     giveBack: (breakId: number) => void,
   ) {
@@ -151,12 +151,12 @@ export class RemoteOpens implements OpenTable {
     return this.#names.find([node], walker, new Map());
   }
 
-  handlesLost(kind: RemoteOpen["kind"]): void {
-    for (const open of this.#released) if (open.kind === kind) open.isGone = true;
+  handlesLost(kind: RemoteOpen["kind"], present: string): void {
+    for (const open of this.#released) if (open.kind === kind && open.reopenedIn !== present) open.isGone = true;
   }
 
-  drop(handle: number, kind: RemoteOpen["kind"]): void {
-    this.#drop(handle, kind);
+  drop(handle: number, kind: RemoteOpen["kind"], place: string): void {
+    this.#drop(handle, kind, place);
   }
 
   #missing(op: string): Error {

@@ -65,7 +65,7 @@ export class RemoteFileSystem implements FileSystem {
   readonly #calls: NodeCalls;
   readonly #opens = new RemoteOpens(
     this.#names,
-    (handle, kind) => this.#dropHandle(handle, kind),
+    (...orphan) => this.#dropHandle(...orphan),
     (open) => this.#locks.gone(open),
     (breakId) => this.#channels.notify("returnLease", { breakId }),
   );
@@ -447,9 +447,10 @@ export class RemoteFileSystem implements FileSystem {
   }
 
   /** A handle that came for a caller who had given up. */
-  #dropHandle(handle: number, kind: RemoteOpen["kind"]): void {
+  #dropHandle(handle: number, kind: RemoteOpen["kind"], place: string): void {
     const { caller } = NOBODYS;
     const open = new RemoteOpen({ id: 0 as HandleId, kind, node: "" as NodeId, handle, flags: 0, caller });
+    open.reopenedIn = place;
     this.#opens.addReleased(open);
     void this.#release(NOBODYS, open, false);
   }

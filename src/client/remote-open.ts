@@ -30,7 +30,7 @@ export class RemoteOpen {
   readonly attachedBy: Buffer | undefined;
   /** As far as the server has not asked it back. */
   lease: Lease;
-  /** Of a directory that was opened again: in which session, and at which start of the server. */
+  /** Of a directory that was opened again, and of what came for nobody: in which session, and at which start of the server, it has its handle. */
   reopenedIn: string | undefined;
   /** The server has given it up: whoever still uses it gets ESTALE. */
   isGone = false;

@@ -30,10 +30,13 @@ export interface OpenTable {
   gone(open: RemoteOpen): void;
   /** Makes the server know the node again, without waiting for any call that waits for the session. @returns false: it is not where it was. */
   findNode(node: NodeId, walker: Walker): Promise<boolean>;
-  /** The server has no handle of this kind any more, and may give their numbers to others: nothing is to be released under them. */
-  handlesLost(kind: RemoteOpen["kind"]): void;
-  /** A handle came for a caller who had given up. */
-  drop(handle: number, kind: RemoteOpen["kind"]): void;
+  /**
+   * The server has no handle of this kind any more but those that were made in `present`, and may give their numbers to others: nothing is to be released
+   * under them.
+   */
+  handlesLost(kind: RemoteOpen["kind"], present: string): void;
+  /** A handle came for a caller who had given up, in the session and start of the server `place`. */
+  drop(handle: number, kind: RemoteOpen["kind"], place: string): void;
 }
 
 /** Shows the keys of all files that are open. Settles when each is resumed, or known to be gone. @throws ConnectionError the connection was lost again. */
@@ -61,8 +64,8 @@ export async function resumeOpens(
   const all = [...opens.all].filter(({ isGone }) => !isGone);
   const files = all.filter(({ kind }) => kind === "file");
   const directories = all.filter(({ kind }) => kind === "directory");
-  if (before !== present) opens.handlesLost("directory");
-  if (isNewSession) opens.handlesLost("file");
+  if (before !== present) opens.handlesLost("directory", present);
+  if (isNewSession) opens.handlesLost("file", present);
   if (isNewSession) for (const open of files) opens.gone(open);
   else await shown;
   const lost = directories.filter(({ reopenedIn = before }) => reopenedIn !== present);

@@ -23,7 +23,7 @@ import type { Trace } from "../transport/trace.ts";
 import type { Request, Security } from "../wire/messages.ts";
 import { CallChannel } from "./call-channel.ts";
 import { Heartbeat, LOOK_BUSY_MS } from "./heartbeat.ts";
-import { failureOf, Lane } from "./lane.ts";
+import { failureOf, isExpected, Lane } from "./lane.ts";
 import { type OpenTable, resumeOpens, showOpens } from "./resume-opens.ts";
 import { SessionChannels } from "./session-channels.ts";
 import {
@@ -271,7 +271,7 @@ export class ClientSession {
       clock,
       events: {
         down: (reason) => this.#wentDown(lane, reason),
-        orphan: (handle, { message: { name } }) => this.#opens?.drop(handle, name === "opendir" ? "directory" : "file"),
+        orphan: (handle, { kindMade }, made) => this.#opens?.drop(handle, kindMade, placeOf(made)),
         lockReady: (notice) => this.#locks?.ready(notice),
         changed: ({ id }) => this.#opens?.changed(id),
         leaseBreak: (notice) => this.#opens?.leaseBreak(notice),
@@ -497,8 +497,4 @@ export class ClientSession {
     if (state.t === "ready") log.info("the server is back");
     this.onState(this.state, state.t === "away" ? state.reason : undefined);
   }
-}
-
-function isExpected(error: unknown): boolean {
-  return error instanceof ConnectionError || error instanceof ProtocolError;
 }
