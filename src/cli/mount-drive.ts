@@ -118,7 +118,10 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     // Never rejects.
     changed: (node) => void forget(node),
     leaseLost: (node, remains) => {
-      if (remains === Lease.NONE) known.leaseLost(node);
+      if (remains !== Lease.NONE) return;
+      known.leaseLost(node);
+      // As if it had been given back. Never rejects.
+      void forget(node);
     },
     async leaseBroken(node, remains) {
       if (remains === Lease.NONE) known.leaseLost(node);

@@ -54,6 +54,10 @@ export interface LeaseSession {
   /** Since when it has no connection; undefined: it has one. */
   readonly awaySinceMs: number | undefined;
   leaseBreak(notice: Request<"leaseBreak">): void;
+  /** All leases of a file that it has an open of were taken away, and it has not said that it knows: see `leaseBreak` of this number. */
+  leaseTaken(open: LeaseOpen, breakId: number): void;
+  /** It has said that it knows. */
+  leaseReturned(breakId: number): void;
   readonly told: { changed(node: NodeId): void };
 }
 
@@ -64,6 +68,8 @@ export const OUTSIDER: LeaseSession = {
   isAway: false,
   awaySinceMs: undefined,
   leaseBreak() {},
+  leaseTaken() {},
+  leaseReturned() {},
   told: { changed() {} },
 };
 
@@ -200,8 +206,10 @@ export class ShareLeases {
   }
 
   /** A session gives back what it was told to. Numbers that are not known are of what was taken away. */
-  returned({ leases }: LeaseSession, breakId: number): void {
+  returned(session: LeaseSession, breakId: number): void {
+    const { leases } = session;
     leases.isDeaf = false;
+    session.leaseReturned(breakId);
     const each = leases.breaks.get(breakId);
     if (each !== undefined) this.#end(each);
   }
@@ -270,7 +278,7 @@ export class ShareLeases {
     leases.lastBreakId = (leases.lastBreakId + 1) >>> 0;
     const id = leases.lastBreakId;
     if (waitMs <= 0) {
-      this.#lowerAll(session, node, remains);
+      this.#take({ id, session, node, remains });
       // It is to know, whenever it hears of it.
       session.leaseBreak({ breakId: id, id: node, lease: remains });
       return undefined;
@@ -314,7 +322,16 @@ export class ShareLeases {
     }
     session.leases.isDeaf = true;
     this.#log.warn(`${session.label} has not given back the lease of a file that others need: it is taken away`);
+    this.#take(each);
     this.#end(each);
+  }
+
+  /** Lowers leases that were not given back. What others do to the file from now on their session has not heard of, if none remains. */
+  #take({ id, session, node, remains }: Pick<Break, "id" | "session" | "node" | "remains">): void {
+    for (const open of remains === Lease.NONE ? (this.#opens.of(node) ?? []) : []) {
+      if (open.owner === session && open.kind === "file") session.leaseTaken(open, id);
+    }
+    this.#lowerAll(session, node, remains);
   }
 
   #end({ session, node, remains }: Break): void {

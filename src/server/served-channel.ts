@@ -235,7 +235,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     // A release waits for the requests on its open, itself not among them.
     if (open !== undefined && message.name !== "release") open.beginRequest();
     // All opens it knew it has resumed, but for what goes ahead of that; of this one it has only learnt since, by a reply that was kept.
-    if (open !== undefined && !GOES_AHEAD.has(message.name)) this.#session.cameBack(open);
+    if (open !== undefined && !GOES_AHEAD.has(message.name)) this.#session.used(open);
     return request;
   }
 

@@ -16,10 +16,10 @@ import type { FileSystem, RequestContext } from "../vfs/file-system.ts";
 import type { Request } from "../wire/messages.ts";
 import type { Closings } from "./closing.ts";
 import type { LeasedNames } from "./leased-names.ts";
-import { type LeaseSession, LeaseTally, type ShareLeases } from "./leases.ts";
+import { type LeaseOpen, type LeaseSession, LeaseTally, type ShareLeases } from "./leases.ts";
 import type { Locking } from "./lock-requests.ts";
 import type { LockSession, ShareLocks } from "./locks/share-locks.ts";
-import { Absence, type AbsentOpens, type DataVersion } from "./node-changes.ts";
+import { Absence, type AbsentOpens, type DataVersion, versionOf } from "./node-changes.ts";
 import type { Open } from "./open.ts";
 import type { ShareModes } from "./share-modes.ts";
 import { type SessionChannel, SlotTable } from "./slot-table.ts";
@@ -121,7 +121,7 @@ export class Session implements LockSession, LeaseSession {
   readonly #furtherHandles = new Map<number, Set<number>>();
   /** Handles by attaching. */
   readonly #attached = new Set<number>();
-  /** Of each open file, while the client is away. */
+  /** Of each open file, while the client is away, or has not heard that it lost the lease. */
   readonly #absences = new Map<Open, Absence>();
   #presence: Presence = { t: "present" };
   #lastHandle = 0;
@@ -182,6 +182,28 @@ export class Session implements LockSession, LeaseSession {
     this.slotTables.get(0)?.carrier?.notify("leaseBreak", notice);
   }
 
+  /** For this open it counts as away from now on, until it says that it has heard of the break, or comes back. */
+  leaseTaken(leased: LeaseOpen, breakId: number): void {
+    const open = leased as Open;
+    if (!this.#handles.has(open.id)) return;
+    const absence = this.#absences.get(open);
+    if (absence === undefined) {
+      // Something of its own may be about to change it.
+      const known = open.isIdle ? open.knownAttr : undefined;
+      this.#addAbsence(open, known && versionOf(known)).unansweredBreak = breakId;
+    } else if (absence.unansweredBreak !== undefined) absence.unansweredBreak = breakId;
+  }
+
+  leaseReturned(breakId: number): void {
+    for (const [open, { unansweredBreak }] of this.#absences) if (unansweredBreak === breakId) this.cameBack(open);
+  }
+
+  /** Whether the client is told at once what others do through this open; else by the verdict, when it is back. */
+  isToldOf(open: Open): boolean {
+    const absence = this.#absences.get(open);
+    return absence === undefined || absence.unansweredBreak !== undefined;
+  }
+
   /** Handles the client has. */
   get handleCount(): number {
     return this.#opens.size;
@@ -238,10 +260,15 @@ export class Session implements LockSession, LeaseSession {
 
   #setAbsent(open: Open, version?: DataVersion | "unknown"): void {
     if (open.kind !== "file" || this.#absences.get(open)?.leaveAgain() === true) return;
+    this.#addAbsence(open, version);
+  }
+
+  #addAbsence(open: Open, version: DataVersion | "unknown" | undefined): Absence {
     const absence = new Absence(open.node, this);
     absence.version = version;
     this.#absences.set(open, absence);
     this.share.absentOpens.add(absence);
+    return absence;
   }
 
   /** What happened to an open file since the client left; undefined: it has it, or has heard of it. */
@@ -270,6 +297,11 @@ export class Session implements LockSession, LeaseSession {
 
   #attrOf({ node, inner }: Open): Promise<Attr | undefined> {
     return this.share.fileSystem.getattr(OWN_CONTEXT, node, inner).catch(() => undefined);
+  }
+
+  /** A request that its client makes of an open it has resumed, or has only just learnt of; what it has not heard of while it was there is still to be told. */
+  used(open: Open): void {
+    if (this.#absences.size > 0 && this.#absences.get(open)?.unansweredBreak === undefined) this.cameBack(open);
   }
 
   /** The client is back at this open, and knows what happened to it. */

@@ -23,6 +23,8 @@ class Client implements LeaseSession {
   awaySinceMs: number | undefined;
   /** What it was told, as [number, node, what is left]. */
   readonly heard: [breakId: number, node: NodeId, lease: Lease][] = [];
+  /** Of which opens the lease was taken away without its word, as [number, open]. */
+  readonly taken: [breakId: number, open: LeaseOpen][] = [];
   readonly changes: NodeId[] = [];
   readonly told = { changed: (node: NodeId) => this.changes.push(node) };
 
@@ -32,6 +34,14 @@ class Client implements LeaseSession {
 
   get isAway(): boolean {
     return this.awaySinceMs !== undefined;
+  }
+
+  leaseTaken(open: LeaseOpen, breakId: number): void {
+    this.taken.push([breakId, open]);
+  }
+
+  leaseReturned(): void {
+    // The session's.
   }
 
   leaseBreak({ breakId, id, lease }: { breakId: number; id: NodeId; lease: Lease }): void {
@@ -161,7 +171,7 @@ test("a lease is taken away after a time, later at once, until its session is he
   const { leases, open, clock } = stage();
   const [a, b] = [new Client("a"), new Client("b")];
   const others = [1, 2].map((at) => open(a, READ, Lease.WRITE, { node: `${at}` as NodeId }));
-  open(a, READ | WRITE, Lease.WRITE);
+  const held = [open(a, READ | WRITE, Lease.WRITE), open(a, READ, Lease.NONE)];
   const wait = watch(leases.break(b, NODE, Lease.NONE));
   clock.advance(BREAK_MS - 1);
   await settle();
@@ -171,6 +181,11 @@ test("a lease is taken away after a time, later at once, until its session is he
   assert.equal(wait.isOver, true);
   assert.equal(leases.break(b, "1" as NodeId, Lease.NONE), undefined, "it is not waited for again");
   assert.deepEqual(a.heard.at(-1), [2, "1" as NodeId, Lease.NONE], "but told");
+  assert.deepEqual(
+    a.taken,
+    [...held, others[0]].map((each, at) => [at < 2 ? 1 : 2, each]),
+    "it has not heard of it, whichever of its opens had the lease",
+  );
   assert.deepEqual(
     others.map(({ lease }) => lease),
     [Lease.NONE, Lease.WRITE],
@@ -191,6 +206,7 @@ test("who sends what it has written is waited for longer, but not for ever", asy
     await settle();
   }
   assert.equal(rounds, 11);
+  assert.deepEqual(a.taken, [], "what it knows stays true as long as it has a lease to read");
 });
 
 test("who is away has the time from when it left, and is told when it is back in time", async () => {

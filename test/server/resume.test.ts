@@ -5,7 +5,7 @@ import type { Remote } from "../../src/client/remote.ts";
 import { openKey, resumeProof } from "../../src/resume/resume-proof.ts";
 import type { NodeId } from "../../src/vfs/file-system.ts";
 import { Lease } from "../../src/vfs/lease.ts";
-import { type BodyCodec, messageOf } from "../../src/wire/codec.ts";
+import { type BodyCodec, messageOf, messages } from "../../src/wire/codec.ts";
 import type { Reply } from "../../src/wire/messages.ts";
 import type { ResumeResult } from "../../src/wire/resume-fields.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
@@ -14,13 +14,20 @@ import { ctx, type LinkDrive, linkDrive, named, Peer } from "../support/link-dri
 
 const caller = { uid: 0, gid: 0, groups: [], pid: 1 };
 const MADE = { mode: 0o100644, umask: 0 };
+const BREAK_MS = 1000;
 
 /** A peer that remembers the bodies of its replies. */
 class Reader extends Peer {
   readonly replies: Record<string, unknown>[] = [];
+  /** Numbers of the leases it is to give back, which it does not. */
+  readonly breakIds: number[] = [];
 
   override frame(header: Parameters<Peer["frame"]>[0], body: Parameters<Peer["frame"]>[1]): void {
     const at = body.offset;
+    if (header.opcode === messages.leaseBreak.row.code) {
+      this.breakIds.push(messages.leaseBreak.request.read(body).breakId);
+      body.offset = at;
+    }
     if (header.flags === 1 && header.status === 0) {
       this.replies.push((messageOf(header.opcode).reply as BodyCodec).read(body) as Record<string, unknown>);
       body.offset = at;
@@ -46,13 +53,14 @@ function reader(drive: LinkDrive): Reader {
   return drive.peer(undefined, Reader);
 }
 
-async function opened(): Promise<Opened> {
+async function opened(lease: Lease = Lease.NONE): Promise<Opened> {
   const memory = new MemoryFs();
-  const drive = linkDrive({ fileSystem: memory, limits: { keepMsMax: 60_000, courtesyMs: 60_000 } });
+  const limits = { keepMsMax: 60_000, courtesyMs: 60_000, leaseBreakMs: BREAK_MS };
+  const drive = linkDrive({ fileSystem: memory, limits });
   const peer = reader(drive);
   await peer.setUp();
   const { id: parent } = await memory.root();
-  peer.send("create", { caller, parent, name: named("f"), flags: 3, lease: Lease.NONE, ...MADE }, { tag: 1 });
+  peer.send("create", { caller, parent, name: named("f"), flags: 3, lease, ...MADE }, { tag: 1 });
   await settle();
   const handle = peer.headers.at(-1)?.handle ?? 0;
   const keys = peer.replies.at(-1) as unknown as Reply<"create">;
@@ -155,6 +163,68 @@ test("a change beside the server is told without ranges", async () => {
   const { result } = await back();
   assert.equal(result.verdict, "changed");
   assert.deepEqual([result.ranges, result.changedBy], [[], ""]);
+});
+
+/** Another client gets to write to a file whose holder does not give its lease back. */
+async function taken(): Promise<Opened & { write: (offsetBytes: number, text: string) => Promise<unknown> }> {
+  const held = await opened(Lease.WRITE);
+  const { drive, memory } = held;
+  const wait = another(drive, memory).then(async ({ remote, id }) => ({
+    fileSystem: remote.fileSystem,
+    handle: (await remote.fileSystem.open(ctx, id, 2)).handle,
+  }));
+  for (let ms = 0; ms < 2 * BREAK_MS; ms += 100) {
+    await settle();
+    drive.clock.advance(100);
+  }
+  const { fileSystem, handle } = await wait;
+  return { ...held, write: (offsetBytes, text) => fileSystem.write(ctx, handle, offsetBytes, Buffer.from(text)) };
+}
+
+for (const how of ["before its old connection is missed", "after that"]) {
+  test(`a client whose lease was taken away unheard is told what was changed since, when it comes back ${how}`, async () => {
+    const { peer, write, back } = await taken();
+    await write(10, "new");
+    if (how === "after that") peer.link.destroy();
+    await settle();
+    const { result } = await back();
+    assert.equal(result.verdict, "changed");
+    assert.deepEqual(result.ranges, [{ offsetBytes: 10, lengthBytes: 3 }]);
+    assert.equal(result.changedBy, "memory client");
+    assert.equal(result.lease, Lease.NONE);
+    peer.link.destroy();
+    await settle();
+    assert.equal((await back()).result.verdict, "unchanged", "it has heard of it now");
+  });
+}
+
+test("a lease that was taken away is no change, as long as nobody changes the file", async () => {
+  const { drive, memory, back } = await taken();
+  const { remote, id } = await another(drive, memory);
+  await remote.fileSystem.setattr(ctx, id, { mode: 0o600 });
+  const { result } = await back();
+  assert.deepEqual([result.verdict, result.lease], ["unchanged", Lease.NONE]);
+});
+
+test("who says, late, that it has given its lease back has heard of what was changed before, and nothing else says so", async () => {
+  const { peer, handle, write, back } = await taken();
+  await write(10, "new");
+  assert.equal(peer.breakIds.length, 2, "of what it had unsent, and of what it knew");
+  peer.send("returnLease", { breakId: peer.breakIds[0] ?? 0 });
+  peer.send("flush", { caller }, { tag: 9, handle });
+  await settle();
+  const { peer: again, result } = await back();
+  assert.equal(result.verdict, "changed");
+  again.link.destroy();
+  await settle();
+
+  const late = await taken();
+  await late.write(10, "new");
+  late.peer.send("returnLease", { breakId: late.peer.breakIds[1] ?? 0 });
+  await settle();
+  late.peer.link.destroy();
+  await settle();
+  assert.equal((await late.back()).result.verdict, "unchanged");
 });
 
 test("another name and other permissions are no change of the data", async () => {
