@@ -5,7 +5,7 @@
  * HTTP libraries do not do this: they wait for the answer. A server that does not upgrade sees what is behind the request as another request, which is none;
  * so this is for servers that were there before.
  */
-import { CloseCode, ConnectionError, ProtocolError } from "../base/errors.ts";
+import { CloseCode, ProtocolError } from "../base/errors.ts";
 import type { ByteLink, LinkReceiver } from "./byte-link.ts";
 import { UPGRADE_PATH, UPGRADE_PROTOCOL } from "./listen.ts";
 
@@ -113,10 +113,9 @@ class AnswerReceiver implements LinkReceiver {
 
   closed(error: Error | undefined): void {
     const isEarly = this.#answer !== undefined && this.#error === undefined;
-    const text = `${this.#link.peer} closed the connection`;
-    this.#receiver.closed(
-      this.#error ?? error ?? (isEarly ? new ConnectionError(text, { retryable: true }) : undefined),
-    );
+    // As a kernel says it where nobody listens: a forwarder without a server behind it may end the connection instead.
+    const early = Object.assign(new Error(`${this.#link.peer} closed the connection`), { code: "ECONNRESET" });
+    this.#receiver.closed(this.#error ?? error ?? (isEarly ? early : undefined));
   }
 
   /** `bytes` more are in `#answer`, and `rest` behind them. */

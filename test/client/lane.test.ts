@@ -3,6 +3,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CloseCode, ConnectionError, ProtocolError } from "../../src/base/errors.ts";
 import { type Failure, failureOf, Lane } from "../../src/client/lane.ts";
+import { Channel } from "../../src/transport/channel.ts";
+import { memoryLinkPair } from "../../src/transport/memory-link.ts";
+import { UpgradingLink } from "../../src/transport/upgrading-link.ts";
+import { messages } from "../../src/wire/codec.ts";
+import { emptyHeader } from "../../src/wire/frame.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 
 /** The greatest pause of attempts that fail at once, between two times after the first. */
 function greatestMs(failure: Failure, fromMs: number, untilMs: number, isAwaited = false): number {
@@ -49,6 +55,26 @@ test("a machine refuses, says nothing or answers, as its error says", () => {
   assert.deepEqual([failureOf(failed()), failureOf(coded("ETIMEDOUT"))], ["silent", "silent"]);
   const no = new ProtocolError(CloseCode.BUSY, "no");
   assert.deepEqual([failureOf(no), failureOf(failed(no))], ["answered", "answered"]);
+});
+
+test("a connection that is closed before the first word is refused, also where the hello has left already", async () => {
+  for (const [said, failure] of [
+    ["", "refused"],
+    ["HTTP/1.1 426 Upgrade Required\r\n\r\n", "answered"],
+    ["HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: netdrive/1\r\n\r\n", "silent"],
+  ] as const) {
+    const links = memoryLinkPair();
+    const channel = new Channel(new UpgradingLink(links.client, "host:1"), { clock: new FakeClock(), sendBytesMax: 1 });
+    const closed = new Promise<unknown>((resolve) => {
+      const notNow = () => assert.fail("nobody sends a frame");
+      channel.start({ frame: notNow, payloadBegin: notNow, payloadEnd: notNow, closed: resolve });
+    });
+    channel.send({ ...emptyHeader(), opcode: messages.ping.row.code }, messages.ping.request, { echo: 0 });
+    links.server.start({ data: () => {}, place: () => Buffer.alloc(1), landed: () => {}, closed: () => {} });
+    if (said !== "") links.server.write([Buffer.from(said)], () => {});
+    links.server.end();
+    assert.equal(failureOf(await closed), failure);
+  }
 });
 
 test("pauses differ by chance, so that many clients of one server do not come at the same moment", () => {
