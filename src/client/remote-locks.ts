@@ -83,7 +83,11 @@ export class RemoteLocks {
   readonly #channels: Pick<SessionChannels, "call">;
   readonly #ledgers = new Map<NodeId, Map<LockOwner | RemoteOpen, Ledger>>();
   readonly #waits = new Map<number, Wait>();
+  /** Had since `lockReady`, as the server has not heard yet. */
+  readonly #confirming = new Set<Wait>();
   #lastWaitId = 0;
+  /** Somebody was told that he has a lock on this node, and has not. */
+  onLost: (node: NodeId) => void = () => {};
   /** How often the session came back. */
   #returns = 0;
 
@@ -126,6 +130,7 @@ export class RemoteLocks {
   /** The open is being released: nothing is known of its locks any more. @returns whether it has had any. */
   release(open: RemoteOpen): boolean {
     let hasLocks = false;
+    for (const wait of this.#confirming) if (wait.open === open) this.#confirming.delete(wait);
     for (const ledger of this.#ledgers.get(open.node)?.values() ?? []) {
       if (ledger.ranges.clearThrough(open).length > 0 || ledger.calls.size > 0) hasLocks = true;
       this.#forgetIfEmpty(ledger);
@@ -151,10 +156,32 @@ export class RemoteLocks {
       return;
     }
     this.#granted(wait, attr);
-    // It is reserved as long as this session lives, so there is no hurry; it fails only if the open is no more.
-    this.#request(NOBODYS, wait.ledger, wait.open, wait.lock, wait.id).catch(() =>
-      wait.ledger.ranges.clearThrough(wait.open),
-    );
+    // It tells of what fails itself.
+    void this.#confirm(wait);
+  }
+
+  /** Tells the server that a lock is had which is reserved. That is as long as the open lives, so there is no hurry. */
+  async #confirm(wait: Wait): Promise<void> {
+    const { id, ledger, open, lock } = wait;
+    ledger.users += 1;
+    this.#confirming.add(wait);
+    try {
+      const { waits } = await this.#request(NOBODYS, ledger, open, lock, id);
+      // An unlock that the server had first has ended the reservation, and this was a new wish.
+      if (!waits && this.#confirming.has(wait)) ledger.record(open, lock);
+      if (!waits) return;
+      // What its owner had there before he may have still: the ledger keeps the range, so that his unlock is sent.
+      this.onLost(open.node);
+      await this.#cancel(id);
+    } catch (error) {
+      const isOver = !(error instanceof FsError) || error.errno === "ESTALE" || error.errno === "EBADF";
+      if (isOver) ledger.ranges.clearThrough(open);
+      else this.onLost(open.node);
+    } finally {
+      this.#confirming.delete(wait);
+      ledger.users -= 1;
+      this.#forgetIfEmpty(ledger);
+    }
   }
 
   /** The session has come back: what it waits for is asked for again, in case it was told something it did not hear. */
@@ -228,11 +255,13 @@ export class RemoteLocks {
     const { id, ledger, open, lock } = wait;
     this.#settle(ledger, async () => {
       if (await wait.asked) await this.#undo(ledger, open, lock);
-      else {
-        const message = messages.cancelLock as unknown as Message<CallName>;
-        await this.#channels.call({ message, fields: { waitId: id } }, () => undefined);
-      }
+      else await this.#cancel(id);
     });
+  }
+
+  async #cancel(waitId: number): Promise<void> {
+    const message = messages.cancelLock as unknown as Message<CallName>;
+    await this.#channels.call({ message, fields: { waitId } }, () => undefined);
   }
 
   #granted(wait: Wait, attr: Attr): void {

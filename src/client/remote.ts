@@ -209,6 +209,9 @@ export async function connectLink(link: ByteLink, options: LinkOptions, dialMore
   );
   session.opens = fileSystem.opens;
   session.locks = fileSystem.locks;
+  fileSystem.locks.onLost = (node) => {
+    room.warn(`a lock of node ${Buffer.from(node, "latin1").toString("hex")} is lost to others`);
+  };
   return {
     fileSystem,
     share: shareOf(channels.agreement, options.readOnly === true),

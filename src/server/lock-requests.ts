@@ -46,7 +46,11 @@ export function lockHandlers(keeper: Keeper | undefined) {
       return { waits: attr === undefined, attr: attr ?? NO_ATTR };
     },
     async cancelLock(ctx, { waitId }) {
-      await ctx.session.share.locks.cancelWait(ctx.session, waitId);
+      const open = await ctx.session.share.locks.cancelWait(ctx.session, waitId);
+      if (keeper === undefined || open === undefined) return {};
+      keeper.locked(open as Open);
+      // Who is told that he has nothing reserved will not come back for it.
+      await new Promise<void>((resolve) => keeper.whenKept(resolve));
       return {};
     },
   } satisfies Partial<Handlers<ServedRequest>>;

@@ -18,6 +18,7 @@ import type { Closings } from "./closing.ts";
 import type { LeasedNames } from "./leased-names.ts";
 import { type LeaseOpen, type LeaseSession, LeaseTally, type ShareLeases } from "./leases.ts";
 import type { Locking } from "./lock-requests.ts";
+import type { LockOpen } from "./locks/node-locks.ts";
 import type { LockSession, ShareLocks } from "./locks/share-locks.ts";
 import { Absence, type AbsentOpens, type DataVersion, versionOf } from "./node-changes.ts";
 import type { Open } from "./open.ts";
@@ -172,10 +173,17 @@ export class Session implements LockSession, LeaseSession {
     return this.slotTables.get(0)?.carrier === undefined;
   }
 
-  lockReady(waitId: number, outcome: Attr | ErrnoName): void {
+  /** What is reserved is written down before the client uses it; and the notice comes after the reply to whoever began to wait. */
+  lockReady(waitId: number, outcome: Attr | ErrnoName, open: LockOpen): void {
+    // It asks again when it is back.
+    if (this.isAway) return;
+    const { keeper } = this.#parts;
     const isReserved = typeof outcome !== "string";
-    const errno = isReserved ? 0 : errnoNumber(outcome);
-    this.slotTables.get(0)?.carrier?.notify("lockReady", { waitId, errno, attr: isReserved ? outcome : NO_ATTR });
+    const notice = { waitId, errno: isReserved ? 0 : errnoNumber(outcome), attr: isReserved ? outcome : NO_ATTR };
+    const tell = () => this.slotTables.get(0)?.carrier?.notify("lockReady", notice);
+    if (isReserved) keeper?.locked(open as Open);
+    if (keeper === undefined) tell();
+    else keeper.whenKept(tell);
   }
 
   leaseBreak(notice: Request<"leaseBreak">): void {

@@ -4,7 +4,9 @@ import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { CancelSource } from "../../src/base/signals.ts";
 import type { Remote } from "../../src/client/remote.ts";
-import type { Attr } from "../../src/vfs/attr.ts";
+import { RemoteLocks } from "../../src/client/remote-locks.ts";
+import { RemoteOpen } from "../../src/client/remote-open.ts";
+import { type Attr, NO_ATTR } from "../../src/vfs/attr.ts";
 import { type FileSystem, type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { LOCK_END, type Lock, type LockKind, type LockOwner } from "../../src/vfs/lock.ts";
 import { settle } from "../support/fake-clock.ts";
@@ -314,4 +316,65 @@ test("a session that says goodbye leaves its locks to others", async () => {
   await drive.remote.close();
   await settle();
   assert.equal(waiting.value, "locked");
+});
+
+/** Locks over a server that answers, in any order, what a test says. */
+function scripted() {
+  const calls: { name: string; type: number; waitId: number; answer: (waits: boolean) => Promise<void> }[] = [];
+  const call = (
+    { message, fields }: { message: { name: string }; fields: { type: number; waitId: number } },
+    result: (reply: unknown) => unknown,
+  ) =>
+    new Promise((resolve) => {
+      const answer = async (waits: boolean) => {
+        resolve(result({ waits, attr: NO_ATTR }));
+        await settle();
+      };
+      calls.push({ name: message.name, type: fields.type, waitId: fields.waitId, answer });
+    });
+  const locks = new RemoteLocks({ call } as never);
+  const lost: NodeId[] = [];
+  locks.onLost = (node) => lost.push(node);
+  const node = "n" as NodeId;
+  const file = { id: 1 as HandleId, kind: "file", node, handle: 1, flags: READ_WRITE, caller: ctx.caller } as const;
+  return { locks, calls, lost, open: new RemoteOpen(file) };
+}
+
+test("a lock that is lost before the server has heard that it is had is said to be, not waited for, and unlocked all the same", async () => {
+  const { locks, calls, lost, open: file } = scripted();
+  const waiting = locks.setlk(ctx, file, lock("write"), true);
+  await calls[0]?.answer(true);
+  locks.ready({ waitId: 1, errno: 0, attr: NO_ATTR });
+  await waiting;
+  await calls[1]?.answer(true);
+  assert.deepEqual(lost, ["n"]);
+  assert.deepEqual([calls[2]?.name, calls[2]?.waitId], ["cancelLock", 1]);
+  await calls[2]?.answer(false);
+  const unlocked = locks.setlk(ctx, file, lock("unlock"), false);
+  await calls[3]?.answer(false);
+  await unlocked;
+  await locks.setlk(ctx, file, lock("unlock"), false);
+  assert.equal(calls.length, 4);
+});
+
+test("a lock that comes while its owner's unlock is on the way is known to be held, unless its open is closed", async () => {
+  for (const isClosed of [false, true]) {
+    const { locks, calls, lost, open: file } = scripted();
+    const first = locks.setlk(ctx, file, lock("write", 0, 9), false);
+    await calls[0]?.answer(false);
+    await first;
+    const waiting = locks.setlk(ctx, file, lock("write", 10, 19), true);
+    await calls[1]?.answer(true);
+    const unlocked = locks.setlk(ctx, file, lock("unlock"), false);
+    locks.ready({ waitId: 1, errno: 0, attr: NO_ATTR });
+    await waiting;
+    if (isClosed) locks.release(file);
+    // The server has had the unlock first.
+    await calls[2]?.answer(false);
+    await unlocked;
+    await calls[3]?.answer(false);
+    assert.equal(calls.length, 4);
+    assert.deepEqual(lost, []);
+    assert.equal(locks.release(file), !isClosed, "whether the server has a lock");
+  }
 });

@@ -6,10 +6,12 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { CancelSource } from "../../src/base/signals.ts";
 import type { Remote } from "../../src/client/remote.ts";
 import { identify } from "../../src/server/state/restore.ts";
 import { decodeDirents } from "../../src/vfs/dirent-page.ts";
-import { type FileSystem, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { type FileSystem, type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { type Lock, type LockOwner, WHOLE_FILE } from "../../src/vfs/lock.ts";
 import { changeEverything, MODE, READ_WRITE } from "../support/every-change.ts";
 import { ctx, named } from "../support/link-drive.ts";
 import { MemoryStore } from "../support/memory-store.ts";
@@ -176,6 +178,63 @@ test("who has attached to an open goes on with it, whenever the server dies, as 
     await run([step], async (server) => void (await asGuest(server)));
   }
   assert.equal(calm.records.size, 1, "who the server is");
+});
+
+/** Locks the whole file of an open, or gives that up. */
+function setlk(fs: FileSystem, handle: HandleId, kind: Lock["kind"], type: Lock["type"], wait = false) {
+  const lock = { ...WHOLE_FILE, kind, type, owner: 1n as LockOwner, pid: 1 };
+  return (fs.setlk as NonNullable<FileSystem["setlk"]>).call(fs, ctx, handle, lock, wait);
+}
+
+/** One client waits for what another has locked. `isEager`: the other one is the first to come back. */
+async function handOver(server: MortalServer, kind: Lock["kind"], isEager: boolean): Promise<void> {
+  const remotes = [await server.connect(), await server.connect()] as const;
+  const [{ fileSystem: mine }, { fileSystem: theirs }] = isEager ? remotes : ([remotes[1], remotes[0]] as const);
+  const { id: root } = await mine.root(ctx);
+  const { entry, opened } = await mine.create(ctx, root, n("f"), READ_WRITE, MODE);
+  const { handle } = await theirs.open(ctx, entry.id, READ_WRITE);
+  await setlk(mine, opened.handle, kind, "write");
+  const waiting = setlk(theirs, handle, kind, "write", true);
+  await theirs.getattr(ctx, entry.id);
+  await setlk(mine, opened.handle, kind, "unlock");
+  await waiting;
+  assert.equal(await outcomeOf(setlk(mine, opened.handle, kind, "write")), "EAGAIN", "one at a time");
+  await setlk(theirs, handle, kind, "unlock");
+  assert.equal(await outcomeOf(setlk(mine, opened.handle, kind, "write")), "done", "nothing is left behind");
+  for (const remote of remotes) await remote.close();
+}
+
+test("a lock that was waited for is nobody else's while it is used, and free afterwards, whenever the server dies", async () => {
+  for (const kind of ["posix", "flock"] as const) {
+    for (const isEager of [true, false]) await atEveryStep((server) => handOver(server, kind, isEager), undefined);
+  }
+});
+
+/** One loses interest in a lock as it becomes his. */
+async function giveWay(server: MortalServer): Promise<void> {
+  const [one, two] = [await server.connect(), await server.connect()];
+  const [mine, theirs] = [one.fileSystem, two.fileSystem];
+  const { id: root } = await mine.root(ctx);
+  const { entry, opened } = await mine.create(ctx, root, n("f"), READ_WRITE, MODE);
+  const { handle } = await theirs.open(ctx, entry.id, READ_WRITE);
+  const signal = new CancelSource();
+  await setlk(mine, opened.handle, "posix", "write");
+  const lock = { ...WHOLE_FILE, kind: "posix", type: "write", owner: 1n as LockOwner, pid: 1 } as const;
+  const waiting = theirs.setlk?.call(theirs, { ...ctx, signal }, handle, lock, true);
+  const gone = assert.rejects(waiting as Promise<unknown>);
+  await theirs.getattr(ctx, entry.id);
+  const unlocked = setlk(mine, opened.handle, "posix", "unlock");
+  signal.abort();
+  await Promise.all([unlocked, gone]);
+  // The server may die before anything else is written down about locks of this file.
+  for (let count = 0; count < 4; count += 1) await mine.getattr(ctx, entry.id);
+  await setlk(mine, opened.handle, "posix", "write", true);
+  await one.close();
+  await two.close();
+}
+
+test("nor does a lock stay behind that its waiter has lost interest in", async () => {
+  await atEveryStep(giveWay, undefined);
 });
 
 test("a start that dies before it has marked what may be lost leaves the boot before written down", () => {

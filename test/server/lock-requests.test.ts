@@ -2,10 +2,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
+import { partsOfKey } from "../../src/server/state/records.ts";
 import { FallocateMode, type FileSystem, type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { LOCK_END, type LockOwner } from "../../src/vfs/lock.ts";
 import { settle } from "../support/fake-clock.ts";
 import { ctx, linkDrive, named } from "../support/link-drive.ts";
+import { MemoryStore } from "../support/memory-store.ts";
 
 const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
 const NEW_FILE = { mode: 0o644, umask: 0 };
@@ -42,6 +44,98 @@ test("locks that cannot be are refused, and waits nobody knows are ignored", asy
   assert.match((await ask("cancelLock", { waitId: 77 })).text, /^cancelLock reply tag=\d+$/);
   assert.equal(peer.isClosed, false);
 });
+
+/** Two peers with one file open, and what each can ask. */
+async function twoPeers(options: Parameters<typeof linkDrive>[0] = {}) {
+  const drive = linkDrive(options);
+  const { caller } = ctx;
+  const join = async () => {
+    const peer = drive.peer();
+    await peer.setUp();
+    let tag = 0;
+    const ask = async (...[name, fields, header]: Parameters<typeof peer.send>) => {
+      tag += 0x10000;
+      peer.send(name, fields, { ...header, tag });
+      await settle();
+    };
+    const root = (await (await drive.connect()).remote.fileSystem.root(ctx)).id;
+    await ask("create", { caller, parent: root, name: named("f"), flags: READ_WRITE, ...NEW_FILE });
+    const handle = peer.headers.at(-1)?.handle ?? 0;
+    const lock = async (type: 0 | 1 | 2, { waitId = 0, start = 0, end = -1, kind = 0 } = {}) => {
+      const endBytes = end < 0 ? LOCK_END : BigInt(end);
+      const range = { startBytes: BigInt(start), endBytes };
+      await ask("setlk", { caller, kind, type, owner: 1n, ...range, pid: 1, waitId }, { handle });
+    };
+    const said = (pattern: RegExp) => peer.frames.filter((frame) => pattern.test(frame)).length;
+    return { peer, ask, lock, said, handle };
+  };
+  return [await join(), await join()] as const;
+}
+
+test("an unlock takes back what is reserved for its owner, and the wish begins again when it is asked for again", async () => {
+  const [mine, theirs] = await twoPeers();
+  await mine.lock(2);
+  await theirs.lock(2, { waitId: 7, start: 10, end: 19 });
+  await mine.lock(0);
+  assert.equal(theirs.said(/^lockReady .*waitId=7 errno=0/), 1);
+  await mine.lock(2);
+  assert.match(mine.peer.frames.at(-1) ?? "", /EAGAIN$/);
+  await theirs.lock(0, { start: 10, end: 18 });
+  await mine.lock(2);
+  assert.match(mine.peer.frames.at(-1) ?? "", /EAGAIN$/, "it is reserved as a whole");
+  await theirs.lock(0, { start: 5, end: 19 });
+  await mine.lock(2);
+  assert.match(mine.peer.frames.at(-1) ?? "", /waits=false/);
+  await theirs.lock(2, { waitId: 7, start: 10, end: 19 });
+  assert.match(theirs.peer.frames.at(-1) ?? "", /waits=true/);
+  await theirs.ask("cancelLock", { waitId: 7 });
+  await mine.lock(0);
+  assert.equal(theirs.said(/^lockReady/), 1);
+});
+
+test("what is reserved is down before its client is told, and that it is not before a cancel is answered", async () => {
+  const store = new HeldStore();
+  const memory = { store, records: new Map(), life: undefined, hostBootId: "" };
+  const [mine, theirs] = await twoPeers({ memory });
+  await mine.lock(2);
+  await theirs.lock(2, { waitId: 7 });
+  const before = store.lockRecords;
+  store.isHeld = true;
+  await mine.lock(0);
+  assert.equal(theirs.said(/^lockReady/), 0);
+  store.letGo();
+  await settle();
+  assert.equal(theirs.said(/^lockReady .*errno=0/), 1);
+  assert.deepEqual([before.length, store.lockRecords.length], [1, 1]);
+  assert.notDeepEqual(store.lockRecords, before, "of the other open");
+  store.isHeld = true;
+  await theirs.ask("cancelLock", { waitId: 7 });
+  assert.equal(theirs.said(/^cancelLock reply/), 0);
+  assert.deepEqual(store.lockRecords, []);
+  store.letGo();
+  await settle();
+  assert.equal(theirs.said(/^cancelLock reply/), 1);
+});
+
+/** A store that can be kept from bringing anything down. */
+class HeldStore extends MemoryStore {
+  isHeld = false;
+  #waiting: (() => void)[] = [];
+
+  get lockRecords(): string[] {
+    return [...this.records.keys()].filter((key) => partsOfKey(key)?.of === "locks");
+  }
+
+  override afterCommit(done: () => void): void {
+    if (this.isHeld) this.#waiting.push(done);
+    else done();
+  }
+
+  letGo(): void {
+    this.isHeld = false;
+    for (const done of this.#waiting.splice(0)) done();
+  }
+}
 
 test("a lock needs the right to read or write, and may be had on a share nobody writes to", async () => {
   const drive = linkDrive();

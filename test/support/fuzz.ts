@@ -162,6 +162,7 @@ function allRecords(): Target[] {
     pid: 6,
     startBytes: 0n,
     endBytes: 2n ** 63n,
+    waitId: 7,
   };
   return [
     records("identity", identityRecord, [

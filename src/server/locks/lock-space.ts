@@ -171,6 +171,13 @@ export class LockSpace<O> {
     return this.#reserved.has(waiter);
   }
 
+  /** What is reserved for a locker and lies in a range, all of it. */
+  reservedWithin(locker: Locker<O>, { startBytes, endBytes }: LockRange): Waiter<O>[] {
+    return [...locker.waiters].filter(
+      (waiter) => this.#reserved.has(waiter) && waiter.startBytes >= startBytes && waiter.endBytes <= endBytes,
+    );
+  }
+
   /** Waits no more, and has nothing reserved. @returns whether anything was reserved. */
   dismiss(waiter: Waiter<O>): boolean {
     waiter.locker.waiters.delete(waiter);

@@ -39,6 +39,8 @@ export interface LockSurroundings {
   readonly log: Log;
   /** What was waited for is reserved, or has come to nothing. */
   readonly ready: (waiter: Waiter<LockOpen>, outcome: Attr | ErrnoName) => void;
+  /** What was reserved has been given up by its owner: the wish is over. */
+  readonly over: (waiter: Waiter<LockOpen>) => void;
   /** Somebody began to wait: whom he waits for must not wait for him. */
   readonly waits: (waiter: Waiter<LockOpen>) => void;
   /** Somebody wants what an open has whose client is away; true: the open is given up, its locks may be dropped. */
@@ -86,10 +88,26 @@ export class NodeLocks {
     });
   }
 
+  /** Reserves a lock that was reserved before the server was started. @throws FsError EAGAIN somebody else has it; what the disk says. */
+  reserveAgain(waiter: Waiter<LockOpen>): Promise<void> {
+    return this.#turn(async () => {
+      const isFree = this.space.obstacle(waiter) === undefined && (await this.#holdOnDisk(waiter)) !== undefined;
+      if (!isFree) throw new FsError("EAGAIN", "setlk");
+      this.space.wait(waiter);
+      this.space.reserve(waiter);
+    });
+  }
+
+  /** Gives up a range, and what is reserved within it. */
   unlock(locker: Locker<LockOpen>, range: LockRange, through: LockOpen): Promise<void> {
     return this.#turn(async () => {
       const pieces = this.space.rangesOf(locker)?.pieces(range) ?? [];
-      if (pieces.every(({ type }) => type === "unlock")) return;
+      const reserved = this.space.reservedWithin(locker, range);
+      if (reserved.length === 0 && pieces.every(({ type }) => type === "unlock")) return;
+      for (const waiter of reserved) {
+        this.space.dismiss(waiter);
+        this.#around.over(waiter);
+      }
       this.space.unlock(locker, range);
       await this.#refresh([range], through);
       await this.#wake();

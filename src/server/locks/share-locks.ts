@@ -34,8 +34,8 @@ export interface LockLimits {
 export interface LockSession {
   /** It has no connection. */
   readonly isAway: boolean;
-  /** Tells the client about a lock it waits for: reserved for it (attributes as of that moment), or over with an error. */
-  lockReady(waitId: number, outcome: Attr | ErrnoName): void;
+  /** Tells the client about a lock it waits for through `open`: reserved for it (attributes as of that moment), or over with an error. */
+  lockReady(waitId: number, outcome: Attr | ErrnoName, open: LockOpen): void;
 }
 
 /** Something done to a range of a file; `open` undefined: through none. */
@@ -43,6 +43,11 @@ export interface FileAccess extends LockRange {
   readonly node: NodeId;
   readonly open: LockOpen | undefined;
   readonly access: HeldType;
+}
+
+/** What is held, or is reserved for the wish `waitId` (0: held). */
+export interface KeptLock extends HeldLock {
+  readonly waitId: number;
 }
 
 /** What one session has and waits for. */
@@ -99,6 +104,7 @@ export class ShareLocks {
     this.#around = {
       ...{ fileSystem, clock, log, giveUp },
       ready: (waiter, outcome) => this.#ready(waiter as Wait, outcome),
+      over: (waiter) => (waiter as Wait).client.waits.delete((waiter as Wait).waitId),
       waits: (waiter) => this.#wakeReached(waiter),
       idle: ({ kind, node }) => this.#nodes[kind].delete(node),
       accessesEnd: (node, held) => this.#accessesEnd(node, held),
@@ -163,13 +169,18 @@ export class ShareLocks {
     return beside === undefined ? undefined : { ...lock, ...beside, pid: 0 };
   }
 
-  /** The client does not want what it asked for with this number: it waits no more, or what was reserved is free again. */
-  async cancelWait(session: LockSession, waitId: number): Promise<void> {
+  /**
+   * The client does not want what it asked for with this number: it waits no more, or what was reserved is free again.
+   *
+   * @returns the open it was to be locked through; undefined: there is no such wish.
+   */
+  async cancelWait(session: LockSession, waitId: number): Promise<LockOpen | undefined> {
     const client = this.#clients.get(session);
     const wait = client?.waits.get(waitId);
-    if (client === undefined || wait === undefined) return;
+    if (client === undefined || wait === undefined) return undefined;
     client.waits.delete(waitId);
     await wait.nodeLocks.cancel(wait);
+    return wait.through;
   }
 
   /**
@@ -204,24 +215,27 @@ export class ShareLocks {
   }
 
   /** What is locked through an open, and what is reserved: plain data, from which `restore` makes the same. */
-  locksOf(open: LockOpen): HeldLock[] {
-    const locks: HeldLock[] = [];
+  locksOf(open: LockOpen): KeptLock[] {
+    const locks: KeptLock[] = [];
     for (const kind of LOCK_KINDS) {
-      for (const { locker, through, type, startBytes, endBytes } of this.#nodes[kind].get(open.node)?.space.held() ??
-        []) {
-        const { owner, pid } = locker as ClientLocker;
-        if (through === open) locks.push({ kind, type, startBytes, endBytes, owner, pid });
+      for (const held of this.#nodes[kind].get(open.node)?.space.held() ?? []) {
+        if (held.through !== open) continue;
+        const { type, startBytes, endBytes } = held;
+        const { owner, pid } = held.locker as ClientLocker;
+        const { waitId = 0 } = held as Partial<Wait>;
+        locks.push({ kind, type, startBytes, endBytes, owner, pid, waitId });
       }
     }
     return locks;
   }
 
   /** Takes locks again that an open had before the server was started. @returns those somebody else has. */
-  async restore(session: LockSession, open: LockOpen, locks: readonly HeldLock[]): Promise<HeldLock[]> {
-    const lost: HeldLock[] = [];
+  async restore(session: LockSession, open: LockOpen, locks: readonly KeptLock[]): Promise<KeptLock[]> {
+    const lost: KeptLock[] = [];
     for (const lock of locks) {
       try {
-        await this.setlk(session, open, lock, 0);
+        if (lock.waitId === 0) await this.setlk(session, open, lock, 0);
+        else await this.#reserveAgain(session, open, lock);
       } catch {
         lost.push(lock);
       }
@@ -261,6 +275,22 @@ export class ShareLocks {
     return ends.length > 0;
   }
 
+  async #reserveAgain(session: LockSession, open: LockOpen, lock: KeptLock): Promise<void> {
+    const client = this.#clientOf(session);
+    const locker = this.#lockerOf(client, open, lock);
+    const nodeLocks = this.#nodeLocks(lock.kind, open.node);
+    const { waitId } = lock;
+    const wait = { ...wishOf(locker, open, lock), space: nodeLocks.space, client, waitId, nodeLocks };
+    locker.beginRequest();
+    locker.pid = lock.pid;
+    try {
+      await nodeLocks.reserveAgain(wait);
+      client.waits.set(waitId, wait);
+    } finally {
+      locker.endRequest();
+    }
+  }
+
   async #lockWaiting(wait: Wait): Promise<Attr | undefined> {
     const { client, waitId, nodeLocks } = wait;
     const asked = client.waits.get(waitId);
@@ -274,6 +304,8 @@ export class ShareLocks {
     try {
       const attr = await (asked === undefined ? nodeLocks.lock(wait, wait) : nodeLocks.lockAgain(asked));
       if (attr !== undefined) client.waits.delete(waitId);
+      // What was over meanwhile has begun again.
+      else if (asked !== undefined) client.waits.set(waitId, asked);
       return attr;
     } catch (error) {
       client.waits.delete(waitId);
@@ -288,9 +320,9 @@ export class ShareLocks {
     }
   }
 
-  #ready({ client, waitId }: Wait, outcome: Attr | ErrnoName): void {
+  #ready({ client, waitId, through }: Wait, outcome: Attr | ErrnoName): void {
     if (typeof outcome === "string") client.waits.delete(waitId);
-    client.session.lockReady(waitId, outcome);
+    client.session.lockReady(waitId, outcome, through);
   }
 
   /** Who waits now may be waited for by those he waits for: they need not stand behind each other any more. */

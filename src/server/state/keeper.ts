@@ -132,10 +132,11 @@ export class Keeper {
     this.store.put(leaseKeyOf(open.id), leaseRecord.encode(open.lease));
   }
 
-  /** What is locked through an open has changed; a process's lock may have moved there from another open of the file. */
+  /** What is locked or reserved through an open has changed; a process's lock may have moved there from another open of the file. */
   locked(open: Open): void {
     const opens = this.#lockedOpens.get(open.node) ?? new Set();
-    this.#lockedOpens.set(open.node, opens.add(open));
+    // One that is being closed loses all it has.
+    if (open.handles > 0) this.#lockedOpens.set(open.node, opens.add(open));
     for (const each of [...opens]) {
       const locks = each.owner.share.locks.locksOf(each);
       if (locks.length === 0) this.#forgetLocks(each);

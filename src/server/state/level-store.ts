@@ -27,7 +27,7 @@ import type { Durability, StateFigures, StateKey, StateStore } from "./state-sto
 
 type Table = ClassicLevel<Buffer, Buffer>;
 
-const FORMAT = 5;
+const FORMAT = 6;
 const FORMAT_BYTES = 8;
 /** LevelDB allows no empty key: a byte that no key of ours is alone. */
 const FORMAT_KEY = Buffer.from([0]);

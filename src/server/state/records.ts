@@ -4,7 +4,7 @@
  *     i                                    who the server is
  *     s  session id, 16 bytes              a session
  *     o  open id, 8 bytes big-endian       an open
- *     l  open id, 8 bytes big-endian       the locks taken through an open
+ *     l  open id, 8 bytes big-endian       the locks taken through an open, and those reserved
  *     e  open id, 8 bytes big-endian       what is left of the lease of an open, where that is less than it was granted
  *     a  session id, u32 handle            a handle of an open, by attaching to it
  *     r  session id, u16 table, u16 slot   what the last request of a slot was, and its reply if it must not run twice
@@ -130,6 +130,8 @@ const lockFields = {
   startBytes: u64,
   /** The last byte that is locked. */
   endBytes: u64,
+  /** The wish it is reserved for; 0: it is held. */
+  waitId: u32,
 };
 export type LockRecord = RecordOf<typeof lockFields>;
 /** All locks that were taken through one open. */

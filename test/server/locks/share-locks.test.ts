@@ -368,12 +368,44 @@ test("what was locked before a restart can be locked again, unless somebody besi
   checkEmpty();
   disk.beside = [{ kind: "posix", type: "write", startBytes: 25n, endBytes: 25n }];
   const again = openOf();
-  assert.deepEqual(await locks.restore(session, again, kept), [lock("read", 20, 29, 2)]);
+  assert.deepEqual(await locks.restore(session, again, kept), [{ ...lock("read", 20, 29, 2), waitId: 0 }]);
   assert.deepEqual(
     locks.locksOf(again),
     kept.filter(({ startBytes }) => startBytes !== 20n),
   );
   await close(again);
+  checkEmpty();
+});
+
+test("what was reserved before a restart is reserved again, for the wish it was reserved for", async () => {
+  const [mine, theirs] = [new FakeSession(), new FakeSession()];
+  const [first, second] = [openOf(), openOf()];
+  await locks.setlk(mine, first, lock("write"), 0);
+  assert.equal(await locks.setlk(theirs, second, lock("write", 0, 9), 7), undefined);
+  assert.equal(await locks.setlk(theirs, second, lock("write", 10, 19), 8), undefined);
+  await locks.setlk(mine, first, lock("unlock"), 0);
+  const kept = locks.locksOf(second);
+  assert.deepEqual(
+    kept.map(({ waitId }) => waitId),
+    [7, 8],
+  );
+  await close(first);
+  await close(second);
+  checkEmpty();
+  const [again, other] = [openOf(), openOf()];
+  assert.deepEqual(await locks.restore(theirs, again, kept), []);
+  assert.deepEqual(locks.locksOf(again), kept);
+  await refused("EAGAIN", locks.setlk(mine, other, lock("write", 0, 9), 0));
+  assert.equal(await locks.cancelWait(theirs, 7), again);
+  await locks.setlk(mine, other, lock("write", 0, 9), 0);
+  assert.notEqual(await locks.setlk(theirs, again, lock("write", 10, 19), 8), undefined);
+  assert.deepEqual(locks.locksOf(again), [{ ...lock("write", 10, 19), waitId: 0 }]);
+  await close(again);
+  disk.beside = [{ kind: "posix", type: "write", startBytes: 5n, endBytes: 5n }];
+  await close(other);
+  const late = openOf();
+  assert.deepEqual(await locks.restore(theirs, late, kept), [kept[0]]);
+  await close(late);
   checkEmpty();
 });
 

@@ -92,6 +92,7 @@ const locks: fc.Arbitrary<LockRecord[]> = fc.array(
     pid: u32,
     startBytes: u64,
     endBytes: u64,
+    waitId: u32,
   }),
   { maxLength: 10 },
 );
