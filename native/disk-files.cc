@@ -111,7 +111,8 @@ int64_t Disk::Write(Call& call) {
   HandleReference handle(&table_, table_.Reference(call.slot.handle), !call.here);
   if (!handle) return -EBADF;
   if (call.here && !WritesToMemory(call, *handle)) return kPending;
-  if (int error = Become(call, (call.slot.valid & kSetKillSuidgid) != 0); error < 0) return error;
+  bool kills = (call.slot.valid & kSetKillSuidgid) != 0;
+  if (int error = Become(call, kills); error < 0) return error;
   auto offset = static_cast<off_t>(call.slot.offset);
   struct iovec parts[kBuffersMax] = {{call.data, call.size}};
   struct iovec* end = parts + 1;
@@ -128,8 +129,10 @@ int64_t Disk::Write(Call& call) {
     ssize_t put = pwritev(handle->fd, first, static_cast<int>(end - first), offset + done);
     if (put < 0 && errno == EINTR) continue;
     // A file that was removed and closed a moment ago may be closed only now.
-    if (put < 0 && errno == ENOSPC && !call.here && !std::exchange(has_waited, true)) {
-      table_.WaitForCloses();
+    if (put < 0 && errno == ENOSPC && !std::exchange(has_waited, true)) {
+      if (call.here) return done > 0 ? static_cast<int64_t>(done) : kPending;
+      table_.HelpClosing();
+      if (int error = Become(call, kills); error < 0) return done > 0 ? static_cast<int64_t>(done) : error;
       continue;
     }
     if (put < 0) return done > 0 ? static_cast<int64_t>(done) : -errno;

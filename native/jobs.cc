@@ -103,6 +103,7 @@ void Pool::Add(Closing closing, bool urgent) {
     std::lock_guard lock(mutex_);
     closing_.push_back(std::move(closing));
     closing_urgent_ |= urgent;
+    closed_.notify_all();
     // One wake-up for many: a worker that is awake finds the rest.
     if (Start() && (urgent || closing_.size() >= kClosingWorthIt)) worker = Choose(nullptr);
   }
@@ -112,8 +113,30 @@ void Pool::Add(Closing closing, bool urgent) {
 void Pool::WaitForCloses(const std::atomic<int64_t>* count) {
   std::unique_lock lock(mutex_);
   // The caller may be a worker, or the only thread: it helps.
-  while (count->load() > 0 && !closing_.empty()) CloseOne(lock);
-  closed_.wait(lock, [&] { return count->load() == 0; });
+  while (count->load() > 0) {
+    if (closing_.empty()) {
+      closed_.wait(lock);
+    } else {
+      CloseOne(lock);
+    }
+  }
+}
+
+void Pool::HelpClosing(const std::atomic<int64_t>* count) {
+  std::unique_lock lock(mutex_);
+  if (helping_ >= kHelpingMax) return;
+  helping_++;
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(kHelpingMs);
+  bool in_time = true;
+  while (in_time && count->load() > 0) {
+    if (closing_.empty()) {
+      in_time = closed_.wait_until(lock, deadline) == std::cv_status::no_timeout;
+    } else {
+      CloseOne(lock);
+      in_time = std::chrono::steady_clock::now() < deadline;
+    }
+  }
+  helping_--;
 }
 
 void Pool::CloseOne(std::unique_lock<std::mutex>& lock) {

@@ -35,6 +35,9 @@ class Pool {
   static constexpr size_t kClosingMany = 256;
   // How many of those without hurry are worth waking a worker for.
   static constexpr size_t kClosingWorthIt = 64;
+  // How many workers wait for closes instead of running jobs, and how long. To free a large file may take longer.
+  static constexpr int kHelpingMax = 3;
+  static constexpr int kHelpingMs = 1000;
 
   // The process's pool; it lives until the process ends. Threads start with the first job.
   static Pool& Get();
@@ -62,6 +65,9 @@ class Pool {
 
   // Waits until the descriptors handed over before are closed, and the files removed.
   void WaitForCloses(const std::atomic<int64_t>* count);
+
+  // The same on a worker, for kHelpingMs at most and by kHelpingMax workers at most: the others have jobs to do. Its identity is another one then.
+  void HelpClosing(const std::atomic<int64_t>* count);
 
  private:
   struct Closing {
@@ -103,6 +109,7 @@ class Pool {
   std::vector<Closing> closing_;
   // One of them at least is urgent.
   bool closing_urgent_ = false;
+  int helping_ = 0;
   std::vector<Sweep> sweeps_;
   const void* sweeping_ = nullptr;
   bool sweeper_waits_ = false;

@@ -44,7 +44,11 @@ NodeTable::NodeTable(NodeLimits limits) : limits_(limits) {
 
 NodeTable::~NodeTable() {
   WaitForCloses();
-  tables--;
+  LeaveShare();
+}
+
+void NodeTable::LeaveShare() {
+  if (std::exchange(shares_, false)) tables--;
 }
 
 uint32_t NodeTable::DescriptorsMax() const {
@@ -58,6 +62,8 @@ uint32_t NodeTable::HandlesMax() const {
 }
 
 void NodeTable::WaitForCloses() { Pool::Get().WaitForCloses(&closing_); }
+
+void NodeTable::HelpClosing() { Pool::Get().HelpClosing(&closing_); }
 
 void NodeTable::Link(Node* node, uint8_t list, bool front) {
   List& to = lists_[list];
@@ -445,6 +451,7 @@ void NodeTable::Clear() {
   node_descriptors_ = 0;
   nodes_.clear();
   for (List& list : lists_) list = List{};
+  LeaveShare();
 }
 
 NodeTable::Counters NodeTable::Count() {

@@ -176,11 +176,14 @@ class NodeTable {
   // Lets go of files that others have deleted: a descriptor of ours would keep their blocks. May block.
   void Sweep();
 
-  // Closes all that is open, on a worker.
+  // Closes all that is open, on a worker, and leaves its share of descriptors to the other tables.
   void Clear();
 
   // Never closed on a worker's account by anyone else: waits for all closes handed over.
   void WaitForCloses();
+
+  // On a worker that needs what deleted files hold; see Pool::HelpClosing.
+  void HelpClosing();
 
   struct Counters {
     int64_t nodes, node_descriptors, handles, closing, handed_over;
@@ -212,7 +215,11 @@ class NodeTable {
   uint32_t DescriptorsMax() const;
   uint32_t HandlesMax() const;
 
+  // Is not one of the tables that share the process's descriptors any more.
+  void LeaveShare();
+
   NodeLimits limits_;
+  bool shares_ = true;
   uint32_t process_descriptors_max_;
   std::mutex mutex_;
   std::unordered_map<NodeKey, Node, NodeKeyHash> nodes_;

@@ -41,6 +41,17 @@ test("opens are bounded, and room made by a release is used", async () => {
   assert.equal(disk.counters().handles, 0);
 });
 
+test("a disk that was closed takes no share of the process's descriptors", async () => {
+  await using scratch = await scratchDisk();
+  const closed = await Promise.all(Array.from({ length: 60 }, () => scratchDisk()));
+  for (const other of closed) await other[Symbol.asyncDispose]();
+  const id = await scratch.file("f");
+  // A quarter of 20,000 descriptors is 5,000 opens; shared with the 60, it would be 81.
+  const opens = await Promise.all(Array.from({ length: 200 }, () => scratch.disk.open(asRoot, id, OpenFlag.READ)));
+  for (const { handle } of opens) await scratch.disk.release(asRoot, handle);
+  assert.equal(closed.length, 60);
+});
+
 test("requests beyond the bound are refused, the others are answered", async () => {
   await using scratch = await scratchDisk();
   // Nothing is answered until the event loop has its turn.
