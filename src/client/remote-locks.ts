@@ -75,6 +75,8 @@ interface Wait {
   readonly reject: (error: unknown) => void;
   /** The request for it that was made last; settles with whether it was granted. */
   asked: Promise<boolean>;
+  /** The caller has the lock: what was answered before says nothing any more. */
+  isGranted: boolean;
 }
 
 type Answer = Reply<"setlk">;
@@ -216,7 +218,7 @@ export class RemoteLocks {
     this.#lastWaitId = id;
     let wait: Wait | undefined;
     const granted = new Promise<Attr>((resolve, reject) => {
-      wait = { id, ledger, open, lock, resolve, reject, asked: Promise.resolve(false) };
+      wait = { id, ledger, open, lock, resolve, reject, asked: Promise.resolve(false), isGranted: false };
       this.#waits.set(id, wait);
       this.#ask(ctx, wait);
     });
@@ -238,6 +240,7 @@ export class RemoteLocks {
           this.#granted(wait, attr);
           return true;
         }
+        if (wait.isGranted) return true;
         // As flock(2) has it: what is to be exchanged is given up before anything is waited for.
         if (wait.lock.kind === "flock") wait.ledger.ranges.clear(WHOLE_FILE);
         // What the server had to say since may be lost.
@@ -266,6 +269,7 @@ export class RemoteLocks {
 
   #granted(wait: Wait, attr: Attr): void {
     if (!this.#leave(wait)) return;
+    wait.isGranted = true;
     wait.ledger.record(wait.open, wait.lock);
     wait.resolve(attr);
   }

@@ -378,3 +378,18 @@ test("a lock that comes while its owner's unlock is on the way is known to be he
     assert.equal(locks.release(file), !isClosed, "whether the server has a lock");
   }
 });
+
+test("a lock whose notice has overtaken the reply that it is waited for is held, and given up only by its owner", async () => {
+  for (const isConfirmedFirst of [false, true]) {
+    const kind = "flock";
+    const { locks, calls, open: file } = scripted();
+    const waiting = locks.setlk(ctx, file, lock("write", 0, -1, 1, kind), true);
+    locks.ready({ waitId: 1, errno: 0, attr: NO_ATTR });
+    await waiting;
+    for (const call of isConfirmedFirst ? [1, 0] : [0, 1]) await calls[call]?.answer(call === 0);
+    const unlocked = locks.setlk(ctx, file, lock("unlock", 0, -1, 1, kind), false);
+    assert.equal(calls[2]?.type, 0, "the server is asked");
+    await calls[2]?.answer(false);
+    await unlocked;
+  }
+});
