@@ -122,7 +122,7 @@ async function makeOpen<T extends Attr | undefined>(
     pid: ctx.caller.pid,
   });
   session.share.leases.grant(open, lease, made.result);
-  const handle = session.opened(open, made.result);
+  const handle = session.opened(open);
   try {
     if (kind === "file") session.share.modes.enter(open, session.label);
   } catch (error) {

@@ -351,12 +351,10 @@ export class Session implements LockSession, LeaseSession {
     this.#opening -= 1;
   }
 
-  /** Gives an open its first handle. `attr`: of the file as it was opened. */
-  opened(open: Open, attr: Attr | undefined): number {
+  /** Gives an open its first handle. */
+  opened(open: Open): number {
     this.#opening -= 1;
-    const handle = this.addHandle(open);
-    this.#parts.keeper?.opened(this, open, handle, attr);
-    return handle;
+    return this.addHandle(open);
   }
 
   /** An open of the server before, with a handle it had: first the one it was opened with, then those by attaching. `restoredAll` follows. */
@@ -428,7 +426,6 @@ export class Session implements LockSession, LeaseSession {
     this.#opening -= 1;
     const handle = this.addHandle(open);
     this.#attached.add(handle);
-    this.#parts.keeper?.attached(this, open, handle);
     return handle;
   }
 

@@ -6,6 +6,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { FsError } from "../../src/base/errors.ts";
 import { CancelSource } from "../../src/base/signals.ts";
 import type { Remote } from "../../src/client/remote.ts";
 import { identify } from "../../src/server/state/restore.ts";
@@ -52,6 +53,16 @@ async function contentOf(fs: FileSystem, name: string): Promise<string> {
   return target.subarray(0, bytes).toString();
 }
 
+/** Opens, and handles by attaching, that are kept when the server has done all it was asked for. */
+async function openRecords({ records }: MortalServer, ...remotes: readonly Remote[]): Promise<string[]> {
+  for (const { fileSystem: fs } of remotes) {
+    const { id: root } = await fs.root(ctx);
+    // Not ahead of the releases.
+    await fs.syncfs(ctx, root);
+  }
+  return [...records.keys()].filter((key) => "oa".includes(key[0] as string));
+}
+
 const EXPECTED = ["/d 4 2 0", "/d/s 12 1 6", "/h 10 1 3", "/log 10 1 15"];
 
 /** Runs with these deaths and checks what is there afterwards. */
@@ -77,6 +88,7 @@ async function alone(server: MortalServer): Promise<void> {
   assert.deepEqual(await contentOf(files, "h"), "new");
   const { id } = await files.lookup(ctx, root, n("h"));
   assert.equal((await files.listxattr(ctx, id)).toString(), "user.x\0");
+  assert.deepEqual(await openRecords(server, remote), [], "what nobody has a handle of");
   await remote.close();
 }
 
@@ -235,6 +247,35 @@ async function giveWay(server: MortalServer): Promise<void> {
 
 test("nor does a lock stay behind that its waiter has lost interest in", async () => {
   await atEveryStep(giveWay, undefined);
+});
+
+/** A client attaches to another's open, if it may. @returns the steps that had been done before and after that. */
+async function attachOnce(server: MortalServer): Promise<{ begin: number; end: number }> {
+  const [first, second] = [await server.connect(), await server.connect()];
+  const { id: root } = await first.fileSystem.root(ctx);
+  const { opened } = await first.fileSystem.create(ctx, root, n("f"), READ_WRITE, MODE);
+  const ticket = await first.ticketFor(ctx, opened.handle);
+  const begin = server.steps + 1;
+  const attached = await second.attach(ctx, ticket).catch((error: unknown) => {
+    // The next start does not know the challenge any more.
+    assert.ok(error instanceof FsError && error.errno === "ESTALE");
+  });
+  const end = server.steps;
+  if (attached !== undefined) await second.fileSystem.release(ctx, attached.handle);
+  await first.fileSystem.release(ctx, opened.handle);
+  assert.deepEqual(await openRecords(server, first, second), [], "what nobody has a handle of");
+  await second.close();
+  await first.close();
+  return { begin, end };
+}
+
+test("whoever gets no handle by attaching leaves none behind, whenever the server dies", async () => {
+  const calm = await mortalServer([]);
+  const { begin, end } = await calm.during(attachOnce(calm));
+  assert.ok(end > begin + 2);
+  for (let step = begin; step <= end; step += 1) {
+    await run([step], async (server) => void (await attachOnce(server)));
+  }
 });
 
 test("a start that dies before it has marked what may be lost leaves the boot before written down", () => {

@@ -148,6 +148,8 @@ function mortalFs(files: StrictFs, start: Start, step: Step): FileSystem {
   const call = async (name: string, args: unknown[]): Promise<unknown> => {
     try {
       step();
+      // As with a disk, what was told before may go down first.
+      await new Promise(setImmediate);
       const result = await (files as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[name]?.(
         ...args,
       );

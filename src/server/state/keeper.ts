@@ -8,7 +8,7 @@ import { FsError } from "../../base/errors.ts";
 import type { Attr } from "../../vfs/attr.ts";
 import { type NodeId, OpenFlag } from "../../vfs/file-system.ts";
 import type { BodyCodec } from "../../wire/codec.ts";
-import { borrowedBody, messageOf } from "../../wire/codec.ts";
+import { borrowedBody, messageOf, messages } from "../../wire/codec.ts";
 import { versionOf } from "../node-changes.ts";
 import type { Open } from "../open.ts";
 import type { ServedRequest } from "../served-request.ts";
@@ -85,33 +85,7 @@ export class Keeper {
     }
   }
 
-  /** A file was opened, and has this handle. What the file system cannot find again is not kept. */
-  opened(session: Session, open: Open, handle: number, attr: Attr | undefined): void {
-    const { recovery } = session.share.fileSystem;
-    if (recovery === undefined || open.kind !== "file") return;
-    const { id, kind, node, flags, openedAtMs, pid, lease } = open;
-    const record = {
-      id,
-      session: session.id,
-      handles: [handle],
-      kind,
-      node,
-      nodeRecord: recovery.describe(open.inner),
-      flags,
-      openedAtMs,
-      pid,
-      lease,
-      version: attr === undefined ? undefined : versionOf(attr),
-    };
-    this.store.add(openKeyOf(id), openRecord.encode(record));
-  }
-
-  /** A session has another handle of an open, by attaching to it. */
-  attached(session: Session, open: Open, handle: number): void {
-    if (open.kind === "file") this.store.put(attachedKeyOf(session.id, handle), attachedRecord.encode(open.id));
-  }
-
-  /** Such a handle was released. */
+  /** A handle by attaching was released. */
   detached(session: Session, handle: number): void {
     this.store.delete(attachedKeyOf(session.id, handle));
   }
@@ -224,9 +198,15 @@ export class Keeper {
     return true;
   }
 
-  /** The last request of a slot has this reply. */
+  /** The last request of a slot has this reply. What it made is kept together with it: whoever has no reply makes another. */
   replied(session: Session, table: number, tag: number, reply: KeptReply, intent: Buffer): void {
     const { opcode, handle, section, status, made, answer } = reply;
+    const open = made === 0 ? undefined : session.find(made);
+    if (open?.kind === "file") {
+      if (opcode === messages.attach.row.code)
+        this.store.put(attachedKeyOf(session.id, made), attachedRecord.encode(open.id));
+      else this.#opened(session, open, made, answer?.["attr"] as Attr);
+    }
     const codec = messageOf(opcode).reply as BodyCodec | undefined;
     const body = answer === undefined || codec === undefined ? NOTHING : borrowedBody(codec, answer);
     const record = {
@@ -240,9 +220,40 @@ export class Keeper {
     this.store.put(slotKeyOf(session.id, table, tag & SLOT_MASK), slotRecord.encode(record));
   }
 
+  /** A file was opened, and has this handle. What the file system cannot find again is not kept. */
+  #opened(session: Session, open: Open, handle: number, attr: Attr): void {
+    const nodeRecord = recordOf(open);
+    if (nodeRecord === undefined) return;
+    const { id, kind, node, flags, openedAtMs, pid, lease } = open;
+    const record = {
+      id,
+      session: session.id,
+      handles: [handle],
+      kind,
+      node,
+      nodeRecord,
+      flags,
+      openedAtMs,
+      pid,
+      lease,
+      version: versionOf(attr),
+    };
+    this.store.add(openKeyOf(id), openRecord.encode(record));
+  }
+
   /** Calls `done` when everything told before is down. */
   whenKept(done: () => void): void {
     this.store.afterCommit(done);
+  }
+}
+
+/** What the file system finds the file of an open again by; undefined: it cannot, or the path is too long. */
+function recordOf({ owner, inner }: Open): Buffer | undefined {
+  try {
+    return owner.share.fileSystem.recovery?.describe(inner);
+  } catch (error) {
+    if (error instanceof FsError) return undefined;
+    throw error;
   }
 }
 

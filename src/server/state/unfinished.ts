@@ -121,7 +121,7 @@ export class Unfinished {
       const id = state.nextOpenId();
       const open = new Open({ id, owner: session, kind: "file", node, inner, flags, openedAtMs, pid });
       session.share.modes.add(open);
-      return { handle: session.opened(open, attr), attr, ...state.keysOf(open), lease: open.lease };
+      return { handle: session.opened(open), attr, ...state.keysOf(open), lease: open.lease };
     } catch (error) {
       session.openFailed();
       throw error;
