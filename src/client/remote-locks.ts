@@ -303,9 +303,15 @@ export class RemoteLocks {
       return;
     }
     const held = ledger.ranges.all.filter((range) => overlaps(range, lock));
-    for (const { type, startBytes, endBytes } of ledger.ranges.pieces(lock)) {
-      const through = held.find((range) => overlaps(range, { startBytes, endBytes }))?.through ?? open;
-      await this.#request(NOBODYS, ledger, through, { ...lock, type, startBytes, endBytes }, 0);
+    try {
+      for (const { type, startBytes, endBytes } of ledger.ranges.pieces(lock)) {
+        const through = held.find((range) => overlaps(range, { startBytes, endBytes }))?.through ?? open;
+        await this.#request(NOBODYS, ledger, through, { ...lock, type, startBytes, endBytes }, 0);
+      }
+    } catch (error) {
+      // There is no room for it to be as it was: he has the lock.
+      if (error instanceof FsError && error.errno === "ENOLCK") ledger.record(open, lock);
+      throw error;
     }
   }
 

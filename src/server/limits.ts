@@ -6,6 +6,7 @@
 import { strict as assert } from "node:assert";
 import { pooledBytes } from "../base/buffer-pool.ts";
 import { CREDITS_MAX, CREDITS_MIN, payloadBytesMax, SECTION_BYTES_MAX, SECTION_BYTES_MIN } from "../wire/limits.ts";
+import { LOCKS_PER_OPEN_MAX } from "./state/records.ts";
 
 export interface ServerLimits {
   /** The largest section agreed to; a client may ask for less. */
@@ -70,5 +71,8 @@ export function completeLimits(given: Partial<ServerLimits> | undefined): Server
   assert(limits.sessionBytesMax < 2 ** 32, "a session's bytes can be said on the wire");
   assert(limits.sessionBytesReserved <= limits.sessionBytesMax, "the reserve is part of a session's bytes");
   assert(limits.sessionsMax * limits.sessionBytesReserved <= limits.bytesMax, "the reserves fit");
+  // A lock splits another one in three at most, and what is asked at the same time is let in together.
+  const locksMax = limits.locksPerSessionMax + 2 * (limits.lockWaitsPerSessionMax + limits.creditsMax);
+  assert(locksMax <= LOCKS_PER_OPEN_MAX, "all locks of an open can be written down");
   return limits;
 }

@@ -46,6 +46,12 @@ export class LockRanges<T> {
     return gone;
   }
 
+  /** Whether there is one range more when this one is cleared. */
+  isSplitBy({ startBytes, endBytes }: LockRange): boolean {
+    const first = this.#ranges[this.#firstFrom(startBytes)];
+    return first !== undefined && first.startBytes < startBytes && first.endBytes > endBytes;
+  }
+
   /** How a stretch is locked: pieces that fill it, in order. */
   pieces(within: LockRange): LockPiece[] {
     const pieces: LockPiece[] = [];

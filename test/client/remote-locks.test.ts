@@ -320,17 +320,27 @@ test("a session that says goodbye leaves its locks to others", async () => {
 
 /** Locks over a server that answers, in any order, what a test says. */
 function scripted() {
-  const calls: { name: string; type: number; waitId: number; answer: (waits: boolean) => Promise<void> }[] = [];
+  const calls: {
+    name: string;
+    type: number;
+    waitId: number;
+    answer: (waits: boolean) => Promise<void>;
+    fail: (errno: "ENOLCK") => Promise<void>;
+  }[] = [];
   const call = (
     { message, fields }: { message: { name: string }; fields: { type: number; waitId: number } },
     result: (reply: unknown) => unknown,
   ) =>
-    new Promise((resolve) => {
+    new Promise((resolve, reject) => {
+      const fail = async (errno: "ENOLCK") => {
+        reject(new FsError(errno, message.name));
+        await settle();
+      };
       const answer = async (waits: boolean) => {
         resolve(result({ waits, attr: NO_ATTR }));
         await settle();
       };
-      calls.push({ name: message.name, type: fields.type, waitId: fields.waitId, answer });
+      calls.push({ name: message.name, type: fields.type, waitId: fields.waitId, answer, fail });
     });
   const locks = new RemoteLocks({ call } as never);
   const lost: NodeId[] = [];
@@ -392,4 +402,20 @@ test("a lock whose notice has overtaken the reply that it is waited for is held,
     await calls[2]?.answer(false);
     await unlocked;
   }
+});
+
+test("a lock that nobody wants any more, and that cannot be taken back for want of room, is its owner's", async () => {
+  const { locks, calls, open: file } = scripted();
+  const signal = new CancelSource();
+  const gone = assert.rejects(locks.setlk({ ...ctx, signal }, file, lock("write", 10, 19), false));
+  signal.abort();
+  await gone;
+  await calls[0]?.answer(false);
+  assert.equal(calls[1]?.type, 0);
+  await calls[1]?.fail("ENOLCK");
+  const unlocked = locks.setlk(ctx, file, lock("unlock"), false);
+  await settle();
+  await calls[2]?.answer(false);
+  await unlocked;
+  assert.equal(calls.length, 3, "the server is asked");
 });

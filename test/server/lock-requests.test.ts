@@ -2,7 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
-import { partsOfKey } from "../../src/server/state/records.ts";
+import type { Open } from "../../src/server/open.ts";
+import { Keeper } from "../../src/server/state/keeper.ts";
+import { LOCKS_PER_OPEN_MAX, locksRecord, partsOfKey } from "../../src/server/state/records.ts";
 import { FallocateMode, type FileSystem, type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { LOCK_END, type LockOwner } from "../../src/vfs/lock.ts";
 import { settle } from "../support/fake-clock.ts";
@@ -115,6 +117,19 @@ test("what is reserved is down before its client is told, and that it is not bef
   store.letGo();
   await settle();
   assert.equal(theirs.said(/^cancelLock reply/), 1);
+});
+
+test("where several sessions have locked through one open more than a record holds, so much of it is kept", () => {
+  const locks = Array.from({ length: LOCKS_PER_OPEN_MAX + 1 }, (_, at) => ({
+    ...{ kind: "posix", type: "read", owner: 1n, pid: 1, waitId: 0 },
+    ...{ startBytes: BigInt(2 * at), endBytes: BigInt(2 * at) },
+  }));
+  const share = { locks: { locksOf: () => locks } };
+  const open = { id: 7, node: "n", handles: 1, owner: { share }, hasStoredLocks: false } as unknown as Open;
+  const store = new MemoryStore();
+  new Keeper(store, undefined).locked(open);
+  const [record] = store.records.values();
+  assert.deepEqual(locksRecord.decode(record as Buffer), locks.slice(0, -1));
 });
 
 /** A store that can be kept from bringing anything down. */

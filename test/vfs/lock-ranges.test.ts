@@ -66,7 +66,10 @@ test("setting and clearing ranges is as on single bytes, and ranges stay as few 
           ranges.set(range, type, through);
           model = model.map((cell, at) => (isIn(at) ? { type, through } : cell));
         } else if (op === "clear") {
+          const { size } = ranges;
+          const isSplit = ranges.isSplitBy(range);
           ranges.clear(range);
+          assert.equal(isSplit, ranges.size > size);
           model = model.map((cell, at) => (isIn(at) ? undefined : cell));
         } else {
           const gone = ranges.clearThrough(through);

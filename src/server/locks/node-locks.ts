@@ -98,11 +98,13 @@ export class NodeLocks {
     });
   }
 
-  /** Gives up a range, and what is reserved within it. */
-  unlock(locker: Locker<LockOpen>, range: LockRange, through: LockOpen): Promise<void> {
+  /** Gives up a range, and what is reserved within it. `checkRoom` throws where there is none for a further range. */
+  unlock(locker: Locker<LockOpen>, range: LockRange, through: LockOpen, checkRoom: () => void): Promise<void> {
     return this.#turn(async () => {
-      const pieces = this.space.rangesOf(locker)?.pieces(range) ?? [];
+      const ranges = this.space.rangesOf(locker);
+      const pieces = ranges?.pieces(range) ?? [];
       const reserved = this.space.reservedWithin(locker, range);
+      if (reserved.length === 0 && ranges?.isSplitBy(range) === true) checkRoom();
       if (reserved.length === 0 && pieces.every(({ type }) => type === "unlock")) return;
       for (const waiter of reserved) {
         this.space.dismiss(waiter);

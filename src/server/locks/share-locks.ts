@@ -128,7 +128,7 @@ export class ShareLocks {
    * and under which it asks again, once or often.
    *
    * @returns attributes as of a moment at which the lock was held (NO_ATTR after an unlock); undefined: it waits.
-   * @throws FsError EAGAIN, EDEADLK, ENOLCK; EBADF not opened for this.
+   * @throws FsError EAGAIN, EDEADLK; ENOLCK the session has no room, also for what is left when a range is unlocked in the middle; EBADF not opened for this.
    */
   async setlk(session: LockSession, open: LockOpen, lock: Lock, waitId: number): Promise<Attr | undefined> {
     const client = this.#clientOf(session);
@@ -137,7 +137,7 @@ export class ShareLocks {
     locker.beginRequest();
     try {
       if (lock.type === "unlock") {
-        await nodeLocks.unlock(locker, lock, open);
+        await nodeLocks.unlock(locker, lock, open, () => this.#checkRoom(client));
         return NO_ATTR;
       }
       const wish = wishOf(locker, open, lock);
@@ -234,8 +234,7 @@ export class ShareLocks {
     const lost: KeptLock[] = [];
     for (const lock of locks) {
       try {
-        if (lock.waitId === 0) await this.setlk(session, open, lock, 0);
-        else await this.#reserveAgain(session, open, lock);
+        await this.#restoreOne(session, open, lock);
       } catch {
         lost.push(lock);
       }
@@ -275,17 +274,22 @@ export class ShareLocks {
     return ends.length > 0;
   }
 
-  async #reserveAgain(session: LockSession, open: LockOpen, lock: KeptLock): Promise<void> {
+  /** There was room for it. */
+  async #restoreOne(session: LockSession, open: LockOpen, lock: KeptLock): Promise<void> {
     const client = this.#clientOf(session);
     const locker = this.#lockerOf(client, open, lock);
     const nodeLocks = this.#nodeLocks(lock.kind, open.node);
     const { waitId } = lock;
     const wait = { ...wishOf(locker, open, lock), space: nodeLocks.space, client, waitId, nodeLocks };
+    checkAccess(open, lock);
     locker.beginRequest();
     locker.pid = lock.pid;
     try {
-      await nodeLocks.reserveAgain(wait);
-      client.waits.set(waitId, wait);
+      if (waitId === 0) await nodeLocks.lock(wait, undefined);
+      else {
+        await nodeLocks.reserveAgain(wait);
+        client.waits.set(waitId, wait);
+      }
     } finally {
       locker.endRequest();
     }

@@ -22,6 +22,7 @@ import { linesOf, NameLine } from "./name-line.ts";
 import {
   attachedKeyOf,
   attachedRecord,
+  LOCKS_PER_OPEN_MAX,
   leaseKeyOf,
   leaseRecord,
   locksKeyOf,
@@ -115,8 +116,9 @@ export class Keeper {
       const locks = each.owner.share.locks.locksOf(each);
       if (locks.length === 0) this.#forgetLocks(each);
       else {
+        // Only several sessions that lock through one open have more: what is beyond ends with the process.
         each.hasStoredLocks = true;
-        this.store.put(locksKeyOf(each.id), locksRecord.encode(locks));
+        this.store.put(locksKeyOf(each.id), locksRecord.encode(locks.slice(0, LOCKS_PER_OPEN_MAX)));
       }
     }
   }

@@ -38,6 +38,8 @@ import {
 } from "./record-codec.ts";
 import type { StateKey } from "./state-store.ts";
 
+/** Locks in one record: more than a session can have through one open, however its requests overtake each other. */
+export const LOCKS_PER_OPEN_MAX = 24_576;
 const ID_BYTES = 16;
 const SECRET_BYTES = 32;
 const TEXT_BYTES_MAX = 1024;
@@ -45,7 +47,6 @@ const TEXT_BYTES_MAX = 1024;
 const NODE_RECORD_BYTES_MAX = 16 * 1024;
 const SLOT_TABLES_MAX = 64;
 const HANDLES_MAX = 1024;
-const LOCKS_MAX = 16_384;
 
 const identityFields = {
   serverId: fixedBytes(ID_BYTES),
@@ -135,7 +136,7 @@ const lockFields = {
 };
 export type LockRecord = RecordOf<typeof lockFields>;
 /** All locks that were taken through one open. */
-export const locksRecord = recordCodec(list(group(lockFields), LOCKS_MAX));
+export const locksRecord = recordCodec(list(group(lockFields), LOCKS_PER_OPEN_MAX));
 
 const slotFields = {
   turn: u16,

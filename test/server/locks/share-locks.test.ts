@@ -456,7 +456,29 @@ test("nobody is told of a lock while something is under way that it forbids", as
   checkEmpty();
 });
 
-test("a session has so many locks and waits at most; unlocking is always possible", async () => {
+test("who has as many ranges as he may unlocks none in the middle; all he has he unlocks, and as a start finds it he gets it back", async () => {
+  const session = new FakeSession();
+  const open = openOf();
+  await locks.setlk(session, open, lock("write", 0, 999), 0);
+  for (let at = 1; at <= 19; at += 1) await locks.setlk(session, open, lock("unlock", 10 * at, 10 * at), 0);
+  const full = locks.locksOf(open);
+  assert.equal(full.length, 20);
+  await refused("ENOLCK", locks.setlk(session, open, lock("unlock", 500, 500), 0));
+  assert.deepEqual(locks.locksOf(open), full, "nothing is changed");
+  await locks.setlk(session, open, lock("unlock", 900, 999), 0);
+  await locks.setlk(session, open, lock("unlock", 191, 195), 0);
+  const kept = locks.locksOf(open);
+  await locks.setlk(session, open, lock("unlock"), 0);
+  assert.deepEqual(locks.locksOf(open), []);
+  // A lock in the middle of another one makes two ranges more.
+  const more = [...kept, { ...lock("read", 2000, 2000), type: "read" as const, waitId: 0 }];
+  assert.deepEqual(await locks.restore(session, open, more), []);
+  assert.equal(locks.locksOf(open).length, 21);
+  await close(open);
+  checkEmpty();
+});
+
+test("a session has so many locks and waits at most; unlocking all is always possible", async () => {
   const [mine, theirs] = [new FakeSession(), new FakeSession()];
   const [open, other] = [openOf(), openOf()];
   for (let at = 0; at < 20; at += 1) await locks.setlk(mine, open, lock("write", 2 * at, 2 * at), 0);
