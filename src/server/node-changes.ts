@@ -3,7 +3,8 @@
  *
  * Changes through the server are noted as they happen, with their ranges and who made them. Changes beside it show in size, mtime and ctime, which are
  * compared with those of the moment the client's last request had ended. Statistics that change without the data (st_blocks, atime) count for nothing.
- * Nothing is noted, and nothing is asked of the disk, as long as nobody is away.
+ * Nothing is noted, and nothing is asked of the disk, as long as nobody is away. What the next start of the server is to know is written down as it becomes known: the state a
+ * client has left the file in, or that others have changed it.
  *
  * It keeps no more than CHANGED_RANGES_MAX ranges an open: more become one that holds them all.
  */
@@ -58,7 +59,7 @@ export class Absence {
   /** What its client has not answered, being there: the break of a lease that was taken away for that. Undefined: the client is away. */
   unansweredBreak: number | undefined;
   /** As of the end of the client's last request; undefined before. "unknown": somebody may have changed it, and nobody can tell. */
-  version: DataVersion | "unknown" | undefined;
+  #version: DataVersion | "unknown" | undefined;
   /** Settles when the file has been compared with what the client left; what it changes itself from then on is no difference. */
   #comparing: Promise<void> | undefined;
   #isCompared = false;
@@ -66,15 +67,41 @@ export class Absence {
   #isDifferent = false;
   #ranges: ChangedRange[] = [];
   readonly #by = new Set<string>();
+  /** Writes down the version, or, as undefined, that others have changed the file. */
+  readonly #keep: (version: DataVersion | undefined) => void;
+  #isKept: boolean;
 
-  constructor(node: NodeId, owner: object) {
-    this.node = node;
-    this.owner = owner;
+  /** `keep` writes down how the client left the file (undefined: others have changed it since); `isKept`: it has done so for `version`. */
+  constructor(parts: {
+    node: NodeId;
+    owner: object;
+    version: DataVersion | "unknown" | undefined;
+    keep: (version: DataVersion | undefined) => void;
+    isKept: boolean;
+  }) {
+    this.node = parts.node;
+    this.owner = parts.owner;
+    this.#version = parts.version;
+    this.#keep = parts.keep;
+    this.#isKept = parts.isKept;
+  }
+
+  /** The version, or that there are changes, is written down. */
+  get isKept(): boolean {
+    return this.#isKept;
+  }
+
+  /** If nobody else has changed the file so far, whoever wrote the version down is to delete it. @returns whether he has to. */
+  forgetKept(): boolean {
+    if (!this.#isKept || this.changes() !== undefined) return false;
+    this.#isKept = false;
+    return true;
   }
 
   /** Somebody else has changed a part of the data through the server. */
   note(range: ChangedRange, by: string): void {
     this.#ranges.push(range);
+    if (this.#ranges.length === 1) this.#write();
     if (this.#ranges.length > CHANGED_RANGES_MAX) this.#ranges = [hullOf(this.#ranges)];
     this.#by.add(by);
   }
@@ -82,8 +109,9 @@ export class Absence {
   /** A change of attributes through the server: only what it did to the ctime is taken over. */
   noteAttributes(attr: Attr): void {
     const version = versionOf(attr);
-    if (this.version !== undefined && this.version !== "unknown" && isSameData(this.version, version))
-      this.version = version;
+    if (this.#version === undefined || this.#version === "unknown" || !isSameData(this.#version, version)) return;
+    this.#version = version;
+    if (this.#isKept) this.#write();
   }
 
   /** The client is about to come back: looks once whether the file is as it left it. `attrNow`: undefined if it cannot be looked at, and so is not known to be. */
@@ -93,16 +121,26 @@ export class Absence {
   }
 
   #compare(attr: Attr | undefined): void {
-    const { version } = this;
+    const version = this.#version;
     this.#isCompared = true;
     if (attr === undefined) this.#isDifferent = true;
     else if (version === "unknown") this.#isDifferent = true;
     else if (version !== undefined && !isSame(version, versionOf(attr))) this.#isDifferent = true;
   }
 
-  /** The client's requests have ended, with the file like this. */
-  left(attr: Attr): void {
-    this.version ??= versionOf(attr);
+  /** The client's requests have ended, with the file like this; undefined: it cannot be looked at. */
+  left(attr: Attr | undefined): void {
+    // Without an answer the file counts as unchanged by others, as long as nobody says otherwise.
+    this.#version ??= attr && versionOf(attr);
+    if (!this.#isKept) this.#write();
+  }
+
+  /** What is to be known at the next start of the server, as soon as it is known here. */
+  #write(): void {
+    const version = this.changes() === undefined ? this.#version : "unknown";
+    if (version === undefined) return;
+    this.#isKept = true;
+    this.#keep(version === "unknown" ? undefined : version);
   }
 
   /** The client has left once more, without having heard what became of the file, which it may have changed itself since it was compared. @returns true. */
@@ -111,7 +149,8 @@ export class Absence {
     if (!this.#isCompared) return true;
     this.#isCompared = false;
     this.#comparing = undefined;
-    this.version = undefined;
+    this.#version = undefined;
+    this.#isKept = false;
     return true;
   }
 

@@ -237,8 +237,10 @@ export class LinkServer {
     const timeout = new Promise<void>((resolve) => {
       timer = clock.after(limits.closeTimeoutMs, resolve, { keepAlive: true });
     });
-    await Promise.race([Promise.all([...ends, this.#state.closings.idle()]), timeout]);
+    const left = [...this.#state.sessions].map(({ leaving }) => leaving);
+    await Promise.race([Promise.all([...ends, ...left, this.#state.closings.idle()]), timeout]);
     timer.stop();
+    this.#state.keeper?.close();
     await this.#memory?.store.close();
     this.#memory?.life?.close();
   }

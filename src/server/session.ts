@@ -198,7 +198,9 @@ export class Session implements LockSession, LeaseSession {
     if (absence === undefined) {
       // Something of its own may be about to change it.
       const known = open.isIdle ? open.knownAttr : undefined;
-      this.#addAbsence(open, known && versionOf(known)).unansweredBreak = breakId;
+      const taken = this.#addAbsence(open, known && versionOf(known), false);
+      taken.unansweredBreak = breakId;
+      taken.left(undefined);
     } else if (absence.unansweredBreak !== undefined) absence.unansweredBreak = breakId;
   }
 
@@ -266,17 +268,22 @@ export class Session implements LockSession, LeaseSession {
     this.requestsEnded();
   }
 
-  #setAbsent(open: Open, version?: DataVersion | "unknown"): void {
+  #setAbsent(open: Open, version?: DataVersion | "unknown", isKept = false): void {
     if (open.kind !== "file" || this.#absences.get(open)?.leaveAgain() === true) return;
-    this.#addAbsence(open, version);
+    this.#addAbsence(open, version, isKept);
   }
 
-  #addAbsence(open: Open, version: DataVersion | "unknown" | undefined): Absence {
-    const absence = new Absence(open.node, this);
-    absence.version = version;
+  #addAbsence(open: Open, version: DataVersion | "unknown" | undefined, isKept: boolean): Absence {
+    const keep = (left: DataVersion | undefined) => this.#parts.keeper?.left(this, open, left);
+    const absence = new Absence({ node: open.node, owner: this, version, keep, isKept });
     this.#absences.set(open, absence);
     this.share.absentOpens.add(absence);
     return absence;
+  }
+
+  /** Settles when what the client left is known, as far as it is asked for. */
+  get leaving(): Promise<void> {
+    return this.#leaving;
   }
 
   /** What happened to an open file since the client left; undefined: it has it, or has heard of it. */
@@ -290,9 +297,9 @@ export class Session implements LockSession, LeaseSession {
     for (let at = 0; at < absences.length; at += VERSIONS_AT_ONCE) {
       await Promise.all(
         absences.slice(at, at + VERSIONS_AT_ONCE).map(async ([open, absence]) => {
-          // Without an answer the file counts as unchanged by others, as long as nobody says otherwise.
           const attr = await this.#attrOf(open);
-          if (attr !== undefined) absence.left(attr);
+          // The client may be back already.
+          if (this.#absences.get(open) === absence) absence.left(attr);
         }),
       );
     }
@@ -300,7 +307,10 @@ export class Session implements LockSession, LeaseSession {
 
   /** Looks, once, whether somebody has changed an open file since the client left, before the client does; it is told by `resume`. */
   async compare(open: Open): Promise<void> {
-    await this.#absences.get(open)?.compare(() => this.#leaving.then(() => this.#attrOf(open)));
+    const absence = this.#absences.get(open);
+    await absence?.compare(() => this.#leaving.then(() => this.#attrOf(open)));
+    // What its client changes from now on is no difference at the next start either.
+    if (absence?.forgetKept() === true) this.#parts.keeper?.cameBack(this, open);
   }
 
   #attrOf({ node, inner }: Open): Promise<Attr | undefined> {
@@ -319,6 +329,7 @@ export class Session implements LockSession, LeaseSession {
     if (absence === undefined) return;
     this.#absences.delete(open);
     this.share.absentOpens.delete(absence);
+    if (absence.isKept) this.#parts.keeper?.cameBack(this, open);
   }
 
   /** Somebody else asks for what an open keeps from him (`why`, for the log): gives it up if everybody's time is over; who comes back learns that. @returns whether. */
@@ -357,12 +368,12 @@ export class Session implements LockSession, LeaseSession {
     return this.addHandle(open);
   }
 
-  /** An open of the server before, with a handle it had: first the one it was opened with, then those by attaching. `restoredAll` follows. */
-  restored(open: Open, handle: number, version: DataVersion | "unknown"): void {
+  /** An open of the server before, with a handle it had: first the one it was opened with, then those by attaching. `isKept`: the version is kept. */
+  restored(open: Open, handle: number, version: DataVersion | "unknown", isKept: boolean): void {
     this.#give(open, handle);
     if (open.handles === 1) this.share.modes.add(open);
     else this.#attached.add(handle);
-    this.#setAbsent(open, version);
+    this.#setAbsent(open, version, isKept);
   }
 
   /**

@@ -16,8 +16,9 @@ import { createDisk, type Disk } from "../../src/disk/disk.ts";
 import { openKey, resumeProof } from "../../src/resume/resume-proof.ts";
 import { LinkServer } from "../../src/server/server.ts";
 import { LifeStamp } from "../../src/server/state/life-stamp.ts";
+import { partsOfKey } from "../../src/server/state/records.ts";
 import { memoryLinkPair } from "../../src/transport/memory-link.ts";
-import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { Lease } from "../../src/vfs/lease.ts";
 import { LOCK_END, LOCK_KINDS, LOCK_TYPES, type Lock, type LockOwner } from "../../src/vfs/lock.ts";
 import { type BodyCodec, messageOf, messages } from "../../src/wire/codec.ts";
@@ -42,6 +43,8 @@ class TestClock extends FakeClock {
 
 /** The client that holds the file: it reads the replies to what it asks, and gives leases back at once. */
 class Holder extends Peer {
+  /** It says nothing to what it is told. */
+  isDeaf = false;
   /** What is left of its lease, as it was told. */
   readonly breaks: Lease[] = [];
   #reply: ((reply: Record<string, unknown> | number) => void) | undefined;
@@ -53,7 +56,7 @@ class Holder extends Peer {
       const { breakId, lease } = messages.leaseBreak.request.read(body);
       body.offset = at;
       this.breaks.push(lease);
-      this.send("returnLease", { breakId });
+      if (!this.isDeaf) this.send("returnLease", { breakId });
     }
     if (header.flags === 1 && header.tag !== 0) {
       const codec = messageOf(header.opcode).reply as BodyCodec;
@@ -139,18 +142,30 @@ class Stage implements AsyncDisposable {
   }
 
   /** What somebody waits for who waits for a lease, if he does. */
-  async passing<T>(act: Promise<T>): Promise<T> {
+  async passing<T>(act: Promise<T>, breaks = 1): Promise<T> {
     let isOver = false;
     const over = () => {
       isOver = true;
     };
     act.then(over, over);
-    for (let ms = 0; ms <= BREAK_MS; ms += 100) {
+    for (let ms = 0; ms <= breaks * BREAK_MS; ms += 100) {
       await settle();
       if (isOver) break;
       this.clock.advance(100);
     }
     return act;
+  }
+
+  /** A program on the server's machine writes the file. */
+  writeBeside(text: string): void {
+    writeFileSync(join(this.#served, "f"), text);
+  }
+
+  /** Waits until it is written down how so many opens were left by those who are away. */
+  async left(count: number): Promise<void> {
+    const kept = () => [...this.#store.records.keys()].filter((key) => partsOfKey(key)?.of === "left").length;
+    for (let rounds = 0; rounds < 1000 && kept() !== count; rounds += 1) await settle();
+    assert.equal(kept(), count);
   }
 
   get content(): string {
@@ -238,9 +253,14 @@ for (const loss of ["the link is lost", "the server dies"] as const) {
   }
 }
 
-async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verdict: ResumeVerdict): Promise<void> {
-  await using stage = new Stage();
-  await stage.start();
+interface Held {
+  readonly holder: Holder;
+  readonly handle: number;
+  readonly keys: Reply<"open">;
+}
+
+/** A client opens the file. */
+async function hold(stage: Stage, kind: Kind): Promise<Held> {
   const holder = stage.holder();
   await holder.setUp({ keepMs: KEEP_MS });
   const finder = await stage.contender();
@@ -249,8 +269,27 @@ async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verd
   const lease = kind === "leased" ? Lease.WRITE : Lease.NONE;
   const opened = await holder.ask("open", { caller, id, flags: KINDS[kind], contentBytesMax: 0, lease });
   const { handle } = holder.headers.at(-1) as { handle: number };
-  const { openId, resumeKey, lease: granted } = opened as unknown as Reply<"open">;
-  assert.equal(granted, lease);
+  const keys = opened as unknown as Reply<"open">;
+  assert.equal(keys.lease, lease);
+  return { holder, handle, keys };
+}
+
+/** It comes back, and shows its key. */
+async function comeBack(stage: Stage, { holder, keys }: Held): Promise<{ back: Holder; result: ResumeResult }> {
+  const back = stage.holder();
+  const { sessionId, sessionKey } = holder;
+  assert.match(await back.setUp({ sessionId, keepMs: KEEP_MS }, sessionKey), /^auth reply/);
+  const { openId, resumeKey } = keys;
+  const proof = resumeProof(openKey(sessionKey, openId), back.transcript, resumeKey);
+  const { results } = (await back.ask("resume", { items: [{ resumeKey, proof }] })) as unknown as Reply<"resume">;
+  return { back, result: results[0] as ResumeResult };
+}
+
+async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verdict: ResumeVerdict): Promise<void> {
+  await using stage = new Stage();
+  await stage.start();
+  const held = await hold(stage, kind);
+  const { holder, handle } = held;
 
   if (kind === "locked") {
     const lock = { ...WHOLE_FILE, kind: LOCK_KINDS.indexOf("posix"), type: LOCK_TYPES.indexOf("write") };
@@ -264,19 +303,14 @@ async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verd
   await settle();
   let isTaken = row.asks === "before" && (await stage.passing(contend(stage, kind)));
 
-  const back = stage.holder();
-  const { sessionId, sessionKey } = holder;
-  assert.match(await back.setUp({ sessionId, keepMs: KEEP_MS }, sessionKey), /^auth reply/);
-  const proof = resumeProof(openKey(sessionKey, openId), back.transcript, resumeKey);
-  const { results } = (await back.ask("resume", { items: [{ resumeKey, proof }] })) as unknown as Reply<"resume">;
-  const result = results[0] as ResumeResult;
+  const { back, result } = await comeBack(stage, held);
   assert.equal(result.verdict, verdict);
   if (verdict === "changed") {
     assert.deepEqual(result.ranges, [{ offsetBytes: 2, lengthBytes: 2 }]);
     assert.equal(result.changedBy, "memory client");
   }
   // The lease is lost to whoever was first, and given back to whoever comes later.
-  assert.equal(result.lease, row.asks === "before" ? Lease.NONE : lease);
+  assert.equal(result.lease, row.asks === "before" ? Lease.NONE : held.keys.lease);
   if (row.asks === "after") isTaken = await contend(stage, kind);
   // First somebody looks it up.
   assert.deepEqual(back.breaks, row.asks === "after" && kind === "leased" ? [Lease.READ, Lease.NONE] : []);
@@ -299,3 +333,87 @@ async function useIt(stage: Stage, back: Holder, kind: Kind, handle: number, isT
   else assert.deepEqual(written, { writtenBytes: 1 });
   assert.equal(stage.content, kind === "read" ? `0${rest}` : kind === "append" ? `0${rest}!` : `!${rest}`);
 }
+
+/** Somebody else does something with the file, or with another one, and it is acknowledged. */
+async function by(
+  stage: Stage,
+  act: (at: { other: Remote; root: NodeId; id: NodeId }) => Promise<void>,
+): Promise<void> {
+  const other = await stage.contender();
+  const { id: root } = await other.fileSystem.root(ctx);
+  const { id } = await other.fileSystem.lookup(ctx, root, named("f"));
+  await act({ other, root, id });
+  await other.close();
+}
+
+/** Data is acknowledged, but of another file. */
+function writeElsewhere(stage: Stage): Promise<void> {
+  return by(stage, async ({ other, root }) => {
+    const made = await other.fileSystem.create(ctx, root, named("g"), WRITE, { mode: 0o100644, umask: 0 });
+    await other.fileSystem.write(ctx, made.opened.handle, 0, Buffer.from("g"));
+  });
+}
+
+const WHILE_AWAY: Record<string, readonly [act: (stage: Stage) => Promise<unknown>, verdict: ResumeVerdict]> = {
+  "nobody touches the file, but another one is written": [writeElsewhere, "unchanged"],
+  "somebody writes to the file": [(stage) => contend(stage, "write"), "changed"],
+  "the file is written beside the server, and then another one through it": [
+    (stage) => {
+      stage.writeBeside("beside");
+      return writeElsewhere(stage);
+    },
+    "changed",
+  ],
+  "the file gets other permissions and another name": [
+    (stage) =>
+      by(stage, async ({ other, root, id }) => {
+        await other.fileSystem.setattr(ctx, id, { mode: 0o600 });
+        await other.fileSystem.rename(ctx, root, named("f"), root, named("renamed"), 0);
+      }),
+    "unchanged",
+  ],
+};
+
+for (const [what, [act, verdict]] of Object.entries(WHILE_AWAY)) {
+  test(`a client is away, ${what}, and the server dies, twice: ${verdict}`, async () => {
+    await using stage = new Stage();
+    await stage.start();
+    const held = await hold(stage, "write");
+    held.holder.link.destroy();
+    await stage.left(1);
+    await act(stage);
+    await stage.crash();
+    await stage.left(1);
+    await writeElsewhere(stage).catch(() => undefined);
+    await stage.crash();
+    const { back, result } = await comeBack(stage, held);
+    assert.equal(result.verdict, verdict);
+    await stage.left(0);
+    back.link.destroy();
+    await stage.left(1);
+    assert.equal((await comeBack(stage, held)).result.verdict, "unchanged", "it knows");
+  });
+}
+
+test("a client has lost its lease unheard, somebody writes to the file, and the server dies: changed", async () => {
+  await using stage = new Stage();
+  await stage.start();
+  const held = await hold(stage, "leased");
+  held.holder.isDeaf = true;
+  assert.equal(await stage.passing(contend(stage, "leased"), 2), true);
+  await stage.crash();
+  const { result } = await comeBack(stage, held);
+  assert.deepEqual([result.verdict, result.lease], ["changed", Lease.NONE]);
+});
+
+test("who was there when the server died is told nothing of what others had done before", async () => {
+  await using stage = new Stage();
+  await stage.start();
+  const held = await hold(stage, "write");
+  held.holder.link.destroy();
+  await stage.left(1);
+  await comeBack(stage, held);
+  assert.equal(await contend(stage, "write"), true);
+  await stage.crash();
+  assert.equal((await comeBack(stage, held)).result.verdict, "unchanged");
+});

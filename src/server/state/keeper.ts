@@ -9,7 +9,7 @@ import type { Attr } from "../../vfs/attr.ts";
 import { type NodeId, OpenFlag } from "../../vfs/file-system.ts";
 import type { BodyCodec } from "../../wire/codec.ts";
 import { borrowedBody, messageOf, messages } from "../../wire/codec.ts";
-import { versionOf } from "../node-changes.ts";
+import { type DataVersion, versionOf } from "../node-changes.ts";
 import type { Open } from "../open.ts";
 import type { ServedRequest } from "../served-request.ts";
 import type { Session } from "../session.ts";
@@ -25,6 +25,8 @@ import {
   LOCKS_PER_OPEN_MAX,
   leaseKeyOf,
   leaseRecord,
+  leftKeyOf,
+  leftRecord,
   locksKeyOf,
   locksRecord,
   openKeyOf,
@@ -47,6 +49,7 @@ export class Keeper {
   readonly #lockedOpens = new Map<NodeId, Set<Open>>();
   readonly #life: LifeStamp | undefined;
   readonly #names = new NameLine();
+  #isClosed = false;
   /** There where what is kept is to survive the power. */
   readonly effects: Effects | undefined;
 
@@ -97,6 +100,17 @@ export class Keeper {
     this.#forgetLocks(open);
     if (open.hasStoredLease) this.store.delete(leaseKeyOf(open.id));
     open.hasStoredLease = false;
+  }
+
+  /** A session is away, and has left the file of an open like this; undefined: others have changed it since. */
+  left(session: Session, open: Open, version: DataVersion | undefined): void {
+    if (this.#isClosed || open.kind !== "file" || session.share.fileSystem.recovery === undefined) return;
+    this.store.put(leftKeyOf(session.id, open.id), leftRecord.encode({ version }));
+  }
+
+  /** It is back, and knows what others did. */
+  cameBack(session: Session, open: Open): void {
+    if (!this.#isClosed) this.store.delete(leftKeyOf(session.id, open.id));
   }
 
   /** There is less left of the lease of an open: before whoever needed that is answered. */
@@ -241,6 +255,11 @@ export class Keeper {
       version: versionOf(attr),
     };
     this.store.add(openKeyOf(id), openRecord.encode(record));
+  }
+
+  /** The store is about to be closed: what a look at a file tells after this is not kept. */
+  close(): void {
+    this.#isClosed = true;
   }
 
   /** Calls `done` when everything told before is down. */

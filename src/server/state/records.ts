@@ -7,6 +7,7 @@
  *     l  open id, 8 bytes big-endian       the locks taken through an open, and those reserved
  *     e  open id, 8 bytes big-endian       what is left of the lease of an open, where that is less than it was granted
  *     a  session id, u32 handle            a handle of an open, by attaching to it
+ *     v  session id, open id               how a session that is away has left the file of an open, if others have not changed it since
  *     r  session id, u16 table, u16 slot   what the last request of a slot was, and its reply if it must not run twice
  *
  * Stored by one start of the server and read by the next: a change of any layout needs another FORMAT in level-store.ts.
@@ -99,6 +100,8 @@ const lease: RecordField<Lease> = {
 };
 export const leaseRecord = recordCodec(lease);
 
+const version = group({ sizeBytes: u53, mtimeSec: i53, mtimeNsec: u32, ctimeSec: i53, ctimeNsec: u32 });
+
 const openFields = {
   id: u53,
   session: fixedBytes(ID_BYTES),
@@ -115,10 +118,17 @@ const openFields = {
   /** As granted. */
   lease,
   /** The data as it was opened; absent where nobody looked. */
-  version: optional(group({ sizeBytes: u53, mtimeSec: i53, mtimeNsec: u32, ctimeSec: i53, ctimeNsec: u32 })),
+  version: optional(version),
 };
 export type OpenRecord = RecordOf<typeof openFields>;
 export const openRecord = recordCodec(group(openFields));
+
+const leftFields = {
+  /** Absent: others have changed it. */
+  version: optional(version),
+};
+export type LeftRecord = RecordOf<typeof leftFields>;
+export const leftRecord = recordCodec(group(leftFields));
 
 /** The id of the open that a handle is of. */
 export const attachedRecord = recordCodec(u53);
@@ -182,6 +192,10 @@ export function attachedKeyOf(session: Buffer, handle: number): StateKey {
   return `a${session.toString("latin1")}${u32Text(handle)}`;
 }
 
+export function leftKeyOf(session: Buffer, openId: number): StateKey {
+  return `v${session.toString("latin1")}${openIdText(openId)}`;
+}
+
 export function slotKeyOf(session: Buffer, table: number, slot: number): StateKey {
   return `r${session.toString("latin1")}${u16Text(table)}${u16Text(slot)}`;
 }
@@ -192,6 +206,7 @@ export type KeyParts =
   | { readonly of: "session"; readonly id: Buffer }
   | { readonly of: "open" | "locks" | "lease"; readonly id: number }
   | { readonly of: "attached"; readonly session: Buffer; readonly handle: number }
+  | { readonly of: "left"; readonly session: Buffer; readonly id: number }
   | { readonly of: "slot"; readonly session: Buffer; readonly table: number; readonly slot: number };
 
 /** Undefined: a key of none of these. */
@@ -201,8 +216,12 @@ export function partsOfKey(key: StateKey): KeyParts | undefined {
   if (key[0] === "s" && bytes.length === 1 + ID_BYTES) return { of: "session", id: bytes.subarray(1) };
   const ofOpen = { o: "open", l: "locks", e: "lease" } as const;
   if (key[0] !== undefined && key[0] in ofOpen && bytes.length === 9) {
-    const id = bytes.readUInt32BE(1) * 2 ** 32 + bytes.readUInt32BE(5);
+    const id = openIdOf(bytes, 1);
     if (Number.isSafeInteger(id)) return { of: ofOpen[key[0] as keyof typeof ofOpen], id };
+  }
+  if (key[0] === "v" && bytes.length === 1 + ID_BYTES + 8) {
+    const id = openIdOf(bytes, 1 + ID_BYTES);
+    if (Number.isSafeInteger(id)) return { of: "left", session: bytes.subarray(1, 1 + ID_BYTES), id };
   }
   if (key[0] === "a" && bytes.length === 1 + ID_BYTES + 4) {
     return { of: "attached", session: bytes.subarray(1, 1 + ID_BYTES), handle: bytes.readUInt32BE(1 + ID_BYTES) };
@@ -220,6 +239,10 @@ function u16Text(value: number): string {
 
 function u32Text(value: number): string {
   return u16Text(value >>> 16) + u16Text(value & 0xffff);
+}
+
+function openIdOf(bytes: Buffer, offset: number): number {
+  return bytes.readUInt32BE(offset) * 2 ** 32 + bytes.readUInt32BE(offset + 4);
 }
 
 function openIdText(id: number): string {

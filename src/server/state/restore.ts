@@ -2,8 +2,8 @@
  * What a start of the server finds in its state store: the sessions of the server before, as if they had just lost their connections.
  *
  * Files are opened again, and what is kept of replies is put back into its slots, before anybody is listened to. What cannot be restored is left out, with a line in the
- * log, and deleted: its client is told that it is gone. A file whose times are not after the last change that the server before acknowledged was left as it
- * was by everybody else; of any other its client is told that it was changed.
+ * log, and deleted: its client is told that it is gone. A file whose client was away already is compared with what that has left. Where the client was there, a file whose times
+ * are not after the last change that the server before acknowledged was left as it was by everybody else; of any other its client is told that it was changed.
  */
 import { randomBytes, randomInt } from "node:crypto";
 import { ByteReader, viewOf } from "../../base/byte-cursor.ts";
@@ -25,6 +25,8 @@ import {
   type IdentityRecord,
   identityRecord,
   leaseRecord,
+  leftKeyOf,
+  leftRecord,
   locksRecord,
   type OpenRecord,
   openRecord,
@@ -103,6 +105,7 @@ export async function restore(
   const restoring = new Restoring(state, store, before);
   for (const [key, value] of records) if (partsOfKey(key)?.of === "session") restoring.session(key, value);
   for (const [key, value] of records) if (partsOfKey(key)?.of === "slot") restoring.slot(key, value);
+  for (const [key, value] of records) if (partsOfKey(key)?.of === "left") restoring.left(key, value);
   const opens = [...records].filter(([key]) => partsOfKey(key)?.of === "open");
   for (let at = 0; at < opens.length; at += OPENS_AT_ONCE) {
     await Promise.all(opens.slice(at, at + OPENS_AT_ONCE).map(([key, value]) => restoring.open(key, value)));
@@ -132,7 +135,10 @@ class Restoring {
   readonly #restoredOpens = new Map<number, Open>();
   /** What each open was granted; to be left when all opens are there. */
   readonly #granted = new Map<Open, { lease: Lease; attr: Attr }>();
+  /** Of opens, for those who were there when the server before died. */
   readonly #versions = new Map<number, DataVersion | "unknown">();
+  /** What those have left who were away already. */
+  readonly #left = new Map<StateKey, DataVersion | "unknown">();
   readonly #unfinished: Unfinished;
   #opens = 0;
   #lost = 0;
@@ -207,6 +213,12 @@ class Restoring {
     }
   }
 
+  left(key: StateKey, bytes: Buffer): void {
+    const record = leftRecord.decode(bytes);
+    if (record === undefined) this.#leaveOut(key, "what a client has left");
+    else this.#left.set(key, record.version ?? "unknown");
+  }
+
   async open(key: StateKey, bytes: Buffer): Promise<void> {
     const record = openRecord.decode(bytes);
     const session = record === undefined ? undefined : this.#state.findSession(record.session);
@@ -246,7 +258,7 @@ class Restoring {
     this.#granted.set(open, { lease: record.lease, attr });
     const version = this.#isLeftAlone(attr, record) ? versionOf(attr) : "unknown";
     this.#versions.set(id, version);
-    session.restored(open, handle, version);
+    this.#restored(session, open, handle, version);
   }
 
   attached(key: StateKey, bytes: Buffer): void {
@@ -260,10 +272,17 @@ class Restoring {
     const open = this.#restoredOpens.get(openId);
     const isAllowed = open?.owner.share === session.share && (session.guestOf ?? openId) === openId;
     if (open !== undefined && isAllowed) {
-      session.restored(open, parts.handle, this.#versions.get(openId) ?? "unknown");
+      this.#restored(session, open, parts.handle, this.#versions.get(openId) ?? "unknown");
       return;
     }
     this.#store.delete(key);
+  }
+
+  #restored(session: Session, open: Open, handle: number, version: DataVersion | "unknown"): void {
+    const key = leftKeyOf(session.id, open.id);
+    const left = this.#left.get(key);
+    this.#left.delete(key);
+    session.restored(open, handle, left ?? version, left !== undefined);
   }
 
   /** Leases are in force again before anybody is listened to, but for those that are in the way of what was done when the server before died. */
@@ -331,6 +350,8 @@ class Restoring {
   }
 
   end(): void {
+    // Of opens that are no more.
+    for (const key of this.#left.keys()) this.#store.delete(key);
     for (const session of this.#sessions) session.restoredAll();
     if (this.#sessions.length === 0) return;
     const lost = this.#lost === 0 ? "" : `; ${this.#lost} are gone`;

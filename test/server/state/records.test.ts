@@ -8,9 +8,12 @@ import {
   IDENTITY_KEY,
   type IdentityRecord,
   identityRecord,
+  type LeftRecord,
   type LockRecord,
   leaseKeyOf,
   leaseRecord,
+  leftKeyOf,
+  leftRecord,
   locksKeyOf,
   locksRecord,
   type OpenRecord,
@@ -83,6 +86,7 @@ const open: fc.Arbitrary<OpenRecord> = record({
   pid: u32,
   version: fc.option(version, { nil: undefined }),
 });
+const left: fc.Arbitrary<LeftRecord> = record({ version: fc.option(version, { nil: undefined }) });
 const u64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
 const locks: fc.Arbitrary<LockRecord[]> = fc.array(
   record({
@@ -110,6 +114,7 @@ const KINDS: [name: string, codec: RecordCodec<unknown>, values: fc.Arbitrary<un
   ["session", sessionRecord as RecordCodec<unknown>, session],
   ["open", openRecord as RecordCodec<unknown>, open],
   ["locks", locksRecord as RecordCodec<unknown>, locks],
+  ["left", leftRecord as RecordCodec<unknown>, left],
   ["lease", leaseRecord as RecordCodec<unknown>, fc.constantFrom(0, 1, 2)],
   ["slot", slotRecord as RecordCodec<unknown>, slot],
 ];
@@ -163,6 +168,7 @@ test("a key says what it is of, and any other string says nothing", (t) => {
       assert.deepEqual(partsOfKey(leaseKeyOf(openId)), { of: "lease", id: openId });
       assert.deepEqual(partsOfKey(locksKeyOf(openId)), { of: "locks", id: openId });
       assert.deepEqual(partsOfKey(attachedKeyOf(id, handle)), { of: "attached", session: id, handle });
+      assert.deepEqual(partsOfKey(leftKeyOf(id, openId)), { of: "left", session: id, id: openId });
       const key = slotKeyOf(id, table, place);
       assert.deepEqual(partsOfKey(key), { of: "slot", session: id, table, slot: place });
       assert.ok(key.length <= KEY_BYTES_MAX);
