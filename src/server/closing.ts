@@ -23,7 +23,7 @@ export class Closings {
     try {
       modes.delete(open);
       leases.closed(open);
-      const idle = open.idle();
+      const idle = open.isIdle ? undefined : open.idle();
       // Before anybody behind this request can ask for what it gives up.
       const unlocked = locks.release(open, idle);
       const isAwaited = unlocked !== undefined || (open.flags & DENY_FLAGS) !== 0;

@@ -335,7 +335,7 @@ function dataHandlers(state: ServerState) {
       if (lengthBytes === 0) return { payload: NOTHING };
       const { buffers } = ctx.session;
       // A client that does not take its answers gets no new ones made.
-      if (ctx.channel.isCongested) await ctx.channel.drained();
+      if (ctx.channel.isCongested) await ctx.aside(ctx.channel.drained());
       const buffer = buffers.tryTake(lengthBytes) ?? (await ctx.takeBuffer(lengthBytes));
       ctx.releaseReply = () => buffers.give(buffer);
       ctx.throwIfCanceled();

@@ -232,8 +232,6 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
       asked,
     });
     this.#table.enter(slot, request);
-    // A release waits for the requests on its open, itself not among them.
-    if (open !== undefined && message.name !== "release") open.beginRequest();
     // All opens it knew it has resumed, but for what goes ahead of that; of this one it has only learnt since, by a reply that was kept.
     if (open !== undefined && !GOES_AHEAD.has(message.name)) this.#session.used(open);
     return request;
@@ -293,6 +291,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
 
   #run(request: ServedRequest): void {
     this.#table.begin(request);
+    // An open waits for the requests on it that are here whole: a release not for itself, and nobody for what a client is sending still.
+    if (request.message.name !== "release") request.open?.beginRequest();
     const failed = (error: unknown) => request.connection.failed(request, error);
     this.#start(request).then((answer) => {
       const waits = afterLeases(request, answer);
@@ -304,7 +304,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   #start(request: ServedRequest): Promise<Record<string, unknown>> {
     try {
       request.throwIfCanceled();
-      if (request.handle !== 0 && request.open === undefined) throw new FsError("EBADF", request.message.name);
+      if (request.handle !== 0 && this.#session.find(request.handle) === undefined)
+        throw new FsError("EBADF", request.message.name);
       checkWritable(request);
       checkGuest(request);
       const { message, asked, open } = request;
@@ -471,6 +472,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     this.#table.running -= 1;
     this.#state.counters.requests += 1;
     this.#release(request);
+    if (request.message.name !== "release") request.open?.endRequest();
     if (this.#table.running > 0) return;
     if (this.#isDraining) this.close(CloseCode.SHUTDOWN, "the server is going down");
     this.#session.requestsEnded();
@@ -480,7 +482,6 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   #release(request: ServedRequest): void {
     this.#table.leave(request);
     request.end();
-    if (request.open !== undefined && request.message.name !== "release") request.open.endRequest();
     if (request.payloadBuffer !== undefined) this.#session.buffers.give(request.payloadBuffer);
   }
 }

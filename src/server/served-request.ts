@@ -55,6 +55,8 @@ export class ServedRequest implements RequestContext {
   #directory: { readonly id: NodeId; readonly attr: Attr } | undefined;
   #source: CancelSource | undefined;
   #isCanceled = false;
+  /** Its open was closed while it waited for its client. */
+  #isLate = false;
   #onCancel: (() => void) | undefined;
   #onEnd: (() => void)[] = [];
   #hasEnded = false;
@@ -125,8 +127,21 @@ export class ServedRequest implements RequestContext {
     this.#onCancel?.();
   }
 
+  /** @throws FsError EINTR; EBADF its open was closed while it waited `aside`. */
   throwIfCanceled(): void {
     if (this.#isCanceled) throw new FsError("EINTR", this.message.name);
+    if (this.#isLate) throw new FsError("EBADF", this.message.name);
+  }
+
+  /** Waits for something that its client may keep from happening. Nobody who closes its open waits for that; `throwIfCanceled` is to follow. */
+  async aside<T>(wait: Promise<T>): Promise<T> {
+    this.open?.endRequest();
+    try {
+      return await wait;
+    } finally {
+      this.open?.beginRequest();
+      this.#isLate = this.open?.handles === 0;
+    }
   }
 
   /** Settles when the request has ended, however. */
@@ -162,7 +177,7 @@ export class ServedRequest implements RequestContext {
 
   /** A pooled buffer of at least `bytes`, when there is one. @throws FsError EINTR canceled while waiting. */
   takeBuffer(bytes: number): Promise<Buffer> {
-    return new Promise((resolve, reject) => {
+    const taken = new Promise<Buffer>((resolve, reject) => {
       const giveUp = this.session.buffers.take(bytes, (buffer) => {
         this.#onCancel = undefined;
         resolve(buffer);
@@ -172,5 +187,6 @@ export class ServedRequest implements RequestContext {
         reject(new FsError("EINTR", this.message.name));
       };
     });
+    return this.aside(taken);
   }
 }

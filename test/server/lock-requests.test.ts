@@ -8,7 +8,7 @@ import { LOCKS_PER_OPEN_MAX, locksRecord, partsOfKey } from "../../src/server/st
 import { FallocateMode, type FileSystem, type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { LOCK_END, type LockOwner } from "../../src/vfs/lock.ts";
 import { settle } from "../support/fake-clock.ts";
-import { ctx, linkDrive, named } from "../support/link-drive.ts";
+import { ctx, linkDrive, named, type Peer } from "../support/link-drive.ts";
 import { MemoryStore } from "../support/memory-store.ts";
 
 const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
@@ -69,7 +69,7 @@ async function twoPeers(options: Parameters<typeof linkDrive>[0] = {}) {
       await ask("setlk", { caller, kind, type, owner: 1n, ...range, pid: 1, waitId }, { handle });
     };
     const said = (pattern: RegExp) => peer.frames.filter((frame) => pattern.test(frame)).length;
-    return { peer, ask, lock, said, handle };
+    return { drive, peer, ask, lock, said, handle };
   };
   return [await join(), await join()] as const;
 }
@@ -118,6 +118,52 @@ test("what is reserved is down before its client is told, and that it is not bef
   await settle();
   assert.equal(theirs.said(/^cancelLock reply/), 1);
 });
+
+const SECTION = 65_536;
+const FEW_BYTES = { sessionBytesReserved: 2 * SECTION, sessionBytesMax: 6 * SECTION, sectionBytesMax: SECTION };
+
+/** What a client can do with a handle so that its request does not end. */
+const NEVER_ENDING: Record<string, (io: Peer, handle: number) => void> = {
+  "that the client is sending still": (io, handle) => {
+    io.link.faults.stallAtByte = io.channel.sentBytes + 5000;
+    const write = { caller: ctx.caller, offsetBytes: 0, killSuidgid: false };
+    io.send("write", write, { tag: 0, handle }, Buffer.alloc(SECTION));
+  },
+  "whose client takes nothing": (io, handle) => {
+    io.link.pause();
+    const read = { caller: ctx.caller, offsetBytes: 0, lengthBytes: SECTION };
+    for (let tag = 0; tag < 40; tag += 1) io.send("read", read, { tag, handle });
+  },
+};
+
+for (const [what, begin] of Object.entries(NEVER_ENDING)) {
+  test(`an open is closed, and its locks are free, whatever becomes of a request on it ${what}`, async () => {
+    const [mine, theirs] = await twoPeers({ limits: FEW_BYTES });
+    const { drive, handle } = mine;
+    const { sessionId, sessionKey } = mine.peer;
+    const io = drive.peer();
+    await io.setUp({ channelKind: 2, sessionId, credits: 64 }, sessionKey);
+    const write = { caller: ctx.caller, offsetBytes: 0, killSuidgid: false };
+    io.send("write", write, { tag: 0x10000, handle }, Buffer.alloc(SECTION));
+    await settle();
+    await mine.lock(1);
+    await mine.lock(1, { kind: 1 });
+    begin(io, handle);
+    await settle();
+    await mine.ask("release", { caller: ctx.caller }, { handle });
+    assert.equal(mine.said(/^release reply/), 1);
+    for (const kind of [0, 1]) {
+      await theirs.lock(2, { kind });
+      assert.match(theirs.peer.frames.at(-1) ?? "", /waits=false/);
+    }
+    io.link.resume();
+    io.link.faults.stallAtByte = Number.POSITIVE_INFINITY;
+    io.link.kick();
+    for (let round = 0; round < 60; round += 1) await settle();
+    assert.match(io.frames.at(-1) ?? "", /EBADF$/);
+    assert.deepEqual([io.isClosed, drive.server.counters().bufferBytes], [false, 0]);
+  });
+}
 
 test("where several sessions have locked through one open more than a record holds, so much of it is kept", () => {
   const locks = Array.from({ length: LOCKS_PER_OPEN_MAX + 1 }, (_, at) => ({

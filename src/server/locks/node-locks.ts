@@ -124,10 +124,9 @@ export class NodeLocks {
     });
   }
 
-  /** Gives up everything of an open, when its last requests have ended (`idle`), and before anybody behind gets his turn. */
-  drop(open: LockOpen, idle: Promise<void>): Promise<void> {
+  /** Gives up everything of an open. */
+  drop(open: LockOpen): Promise<void> {
     return this.#turn(async () => {
-      await idle;
       await this.#refresh(this.space.dropThrough(open), open);
       await this.#wake();
     });

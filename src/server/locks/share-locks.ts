@@ -184,11 +184,11 @@ export class ShareLocks {
   }
 
   /**
-   * The open is closed: gives up all that was locked through it, when its requests have ended (`idle`).
+   * The open is closed: gives up all that was locked through it, when its requests have ended (`idle`; undefined: they have).
    *
    * To be called before anybody else may get a turn, and to be waited for before the open of the file system is released. Undefined: it has no locks.
    */
-  release(open: LockOpen, idle: Promise<void>): Promise<void> | undefined {
+  release(open: LockOpen, idle: Promise<void> | undefined): Promise<void> | undefined {
     const nodes = LOCK_KINDS.map((kind) => this.#nodes[kind].get(open.node)).filter((found) => found !== undefined);
     if (nodes.length === 0) return undefined;
     return this.#releaseFrom(nodes, open, idle);
@@ -317,8 +317,10 @@ export class ShareLocks {
     }
   }
 
-  async #releaseFrom(nodes: readonly NodeLocks[], open: LockOpen, idle: Promise<void>): Promise<void> {
-    await Promise.all(nodes.map((nodeLocks) => nodeLocks.drop(open, idle)));
+  async #releaseFrom(nodes: readonly NodeLocks[], open: LockOpen, idle: Promise<void> | undefined): Promise<void> {
+    // What others ask for meanwhile is answered: the locks are held still.
+    if (idle !== undefined) await idle;
+    await Promise.all(nodes.map((nodeLocks) => nodeLocks.drop(open)));
     for (const { waits } of this.#clients.values()) {
       for (const [waitId, { through }] of waits) if (through === open) waits.delete(waitId);
     }

@@ -290,7 +290,7 @@ test("a flock belongs to its open; two that share one and both want it alone do 
   checkEmpty();
 });
 
-test("a closed open's locks go when its last requests have ended, before the next in line gets a turn", async () => {
+test("a closed open's locks go when its last requests have ended, and nobody's requests wait for that", async () => {
   const [mine, theirs] = [new FakeSession(), new FakeSession()];
   const [first, second] = [openOf(), openOf()];
   await locks.setlk(mine, first, lock("write"), 0);
@@ -300,16 +300,15 @@ test("a closed open's locks go when its last requests have ended, before the nex
   });
   first.handles = 0;
   const released = locks.release(first, idle);
-  const next = locks.setlk(theirs, second, lock("write"), 0);
-  let isDone = false;
-  void next.then(() => {
-    isDone = true;
-  });
-  await settle();
-  assert.equal(isDone, false);
+  await refused("EAGAIN", locks.setlk(theirs, second, lock("write"), 0));
+  assert.equal(await locks.setlk(theirs, second, lock("write"), 1), undefined);
+  await locks.setlk(theirs, second, lock("unlock"), 0);
+  assert.deepEqual(theirs.told, []);
   end();
   await released;
-  assert.notEqual(await next, undefined);
+  assert.deepEqual(theirs.told, [[1, "reserved"]]);
+  await refused("EAGAIN", locks.setlk(mine, openOf(), lock("write"), 0));
+  assert.notEqual(await locks.setlk(theirs, second, lock("write"), 1), undefined);
   await refused("EBADF", locks.setlk(mine, first, lock("write", 0, 0), 0));
   await close(second);
   checkEmpty();
