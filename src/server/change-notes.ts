@@ -20,7 +20,7 @@ export function noteData(ctx: ServedRequest, node: NodeId, offsetBytes = 0, leng
 export function noteWritten(ctx: ServedRequest, open: Open, offsetBytes?: number, lengthBytes?: number): void {
   if (open.holders.length > 1) {
     for (const holder of open.holders)
-      if (holder !== ctx.session && holder.isToldOf(open)) holder.told.changed(open.node);
+      if (holder !== ctx.session && holder.absences.isToldOf(open)) holder.told.changed(open.node);
   }
   noteData(ctx, open.node, offsetBytes, lengthBytes);
 }

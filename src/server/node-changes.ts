@@ -58,6 +58,8 @@ export class Absence {
   readonly owner: object;
   /** What its client has not answered, being there: the break of a lease that was taken away for that. Undefined: the client is away. */
   unansweredBreak: number | undefined;
+  /** Its client was told what others did, but may not have heard of it. */
+  isAnswered = false;
   /** As of the end of the client's last request; undefined before. "unknown": somebody may have changed it, and nobody can tell. */
   #version: DataVersion | "unknown" | undefined;
   /** Settles when the file has been compared with what the client left; what it changes itself from then on is no difference. */
@@ -146,6 +148,7 @@ export class Absence {
   /** The client has left once more, without having heard what became of the file, which it may have changed itself since it was compared. @returns true. */
   leaveAgain(): true {
     this.unansweredBreak = undefined;
+    this.isAnswered = false;
     if (!this.#isCompared) return true;
     this.#isCompared = false;
     this.#comparing = undefined;

@@ -43,9 +43,8 @@ async function resumeOpen(state: ServerState, ctx: ServedRequest, item: ResumeIt
     state.blame(`${ctx.channel.peer}: a wrong proof for a resume key`);
     return GONE;
   }
-  await ctx.session.compare(open);
-  const changes = ctx.session.absenceOf(open)?.changes();
-  ctx.session.cameBack(open);
+  await ctx.session.absences.compare(open);
+  const changes = ctx.session.absences.verdict(open);
   return {
     verdict: changes === undefined ? "unchanged" : "changed",
     handle,

@@ -233,7 +233,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     });
     this.#table.enter(slot, request);
     // All opens it knew it has resumed, but for what goes ahead of that; of this one it has only learnt since, by a reply that was kept.
-    if (open !== undefined && !GOES_AHEAD.has(message.name)) this.#session.used(open);
+    if (open !== undefined && !GOES_AHEAD.has(message.name)) this.#session.absences.used(open);
+    if (message.row.replay === "once" && message.name !== "write") this.#session.absences.heard();
     return request;
   }
 
@@ -269,7 +270,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     header.handle = made === 0 ? kept.handle : made;
     // An open that its client learns of only now has missed nothing.
     const open = made === 0 ? undefined : this.#session.find(made);
-    if (open !== undefined) this.#session.cameBack(open);
+    if (open !== undefined) this.#session.absences.cameBack(open);
     const codec = answer === undefined ? undefined : (messageOf(opcode).reply as BodyCodec);
     if (answer !== undefined) stateLease(this.#session, open, answer);
     this.channel.send(header, codec, answer);
@@ -313,7 +314,7 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
         message.row.followsWrites === true ? this.#table.writesTo(open?.node ?? (asked["id"] as NodeId)) : [];
       const { keeper } = this.#state;
       const isOnce = keeper?.minds(request) === true;
-      const isUnseen = message.name === "write" && open !== undefined && this.#session.absenceOf(open) !== undefined;
+      const isUnseen = message.name === "write" && open !== undefined && this.#session.absences.isUnseen(open);
       const leases = beforeLeases(request);
       if (leases !== undefined || writes.length > 0 || isOnce || isUnseen)
         return this.#startLater(request, { leases, writes }, isOnce ? keeper : undefined);
@@ -334,7 +335,8 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   ): Promise<Record<string, unknown>> {
     if (leases !== undefined) await leases;
     if (writes.length > 0) await Promise.all(writes.map((write) => write.ended()));
-    if (request.message.name === "write" && request.open !== undefined) await this.#session.compare(request.open);
+    if (request.message.name === "write" && request.open !== undefined)
+      await this.#session.absences.compare(request.open);
     request.throwIfCanceled();
     const run = () => this.#handlers[request.message.name](request, request.asked);
     return keeper === undefined ? run() : keeper.once(this.#table, request, run);

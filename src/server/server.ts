@@ -237,7 +237,7 @@ export class LinkServer {
     const timeout = new Promise<void>((resolve) => {
       timer = clock.after(limits.closeTimeoutMs, resolve, { keepAlive: true });
     });
-    const left = [...this.#state.sessions].map(({ leaving }) => leaving);
+    const left = [...this.#state.sessions].map(({ absences }) => absences.leaving);
     await Promise.race([Promise.all([...ends, ...left, this.#state.closings.idle()]), timeout]);
     timer.stop();
     this.#state.keeper?.close();

@@ -14,13 +14,14 @@ import type { Log } from "../base/log.ts";
 import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import type { FileSystem, RequestContext } from "../vfs/file-system.ts";
 import type { Request } from "../wire/messages.ts";
+import { Absences } from "./absences.ts";
 import type { Closings } from "./closing.ts";
 import type { LeasedNames } from "./leased-names.ts";
 import { type LeaseOpen, type LeaseSession, LeaseTally, type ShareLeases } from "./leases.ts";
 import type { Locking } from "./lock-requests.ts";
 import type { LockOpen } from "./locks/node-locks.ts";
 import type { LockSession, ShareLocks } from "./locks/share-locks.ts";
-import { Absence, type AbsentOpens, type DataVersion, versionOf } from "./node-changes.ts";
+import type { AbsentOpens, DataVersion } from "./node-changes.ts";
 import type { Open } from "./open.ts";
 import type { ShareModes } from "./share-modes.ts";
 import { type SessionChannel, SlotTable } from "./slot-table.ts";
@@ -45,8 +46,6 @@ export interface Share {
 const U32 = 2 ** 32;
 /** Requests of the server itself. */
 const OWN_CONTEXT: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
-/** Opens whose state is looked at together when their client is gone. */
-const VERSIONS_AT_ONCE = 64;
 
 type Presence =
   | { readonly t: "present" }
@@ -115,6 +114,7 @@ export class Session implements LockSession, LeaseSession {
   readonly slotTables = new Map<number, SlotTable>();
   readonly told = new ToldChanges((id) => this.slotTables.get(0)?.carrier?.notify("changed", { id }));
   readonly leases = new LeaseTally();
+  readonly absences: Absences;
   readonly #parts: SessionParts;
   readonly #opens = new Map<number, Open>();
   /** The first handle of each open, by the open's id, and the further ones where there are any. */
@@ -122,15 +122,10 @@ export class Session implements LockSession, LeaseSession {
   readonly #furtherHandles = new Map<number, Set<number>>();
   /** Handles by attaching. */
   readonly #attached = new Set<number>();
-  /** Of each open file, while the client is away, or has not heard that it lost the lease. */
-  readonly #absences = new Map<Open, Absence>();
   #presence: Presence = { t: "present" };
   #lastHandle = 0;
   /** Opens being made, which count against the limit. */
   #opening = 0;
-  /** Whether the versions of all opens of a client that left are asked for; `#leaving` settles when they are known. */
-  #isLeaving = false;
-  #leaving: Promise<void> = Promise.resolve();
 
   constructor(parts: SessionParts) {
     this.id = parts.id;
@@ -145,6 +140,7 @@ export class Session implements LockSession, LeaseSession {
     this.sectionBytes = parts.sectionBytes;
     this.keepMs = parts.keepMs;
     this.buffers = parts.buffers;
+    this.absences = new Absences(this, parts.keeper);
     this.#parts = parts;
   }
 
@@ -190,28 +186,12 @@ export class Session implements LockSession, LeaseSession {
     this.slotTables.get(0)?.carrier?.notify("leaseBreak", notice);
   }
 
-  /** For this open it counts as away from now on, until it says that it has heard of the break, or comes back. */
-  leaseTaken(leased: LeaseOpen, breakId: number): void {
-    const open = leased as Open;
-    if (!this.#handles.has(open.id)) return;
-    const absence = this.#absences.get(open);
-    if (absence === undefined) {
-      // Something of its own may be about to change it.
-      const known = open.isIdle ? open.knownAttr : undefined;
-      const taken = this.#addAbsence(open, known && versionOf(known), false);
-      taken.unansweredBreak = breakId;
-      taken.left(undefined);
-    } else if (absence.unansweredBreak !== undefined) absence.unansweredBreak = breakId;
+  leaseTaken(open: LeaseOpen, breakId: number): void {
+    if (this.#handles.has((open as Open).id)) this.absences.leaseTaken(open as Open, breakId);
   }
 
   leaseReturned(breakId: number): void {
-    for (const [open, { unansweredBreak }] of this.#absences) if (unansweredBreak === breakId) this.cameBack(open);
-  }
-
-  /** Whether the client is told at once what others do through this open; else by the verdict, when it is back. */
-  isToldOf(open: Open): boolean {
-    const absence = this.#absences.get(open);
-    return absence === undefined || absence.unansweredBreak !== undefined;
+    this.absences.leaseReturned(breakId);
   }
 
   /** Handles the client has. */
@@ -247,10 +227,9 @@ export class Session implements LockSession, LeaseSession {
 
   /** No request of a channel runs any more. */
   requestsEnded(): void {
-    if ((this.#presence.t !== "away" && this.#presence.t !== "late") || this.#isLeaving) return;
+    if (this.#presence.t !== "away" && this.#presence.t !== "late") return;
     for (const { running } of this.slotTables.values()) if (running > 0) return;
-    this.#isLeaving = true;
-    this.#leaving = this.#leaving.then(() => this.#noteVersions());
+    this.absences.requestsEnded();
   }
 
   #leave(): void {
@@ -263,73 +242,8 @@ export class Session implements LockSession, LeaseSession {
     };
     this.#enter({ t: "away", sinceMs, timer: clock.after(keepMs, late) });
     log.info(`${this.label} is away from share '${this.share.name}'; its ${this.#opens.size} opens are kept`);
-    for (const open of this.#opens.values()) this.#setAbsent(open);
-    this.#isLeaving = false;
+    this.absences.leave(this.#opens.values());
     this.requestsEnded();
-  }
-
-  #setAbsent(open: Open, version?: DataVersion | "unknown", isKept = false): void {
-    if (open.kind !== "file" || this.#absences.get(open)?.leaveAgain() === true) return;
-    this.#addAbsence(open, version, isKept);
-  }
-
-  #addAbsence(open: Open, version: DataVersion | "unknown" | undefined, isKept: boolean): Absence {
-    const keep = (left: DataVersion | undefined) => this.#parts.keeper?.left(this, open, left);
-    const absence = new Absence({ node: open.node, owner: this, version, keep, isKept });
-    this.#absences.set(open, absence);
-    this.share.absentOpens.add(absence);
-    return absence;
-  }
-
-  /** Settles when what the client left is known, as far as it is asked for. */
-  get leaving(): Promise<void> {
-    return this.#leaving;
-  }
-
-  /** What happened to an open file since the client left; undefined: it has it, or has heard of it. */
-  absenceOf(open: Open): Absence | undefined {
-    return this.#absences.get(open);
-  }
-
-  /** Asks for the state of each open file, a few at a time. */
-  async #noteVersions(): Promise<void> {
-    const absences = [...this.#absences];
-    for (let at = 0; at < absences.length; at += VERSIONS_AT_ONCE) {
-      await Promise.all(
-        absences.slice(at, at + VERSIONS_AT_ONCE).map(async ([open, absence]) => {
-          const attr = await this.#attrOf(open);
-          // The client may be back already.
-          if (this.#absences.get(open) === absence) absence.left(attr);
-        }),
-      );
-    }
-  }
-
-  /** Looks, once, whether somebody has changed an open file since the client left, before the client does; it is told by `resume`. */
-  async compare(open: Open): Promise<void> {
-    const absence = this.#absences.get(open);
-    await absence?.compare(() => this.#leaving.then(() => this.#attrOf(open)));
-    // What its client changes from now on is no difference at the next start either.
-    if (absence?.forgetKept() === true) this.#parts.keeper?.cameBack(this, open);
-  }
-
-  #attrOf({ node, inner }: Open): Promise<Attr | undefined> {
-    return this.share.fileSystem.getattr(OWN_CONTEXT, node, inner).catch(() => undefined);
-  }
-
-  /** A request that its client makes of an open it has resumed, or has only just learnt of; what it has not heard of while it was there is still to be told. */
-  used(open: Open): void {
-    if (this.#absences.size > 0 && this.#absences.get(open)?.unansweredBreak === undefined) this.cameBack(open);
-  }
-
-  /** The client is back at this open, and knows what happened to it. */
-  cameBack(open: Open): void {
-    if (this.#absences.size === 0) return;
-    const absence = this.#absences.get(open);
-    if (absence === undefined) return;
-    this.#absences.delete(open);
-    this.share.absentOpens.delete(absence);
-    if (absence.isKept) this.#parts.keeper?.cameBack(this, open);
   }
 
   /** Somebody else asks for what an open keeps from him (`why`, for the log): gives it up if everybody's time is over; who comes back learns that. @returns whether. */
@@ -373,7 +287,7 @@ export class Session implements LockSession, LeaseSession {
     this.#give(open, handle);
     if (open.handles === 1) this.share.modes.add(open);
     else this.#attached.add(handle);
-    this.#setAbsent(open, version, isKept);
+    this.absences.begin(open, version, isKept);
   }
 
   /**
@@ -457,7 +371,7 @@ export class Session implements LockSession, LeaseSession {
     if (open === undefined) throw new FsError("EBADF", "release");
     if (this.#attached.delete(handle)) this.#parts.keeper?.detached(this, handle);
     if (this.#take(open, handle)) {
-      this.cameBack(open);
+      this.absences.cameBack(open);
       this.told.closed(open.node, this.#opens.values());
       // What its owner has closed is not kept beyond the server's process, whoever else has it.
       if (open.owner === this) this.#parts.keeper?.closed(open);

@@ -386,8 +386,14 @@ for (const [what, [act, verdict]] of Object.entries(WHILE_AWAY)) {
     await stage.left(1);
     await writeElsewhere(stage).catch(() => undefined);
     await stage.crash();
-    const { back, result } = await comeBack(stage, held);
+    let { back, result } = await comeBack(stage, held);
     assert.equal(result.verdict, verdict);
+    await stage.crash();
+    ({ back, result } = await comeBack(stage, held));
+    assert.equal(result.verdict, verdict, "the reply may have been lost");
+    await stage.left(verdict === "changed" ? 1 : 0);
+    // It shows that it has heard of that.
+    await back.ask("setlk", { caller, ...WHOLE_FILE, kind: 0, type: 2, waitId: 0 }, held.handle);
     await stage.left(0);
     back.link.destroy();
     await stage.left(1);

@@ -192,11 +192,35 @@ for (const how of ["before its old connection is missed", "after that"]) {
     assert.deepEqual(result.ranges, [{ offsetBytes: 10, lengthBytes: 3 }]);
     assert.equal(result.changedBy, "memory client");
     assert.equal(result.lease, Lease.NONE);
-    peer.link.destroy();
-    await settle();
-    assert.equal((await back()).result.verdict, "unchanged", "it has heard of it now");
   });
 }
+
+test("what others changed is told again until the client shows by a request that it has heard of it", async () => {
+  const { drive, memory, peer, handle, back } = await opened();
+  const { remote, id } = await another(drive, memory);
+  peer.link.destroy();
+  await settle();
+  const { handle: other } = await remote.fileSystem.open(ctx, id, 2);
+  await remote.fileSystem.write(ctx, other, 10, Buffer.from("new"));
+  for (const superseded of [false, true, false]) {
+    const { peer: again, result } = await back();
+    assert.equal(result.verdict, "changed");
+    assert.deepEqual(result.ranges, [{ offsetBytes: 10, lengthBytes: 3 }]);
+    // What may be asked before it has the verdict says nothing.
+    again.send("write", { caller, offsetBytes: 0, killSuidgid: false }, { tag: 5, handle }, Buffer.from("mine"));
+    again.send("flush", { caller }, { tag: 6, handle });
+    await settle();
+    if (!superseded) again.link.destroy();
+    await settle();
+  }
+  const { peer: last } = await back();
+  last.send("fallocate", { caller, mode: 0, offsetBytes: 0, lengthBytes: 10 }, { tag: 7, handle });
+  await settle();
+  await remote.fileSystem.write(ctx, other, 10, Buffer.from("new"));
+  last.link.destroy();
+  await settle();
+  assert.equal((await back()).result.verdict, "unchanged", "what was done while it was there is no news");
+});
 
 test("a lease that was taken away is no change, as long as nobody changes the file", async () => {
   const { drive, memory, back } = await taken();

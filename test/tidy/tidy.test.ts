@@ -70,7 +70,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
     "test/client/session and test/client/call-channel",
   ],
   [
-    /^src\/server\/(change-notes|node-changes|state\/keeper|state\/restore)\.ts$/,
+    /^src\/server\/(absences|change-notes|node-changes|state\/keeper|state\/restore)\.ts$/,
     "test/server/resume and test/mount/server-crash",
   ],
   [/^src\/wire\/(field-codec|resume-fields)\.ts$/, "test/wire/codec"],
