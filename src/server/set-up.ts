@@ -59,12 +59,14 @@ type State =
       readonly user: User | undefined;
       /** The open it has a ticket for. */
       readonly guestOf: Open | undefined;
+      /** The challenge of the open that its ticket is made of; else empty. */
+      readonly ticket: string;
     }
   | { readonly t: "waiting" }
   | { readonly t: "done" };
 
 /** What a hello is answered with, and how the proof that follows is checked. */
-interface Claim extends Pick<State & { t: "auth" }, "verifier" | "user" | "guestOf"> {
+interface Claim extends Pick<State & { t: "auth" }, "verifier" | "user" | "guestOf" | "ticket"> {
   readonly salt: Buffer;
   readonly iterations: number;
 }
@@ -181,7 +183,7 @@ export class ServerSetUp implements ChannelReceiver {
 
   /** Who the client says it is, and how that is checked. `sessionKey`: of the session it names. */
   #claimOf(hello: Request<"hello">, sessionKey: Buffer | undefined): Claim {
-    const byKey = { user: undefined, guestOf: undefined, salt: Buffer.alloc(0), iterations: 0 };
+    const byKey = { user: undefined, guestOf: undefined, ticket: "", salt: Buffer.alloc(0), iterations: 0 };
     if (hello.sessionId.length > 0) {
       return { ...byKey, verifier: keySecret(sessionKey ?? randomBytes(PROOF_BYTES), "join") };
     }
@@ -190,10 +192,10 @@ export class ServerSetUp implements ChannelReceiver {
       const guestOf = this.#state.findOpen(hello.resumeKey);
       const isGood = guestOf !== undefined && guestOf.challenge !== "";
       const key = isGood ? ticketKey(guestOf.key, Buffer.from(guestOf.challenge, "latin1")) : randomBytes(PROOF_BYTES);
-      return { ...byKey, guestOf, verifier: keySecret(key, "open") };
+      return { ...byKey, guestOf, ticket: guestOf?.challenge ?? "", verifier: keySecret(key, "open") };
     }
     if (hello.user === "") return { ...byKey, verifier: keySecret(tokenKey, "open") };
-    return { guestOf: undefined, ...challengeUser(users, hello.user) };
+    return { guestOf: undefined, ticket: "", ...challengeUser(users, hello.user) };
   }
 
   #auth(at: State & { t: "auth" }, { proof }: Request<"auth">): void {
@@ -296,6 +298,11 @@ export class ServerSetUp implements ChannelReceiver {
     const state = this.#state;
     const share = state.shares.get(at.hello.share);
     const access = at.user === undefined ? "rw" : accessOf(at.user, at.hello.share);
+    const login = at.guestOf?.owner.loginMark ?? loginMark(at.user?.storedKey ?? state.tokenKey, access ?? "ro");
+    if (access !== undefined && !this.#isStillGood(at, login)) {
+      this.#refuse(CloseCode.AUTHENTICATION, wrongProof(at.hello));
+      return undefined;
+    }
     const isElsewhere = at.guestOf !== undefined && at.guestOf.owner.share !== share;
     if (share === undefined || access === undefined || isElsewhere) {
       this.#refuse(CloseCode.UNKNOWN_SHARE, `no share '${at.hello.share}' here`);
@@ -313,7 +320,7 @@ export class ServerSetUp implements ChannelReceiver {
       clientId: at.hello.clientId,
       share,
       user: at.guestOf?.owner.user ?? at.user?.name ?? "",
-      loginMark: at.guestOf?.owner.loginMark ?? loginMark(at.user?.storedKey ?? state.tokenKey, access),
+      loginMark: login,
       guestOf: at.guestOf?.id,
       readOnly: share.readOnly || access === "ro" || at.guestOf?.owner.readOnly === true,
       label: at.user?.name ?? this.#channel.peer,
@@ -325,6 +332,15 @@ export class ServerSetUp implements ChannelReceiver {
     const what = at.guestOf === undefined ? "" : `, for a file that ${at.guestOf.owner.label} has open`;
     state.log.info(`${who} opened share '${share.name}'${what}`);
     return session;
+  }
+
+  /** Whether what the proof was checked with is still what it is to be checked with: the users may have been changed since the challenge, and an open closed. */
+  #isStillGood({ hello, user, guestOf, ticket }: State & { t: "auth" }, login: Buffer): boolean {
+    const state = this.#state;
+    if (guestOf === undefined) return state.loginMark(user?.name ?? "", hello.share)?.equals(login) === true;
+    return (
+      state.isCurrent(guestOf.owner) && state.findOpen(hello.resumeKey) === guestOf && guestOf.challenge === ticket
+    );
   }
 
   /** The session of a client that has proven its key. */

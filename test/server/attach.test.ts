@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { ConnectionError } from "../../src/base/errors.ts";
 import type { OpenTicket } from "../../src/client/attach.ts";
 import { connectLink, type Remote } from "../../src/client/remote.ts";
+import { keySecret } from "../../src/resume/proof.ts";
 import { attachProof, ticketKey } from "../../src/resume/resume-proof.ts";
 import { attachedRecord, sessionRecord } from "../../src/server/state/records.ts";
 import { memoryLinkPair } from "../../src/transport/memory-link.ts";
@@ -186,6 +187,24 @@ test("a ticket and the session it joins do not go together with a user or anothe
   assert.match(await drive.peer().setUp({ resumeKey, sessionId: Buffer.alloc(16) }, key), /goodbye tag=0 code=1 /);
   assert.match(await drive.peer().setUp({ resumeKey, share: "other" }, key), /goodbye tag=0 code=6 /);
   assert.match(await drive.peer().setUp({ resumeKey }, key), /^auth reply/);
+});
+
+test("a ticket that becomes void between the challenge and the proof lets nobody in", async () => {
+  const ends: ((of: Held) => Promise<unknown>)[] = [
+    ({ first, handle }) => first.ticketFor(ctx, handle),
+    ({ first }) => first.close(),
+  ];
+  for (const end of ends) {
+    const it = await held();
+    const { resumeKey } = it.ticket;
+    const said = await it.drive.peer().prove({ resumeKey }, async () => {
+      await end(it);
+      await releasesLeft(it.drive);
+      return keySecret(ticketKey(it.ticket.key, it.ticket.challenge), "open");
+    });
+    assert.match(said, /^goodbye tag=0 code=5 reason="a ticket that was used, or whose file is closed"/);
+    await it.first.close();
+  }
 });
 
 test("an open whose client is away is kept for it, and the other one goes on", async () => {

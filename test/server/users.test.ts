@@ -223,3 +223,24 @@ test("a change that does not concern a session leaves it alone", async () => {
   await settle();
   assert.ok(peer.channel.isOpen);
 });
+
+test("a user who is removed or changed between the challenge and the proof does not get in", async () => {
+  const changes: [what: string, change: (known: Map<string, User>) => void][] = [
+    ["removed", (known) => known.delete("bert")],
+    ["another password", (known) => known.set("bert", { ...bert, storedKey: anna.storedKey })],
+    ["another access", (known) => known.set("bert", { ...bert, shares: new Map([["share", "rw"]]) })],
+    ["no access", (known) => known.set("bert", { ...bert, shares: new Map() })],
+  ];
+  for (const [what, change] of changes) {
+    const directory = new KnownUsers(anna, bert);
+    const drive = linkDrive({ users: directory });
+    const said = await drive.peer(binding).prove({ user: "bert" }, async ({ salt, iterations }) => {
+      const prover = scramProver(await scramKeys("other", salt, iterations));
+      change(directory.users);
+      directory.onChange?.();
+      return prover;
+    });
+    assert.equal(said, 'goodbye tag=0 code=5 reason="wrong user or password"', what);
+    assert.equal(drive.server.counters().sessions, 0, what);
+  }
+});
