@@ -317,10 +317,8 @@ async function joinParts(parts: Promise<number>[], ends: number[]): Promise<numb
   const settled = await Promise.allSettled(parts);
   let begin = 0;
   for (const [index, part] of settled.entries()) {
-    if (part.status === "rejected") {
-      if (begin > 0) return begin;
-      throw part.reason;
-    }
+    // What was read before it is not told: a short read says that the file ends there.
+    if (part.status === "rejected") throw part.reason;
     const end = ends[index] as number;
     if (part.value < end - begin) return begin + part.value;
     begin = end;

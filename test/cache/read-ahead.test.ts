@@ -206,6 +206,36 @@ describe("read-ahead", () => {
     await made.file.releaseAll();
   });
 
+  it("fails a read of which only the beginning is in memory when the rest fails: short would be the end of the file", async () => {
+    for (const errno of ["EIO", "ESTALE", "EHOSTDOWN", "EINTR"] as const) {
+      const made = await setUp();
+      const first = made.read(0, SECTION);
+      made.file.held[0]?.go();
+      made.file.held.find(({ offsetBytes }) => offsetBytes === SECTION)?.go();
+      for (const held of [...made.file.held]) held.go(errno);
+      await first;
+      const next = made.read(SECTION, 3 * SECTION);
+      await new Promise((resolve) => setImmediate(resolve));
+      assert.ok(!made.file.held.some(({ offsetBytes }) => offsetBytes === SECTION), "the beginning is in memory");
+      made.file.held.find(({ offsetBytes }) => offsetBytes === 2 * SECTION)?.go(errno);
+      await assert.rejects(next, { errno });
+      await made.file.releaseAll();
+    }
+  });
+
+  it("does not mind that a part fails that lies behind the end of the file", async () => {
+    const made = await setUp();
+    const first = made.read(0, SECTION);
+    made.file.held[0]?.go();
+    for (const held of [...made.file.held]) held.go(held.offsetBytes === 3 * SECTION ? undefined : "EIO");
+    await first;
+    made.file.content = made.file.content.subarray(0, 2 * SECTION - 1);
+    const next = made.read(SECTION, 4 * SECTION);
+    made.file.held.find(({ offsetBytes }) => offsetBytes === SECTION)?.go();
+    for (const held of [...made.file.held]) held.go("EIO");
+    assert.equal((await next).length, SECTION - 1);
+  });
+
   describe("asks for the attributes with the end of the file", () => {
     /** Reads to the end in a time, and says what the kernel's question for attributes costs then. */
     async function readToEnd(options: { tookMs: number; thenMs?: number; attrTimeoutMs?: number; changes?: boolean }) {
