@@ -10,8 +10,9 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  rmSync,
   unlinkSync,
-  writeSync,
+  writeFileSync,
 } from "node:fs";
 import { dirname } from "node:path";
 import { syncFolderNow } from "../sys/sync-folder.ts";
@@ -47,8 +48,11 @@ function putFile(file: string, text: string, place: (partial: string) => void): 
   const partial = `${file}.${process.pid}`;
   const descriptor = openSync(partial, "w", 0o600);
   try {
-    writeSync(descriptor, text);
+    writeFileSync(descriptor, text);
     fsyncSync(descriptor);
+  } catch (error) {
+    rmSync(partial, { force: true });
+    throw error;
   } finally {
     closeSync(descriptor);
   }

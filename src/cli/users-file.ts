@@ -15,7 +15,7 @@ import {
   renameSync,
   rmSync,
   statSync,
-  writeSync,
+  writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
 import type { Clock, Timer } from "../base/clock.ts";
@@ -42,20 +42,31 @@ const fileIn = (stateFolder: string) => join(stateFolder, FILE);
 
 /** The users of a state folder; none if there is no file. @throws CommanderError PATH. */
 export function readUsers(stateFolder: string): UserList {
-  const file = fileIn(stateFolder);
-  let text: string;
+  return usersIn(readText(stateFolder), stateFolder);
+}
+
+/** The file's text; undefined if there is no file. @throws CommanderError PATH if it cannot be read. */
+function readText(stateFolder: string): string | undefined {
   try {
-    text = readFileSync(file, "utf8");
+    return readFileSync(fileIn(stateFolder), "utf8");
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
-    if (code === "ENOENT") return { users: new Map(), decoySecret: randomBytes(PROOF_BYTES) };
+    if (code === "ENOENT") return undefined;
     throw failure(Exit.PATH, `--state ${printable(stateFolder)} cannot be used: ${printable(message)}`);
   }
+}
+
+/** @throws CommanderError PATH if the text is damaged. */
+function usersIn(text: string | undefined, stateFolder: string): UserList {
+  if (text === undefined) return { users: new Map(), decoySecret: randomBytes(PROOF_BYTES) };
   try {
     return parseUsers(text);
   } catch (cause) {
     const why = printable((cause as Error).message.split("\n", 1)[0] ?? "");
-    throw failure(Exit.PATH, `${printable(file)} is damaged: ${why}; restore it, or remove it and add the users anew`);
+    throw failure(
+      Exit.PATH,
+      `${printable(fileIn(stateFolder))} is damaged: ${why}; restore it, or remove it and add the users anew`,
+    );
   }
 }
 
@@ -72,7 +83,7 @@ export async function changeUsers(
     const { users, decoySecret } = readUsers(stateFolder);
     const changed = new Map(users);
     await change(changed);
-    writeSync(descriptor, formatUsers({ users: changed, decoySecret }));
+    writeFileSync(descriptor, formatUsers({ users: changed, decoySecret }));
     fsyncSync(descriptor);
     renameSync(lock, file);
     isHeld = false;
@@ -100,14 +111,20 @@ function lockFile(stateFolder: string, lock: string): number {
   }
 }
 
-/** The users of a running server: those of the file, as it is now. A file that is damaged changes nothing, and is logged. */
+/**
+ * The users of a running server: those of the file, as it is now. A file that is damaged changes nothing, and is logged; nor does one that cannot be read, but
+ * that is tried again until it can.
+ */
 export class WatchedUsers implements UserDirectory {
   onChange: (() => void) | undefined;
   readonly #stateFolder: string;
   readonly #log: Log;
   readonly #timer: Timer;
   #list: UserList;
+  /** Of the file that was read last. */
   #stamp: string;
+  /** Of the one that could not be used last, which is logged. */
+  #unreadStamp: string | undefined;
 
   /** @throws CommanderError PATH if the file is damaged now. */
   constructor(stateFolder: string, { clock, log }: { clock: Clock; log: Log }) {
@@ -138,13 +155,16 @@ export class WatchedUsers implements UserDirectory {
   #refresh(): void {
     const stamp = stampOf(this.#stateFolder);
     if (stamp === this.#stamp) return;
-    this.#stamp = stamp;
     try {
-      const { users, decoySecret } = readUsers(this.#stateFolder);
+      const text = readText(this.#stateFolder);
+      // What is in it does not change before the file does; whether it can be read may.
+      this.#stamp = stamp;
+      const { users, decoySecret } = usersIn(text, this.#stateFolder);
       // Salts of users there are not stay the same while this server runs, also when the last user is removed.
       this.#list = { users, decoySecret: users.size === 0 ? this.#list.decoySecret : decoySecret };
     } catch (cause) {
-      this.#log.error(`users stay as they were: ${(cause as Error).message}`);
+      if (stamp !== this.#unreadStamp) this.#log.error(`users stay as they were: ${(cause as Error).message}`);
+      this.#unreadStamp = stamp;
       return;
     }
     this.#log.info(`${this.#list.users.size} users now`);

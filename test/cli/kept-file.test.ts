@@ -4,6 +4,7 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { keepFile, replaceFile } from "../../src/cli/kept-file.ts";
+import { smallTmpfs } from "../support/small-disk.ts";
 import { makeTemp } from "../support/temp.ts";
 
 test("a kept file is made once, for its user only, and nothing is left beside it", async () => {
@@ -34,4 +35,14 @@ test("two that make the same file both have the text of the first", async () => 
   });
   assert.deepEqual([early, late, readFileSync(file, "utf8")], ["early", "early", "early"]);
   assert.deepEqual(readdirSync(temp.path), ["secret"]);
+});
+
+test("on a disk without room for all of it a file stays as it was, and nothing is left beside it", async () => {
+  await using disk = await smallTmpfs(32_768);
+  const file = join(disk.path, "state");
+  replaceFile(file, "before");
+  // Its beginning has room.
+  assert.throws(() => replaceFile(file, "x".repeat(65_536)), { code: "ENOSPC" });
+  assert.equal(readFileSync(file, "utf8"), "before");
+  assert.deepEqual(readdirSync(disk.path), ["state"]);
 });

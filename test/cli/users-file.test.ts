@@ -1,12 +1,14 @@
 /** The file of users: what it holds, how it is changed, and what becomes of a damaged one. */
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, beforeEach, test } from "node:test";
 import { createLog } from "../../src/base/log.ts";
 import { changeUsers, readUsers, WatchedUsers } from "../../src/cli/users-file.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { knownUser } from "../support/known-users.ts";
+import { smallTmpfs } from "../support/small-disk.ts";
 import { makeTemp } from "../support/temp.ts";
 
 const temp = makeTemp("users");
@@ -147,4 +149,59 @@ test("damage while the server runs changes nothing, and is logged once", async (
   assert.equal(lines.length, 1);
   assert.match(lines[0] ?? "", /error .*users stay as they were: .*users\.json is damaged/);
   users.close();
+});
+
+/** Does something while this process has no descriptor left. */
+function withoutDescriptors(act: () => void): void {
+  const limit = (soft: string) => spawnSync("prlimit", ["--pid", String(process.pid), `--nofile=${soft}:`]);
+  const before = /Max open files\s+(\d+)/.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? "1024";
+  limit("100");
+  const taken: number[] = [];
+  try {
+    assert.throws(
+      () => {
+        for (;;) taken.push(openSync("/dev/null", "r"));
+      },
+      { code: "EMFILE" },
+    );
+    act();
+  } finally {
+    for (const descriptor of taken) closeSync(descriptor);
+    limit(before);
+  }
+}
+
+test("a change that cannot be read at once, for want of descriptors, is logged once and seen when it can", async () => {
+  await add(anna, bert);
+  const clock = new FakeClock();
+  const lines: string[] = [];
+  const users = new WatchedUsers(folder, {
+    clock,
+    log: createLog({ level: "error", clock, sink: (line) => lines.push(line) }),
+  });
+  let changes = 0;
+  users.onChange = () => {
+    changes += 1;
+  };
+  await changeUsers(folder, async (list) => void list.delete("anna"));
+  withoutDescriptors(() => {
+    clock.advance(2000);
+    assert.deepEqual(users.find("anna"), anna);
+  });
+  assert.equal(changes, 0);
+  assert.equal(lines.length, 1);
+  assert.match(lines[0] ?? "", /users stay as they were: .*EMFILE/);
+  clock.advance(2000);
+  assert.deepEqual([changes, users.find("anna")], [1, undefined]);
+  users.close();
+});
+
+test("on a disk without room for all users a change fails, and the users stay as they were", async () => {
+  await using disk = await smallTmpfs(32_768);
+  folder = disk.path;
+  await add(anna);
+  const many = Array.from({ length: 200 }, (_, index) => ({ ...bert, name: `bert${index}` }));
+  await assert.rejects(add(...many), { code: "ENOSPC" });
+  assert.deepEqual([...readUsers(folder).users.values()], [anna]);
+  assert.deepEqual(readdirSync(folder), ["users.json"]);
 });
