@@ -45,17 +45,22 @@ export class SocketLink implements ByteLink {
     const raw = this.#raw;
     // What came with the upgrade, and what Node has read since.
     const early = raw.destroyed ? this.#head : Buffer.concat([this.#head, (raw.read() as Buffer | null) ?? UNBOUND]);
-    this.#socket = takeOver(raw, {
-      landed: (bytes) => {
-        receiver.landed(bytes);
-        this.#landNext();
-      },
-      sent: () => this.#written(),
-      ended: (error) => this.#ended(error),
-    });
+    let failure: Error | undefined;
+    try {
+      this.#socket = takeOver(raw, {
+        landed: (bytes) => {
+          receiver.landed(bytes);
+          this.#landNext();
+        },
+        sent: () => this.#written(),
+        ended: (error) => this.#ended(error),
+      });
+    } catch (error) {
+      failure = error as Error;
+    }
     raw.destroy();
     if (this.#socket === undefined) {
-      process.nextTick(() => this.#close(undefined));
+      process.nextTick(() => this.#close(failure));
       return;
     }
     if (early.length > 0) receiver.data(early);
@@ -147,7 +152,7 @@ export class SocketLink implements ByteLink {
   }
 }
 
-/** Undefined if the socket is gone, or still has to send what was written to it. */
+/** Undefined if the socket is gone, or still has to send what was written to it. @throws FsError: no descriptor is left (EMFILE, ENFILE), no memory. */
 function takeOver(raw: Socket | TlsStream, events: TcpSocketEvents): TcpSocket | undefined {
   if (raw.destroyed) return undefined;
   if (raw instanceof TlsStream) return raw.handOver(events);
