@@ -86,6 +86,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   #changes = 0;
   readonly #opens = new Map<HandleId, NodeId>();
   readonly #leased = new Map<NodeId, Leased>();
+  /** When the leases of a node were last lost, counted in changes. */
+  readonly #lost = new LRUCache<NodeId, number>({ max: ATTRS_MAX });
   readonly #known: KnownNames;
   #root: Entry | undefined;
   #space: StatFs | undefined;
@@ -102,6 +104,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
 
   /** There is no lease of the node any more. */
   leaseLost(id: NodeId): void {
+    this.#changes += 1;
+    this.#lost.set(id, this.#changes);
     this.#leased.delete(id);
     this.#known.forget(id);
   }
@@ -376,6 +380,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   #opened(id: NodeId, { handle, attr, lease }: Opened, since: number): void {
     this.#opens.set(handle, id);
     if (lease === undefined || lease === Lease.NONE) return;
+    // Both may have been told at once: then we hear of the loss before we hear of the open.
+    if ((this.#lost.get(id) ?? 0) > since) return;
     const known = this.#changes === since || this.#isUnchanged(id, since) ? attr : undefined;
     this.#changes += 1;
     const leased = this.#leased.get(id);

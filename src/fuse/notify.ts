@@ -8,6 +8,7 @@ import { errnoNumber } from "../base/errno.ts";
 import type { NodeId } from "../vfs/file-system.ts";
 import { NOTIFY_INVAL_INODE_OUT_BYTES, NOTIFY_STORE_OUT_BYTES, Notify, OUT_HEADER_BYTES } from "./abi.ts";
 import type { NodeRow } from "./node-table.ts";
+import { PageState } from "./page-state.ts";
 import type { Session } from "./session.ts";
 
 /**
@@ -63,7 +64,9 @@ export async function dropPages(session: Session, node: NodeRow): Promise<boolea
 export async function forgetNode(session: Session, id: NodeId): Promise<void> {
   const node = session.nodes.find(id);
   if (node === undefined) return;
-  node.pages?.dropped();
+  // Nor is it given bytes that came with an open whose reply is still being worked on.
+  node.pages ??= new PageState();
+  node.pages.dropped();
   node.dropsWanted += 1;
   if (node.dropsWanted === 1) node.dropping = dropWhileWanted(session, node);
   await node.dropping;

@@ -4,8 +4,9 @@ import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { LastKnownFileSystem } from "../../src/cache/last-known.ts";
 import { OpenFlag, RequestPriority } from "../../src/vfs/file-system.ts";
+import { Lease } from "../../src/vfs/lease.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
-import { settle } from "../support/fake-clock.ts";
+import { FakeClock, settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, named } from "../support/link-drive.ts";
 import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
@@ -219,4 +220,33 @@ test("attributes are asked for again when the lease is over, and those asked for
   for (const { handle } of [opened, again]) await fs.release(ctx, handle);
   await fs.close();
   assert.equal(drive.remote.state, "over");
+});
+
+test("a lease that is asked back in the same breath as it is given with an open is not believed, and a later one is", async () => {
+  for (const name of ["open", "create"]) {
+    const memory = new MemoryFs();
+    const gate = new GatedFs(memory);
+    const fs = new LastKnownFileSystem(gate.fileSystem, new FakeClock());
+    const { id: root } = await fs.root(ctx);
+    const { entry, opened } = await memory.create(ctx, root, named("f"), READ_WRITE, FILE);
+    const asks = async () => {
+      const before = gate.calls.length;
+      for (let at = 0; at < 3; at += 1) await fs.getattr(ctx, entry.id);
+      return gate.calls.length - before;
+    };
+    gate.gates.add(name);
+    const leased = { ...opened, lease: Lease.READ };
+    const opening =
+      name === "open" ? fs.open(ctx, entry.id, OpenFlag.READ) : fs.create(ctx, root, named("g"), READ_WRITE, FILE);
+    gate.held[0]?.answer(name === "open" ? leased : { entry, opened: leased });
+    fs.leaseLost(entry.id);
+    await opening;
+    assert.equal(await asks(), 3, name);
+    gate.gates.add("open");
+    const again = fs.open(ctx, entry.id, OpenFlag.READ);
+    gate.held[0]?.answer({ ...leased, handle: 77 });
+    await again;
+    assert.equal(await asks(), 0, name);
+    await fs.close();
+  }
 });

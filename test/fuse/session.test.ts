@@ -5,7 +5,8 @@ import { ERRNO } from "../../src/base/errno.ts";
 import { FsError } from "../../src/base/errors.ts";
 import type { Name } from "../../src/base/name.ts";
 import { FUSE_MINOR, Notify, OPCODE_ROWS, Opcode, OpenReply, WRITE_CACHE } from "../../src/fuse/abi.ts";
-import type { FileSystem, HandleId, NewNode, NodeId, RequestContext } from "../../src/vfs/file-system.ts";
+import { forgetNode } from "../../src/fuse/notify.ts";
+import type { FileSystem, HandleId, NewNode, NodeId, Opened, RequestContext } from "../../src/vfs/file-system.ts";
 import { hex, requestBytes } from "./fake-device.ts";
 import { type Fixture, startSession } from "./fixture.ts";
 import {
@@ -146,6 +147,31 @@ test("the bytes that come with the first open of a small file are given to the k
   assert.deepEqual(
     calls.filter(([name]) => name === "read"),
     [],
+  );
+});
+
+test("bytes that came with an open are not given to the kernel when it was told meanwhile to drop what it has", async () => {
+  const { fileSystem: recorded } = recordingFs();
+  const opened: Opened = {
+    handle: 0x33 as HandleId,
+    attr: { ...SAMPLE_ATTR, sizeBytes: 3 },
+    content: Buffer.from("old"),
+  };
+  let answer = (_opened: Opened) => {};
+  const open = () => new Promise<Opened>((resolve) => (answer = resolve));
+  const fileSystem = new Proxy(recorded, {
+    get: (target, method) => (method === "open" ? open : Reflect.get(target, method)),
+  });
+  const { device, session } = await startSession(fileSystem);
+  await device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
+  await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
+  device.replies.length = 0;
+  const opening = device.ask(requestBytes(Opcode.OPEN, hex("00800000 00000000"), { node: 2 }));
+  answer(opened);
+  await Promise.all([forgetNode(session, "node-x" as NodeId), opening]);
+  assert.deepEqual(
+    device.replies.map(({ unique, errno, body }) => [unique === 0, errno, body.readUInt32LE(8)]),
+    [[false, 0, 0]],
   );
 });
 
