@@ -135,18 +135,22 @@ export class CachedFileSystem extends ForwardingFileSystem {
 
   override async link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
     if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
-    return this.inner.link(ctx, id, parent, name);
+    return this.#changingAttrs(() => this.inner.link(ctx, id, parent, name));
+  }
+
+  override async unlink(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
+    return this.#changingAttrs(() => this.inner.unlink(ctx, parent, name));
   }
 
   /** Each write takes a file's capabilities away: those given after it are to stay. */
   override async setxattr(ctx: RequestContext, id: NodeId, name: Name, value: Buffer, flags: number): Promise<void> {
     if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
-    return this.inner.setxattr(ctx, id, name, value, flags);
+    return this.#changingAttrs(() => this.inner.setxattr(ctx, id, name, value, flags));
   }
 
   override async removexattr(ctx: RequestContext, id: NodeId, name: Name): Promise<void> {
     if (this.#writes.isDirty(id)) await this.#writes.drain(id, ctx.signal);
-    return this.inner.removexattr(ctx, id, name);
+    return this.#changingAttrs(() => this.inner.removexattr(ctx, id, name));
   }
 
   /** A file must not appear under its new name without data that was written before. */
@@ -166,7 +170,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
         await this.#writes.drain(other.id, ctx.signal);
       }
     }
-    return this.inner.rename(ctx, parent, name, newParent, newName, flags);
+    return this.#changingAttrs(() => this.inner.rename(ctx, parent, name, newParent, newName, flags));
   }
 
   override async open(ctx: RequestContext, id: NodeId, flags: OpenFlags): Promise<Opened> {
@@ -402,6 +406,15 @@ export class CachedFileSystem extends ForwardingFileSystem {
       return await act();
     } finally {
       this.#reads.invalidate(id, endBytes);
+    }
+  }
+
+  /** Changes attributes, often of a node that is known by a name only: none that were asked for before it has ended are told after it. */
+  async #changingAttrs<T>(act: () => Promise<T>): Promise<T> {
+    try {
+      return await act();
+    } finally {
+      this.#reads.attrsChanged();
     }
   }
 

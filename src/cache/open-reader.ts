@@ -59,6 +59,8 @@ interface EndAttr {
   readonly answer: Promise<Attr | undefined>;
   /** Infinity until it is here. */
   arrivedMs: number;
+  /** `attrChanges` when it was asked for. */
+  readonly changes: number;
 }
 
 const NEW_PIECE = {
@@ -81,6 +83,7 @@ export class OpenReader implements ReadAheadSink {
   readonly #id: NodeId;
   readonly #handle: HandleId;
   readonly #closed: () => void;
+  readonly #attrChanges: () => number;
   readonly #policy: ReadAheadPolicy;
   /** In order of their offsets; few enough to search from the front. */
   #pieces: Piece[] = [];
@@ -99,6 +102,8 @@ export class OpenReader implements ReadAheadSink {
     id: NodeId;
     opened: Opened;
     closed: () => void;
+    /** How often attributes have been changed of which this is not told by `invalidate`. */
+    attrChanges: () => number;
   }) {
     this.#inner = parts.inner;
     this.#options = parts.options;
@@ -108,6 +113,7 @@ export class OpenReader implements ReadAheadSink {
     this.#fileBytes = parts.opened.attr.sizeBytes;
     this.#attrMs = parts.options.clock.monotonicMs();
     this.#closed = parts.closed;
+    this.#attrChanges = parts.attrChanges;
     const { content } = parts.opened;
     if (content !== undefined) this.#keepContent(content);
     this.#policy = new ReadAheadPolicy(parts.budget, this, {
@@ -146,6 +152,7 @@ export class OpenReader implements ReadAheadSink {
     const attr = await raceSignal(end.answer, signal);
     const nowMs = this.#options.clock.monotonicMs();
     if (this.#end !== end || nowMs - end.arrivedMs > END_FRESH_MS) return undefined;
+    if (end.changes !== this.#attrChanges()) return undefined;
     this.#end = undefined;
     this.#attrMs = nowMs;
     return attr;
@@ -215,13 +222,19 @@ export class OpenReader implements ReadAheadSink {
     );
   }
 
-  /** Asks for the attributes, if those the kernel has will be old when the end of the file has been read. */
+  /**
+   * Asks for the attributes, if those the kernel has will be old when the end of the file has been read.
+   *
+   * Not while there are unsent writes: the question would overtake them, and the answer be taken for the file's when they have been sent.
+   */
   #askAttr(): void {
-    const { clock, attrTimeoutMs } = this.#options;
+    const { clock, attrTimeoutMs, isDirty } = this.#options;
     const isOld = clock.monotonicMs() - this.#attrMs >= attrTimeoutMs / 2;
     if (this.#caller === undefined || this.#end !== undefined || attrTimeoutMs === 0 || !isOld) return;
+    if (isDirty(this.#id, 0, Number.POSITIVE_INFINITY)) return;
     const end: EndAttr = {
       arrivedMs: Number.POSITIVE_INFINITY,
+      changes: this.#attrChanges(),
       answer: this.#inner.getattr({ caller: this.#caller }, this.#id, this.#handle).then(
         (attr) => {
           end.arrivedMs = clock.monotonicMs();

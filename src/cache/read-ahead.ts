@@ -69,6 +69,7 @@ export class ReadAhead {
   readonly #budget: ReadAheadBudget;
   readonly #readers = new Map<NodeId, Set<OpenReader>>();
   #changeCount = 0;
+  #attrChanges = 0;
 
   constructor(inner: FileSystem, options: ReadAheadOptions) {
     this.#inner = inner;
@@ -97,6 +98,7 @@ export class ReadAhead {
         readers?.delete(reader);
         if (readers?.size === 0) this.#readers.delete(id);
       },
+      attrChanges: () => this.#attrChanges,
     });
     const readers = this.#readers.get(id);
     if (readers === undefined) this.#readers.set(id, new Set([reader]));
@@ -115,6 +117,11 @@ export class ReadAhead {
     const readers = this.#readers.get(id);
     if (readers === undefined) return;
     for (const reader of readers) reader.invalidate(endBytes);
+  }
+
+  /** Attributes have been changed, of whatever node, and no data: none that were fetched with the end of a file may be used. */
+  attrsChanged(): void {
+    this.#attrChanges += 1;
   }
 
   close(): void {

@@ -88,6 +88,15 @@ export class HeldFile extends ForwardingFileSystem {
     return this.follows;
   }
 
+  override async link(): Promise<Entry> {
+    this.log.push("link");
+    return { id: this.id, attr: attrOf(this.content.length) };
+  }
+
+  override async unlink(): Promise<void> {
+    this.log.push("unlink");
+  }
+
   override async getattr(ctx: RequestContext): Promise<Attr> {
     await this.#follow(ctx, "getattr");
     return attrOf(this.content.length);

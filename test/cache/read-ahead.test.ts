@@ -2,9 +2,10 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { silentLog } from "../../src/base/log.ts";
+import type { Name } from "../../src/base/name.ts";
 import { CachedFileSystem } from "../../src/cache/cached.ts";
 import { FRESH_MS } from "../../src/cache/open-reader.ts";
-import { OpenFlag } from "../../src/vfs/file-system.ts";
+import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { CTX, HeldFile } from "./held-file.ts";
 
@@ -237,15 +238,17 @@ describe("read-ahead", () => {
   });
 
   describe("asks for the attributes with the end of the file", () => {
+    type Change = (made: Awaited<ReturnType<typeof setUp>>) => Promise<unknown>;
+
     /** Reads to the end in a time, and says what the kernel's question for attributes costs then. */
-    async function readToEnd(options: { tookMs: number; thenMs?: number; attrTimeoutMs?: number; changes?: boolean }) {
+    async function readToEnd(options: { tookMs: number; thenMs?: number; attrTimeoutMs?: number; change?: Change }) {
       const made = await setUp(options);
       const { file, clock, cached, handle } = made;
       for (let at = 0; at < WHOLE; at += SECTION) {
         if (at === WHOLE / 4) clock.advance(options.tookMs);
         await readNow(made, at, SECTION);
       }
-      if (options.changes === true) await cached.setattr(CTX, file.id, { sizeBytes: 10 });
+      await options.change?.(made);
       clock.advance(options.thenMs ?? 0);
       const asked = () => file.log.filter((op) => op === "getattr").length;
       const before = asked();
@@ -273,8 +276,41 @@ describe("read-ahead", () => {
         second: 1,
         sizeBytes: WHOLE,
       });
-      const changed = await readToEnd({ tookMs: 900, changes: true });
+      const change: Change = ({ cached, file }) => cached.setattr(CTX, file.id, { sizeBytes: 10 });
+      const changed = await readToEnd({ tookMs: 900, change });
       assert.deepEqual(changed, { ahead: 1, first: 1, second: 1, sizeBytes: 10 });
+    });
+
+    it("and does not give them after a change of attributes alone, also where only a name says of which file", async () => {
+      const [parent, name, value] = ["root" as NodeId, "name" as Name, Buffer.from("value")];
+      const changes: Record<string, Change> = {
+        link: ({ cached, file }) => cached.link(CTX, file.id, parent, name),
+        unlink: ({ cached }) => cached.unlink(CTX, parent, name),
+        rename: ({ cached }) => cached.rename(CTX, parent, name, parent, "other" as Name, 0),
+        setxattr: ({ cached, file }) => cached.setxattr(CTX, file.id, name, value, 0),
+        removexattr: ({ cached, file }) => cached.removexattr(CTX, file.id, name),
+      };
+      for (const [op, change] of Object.entries(changes)) {
+        const costs = await readToEnd({ tookMs: 900, change });
+        assert.deepEqual(costs, { ahead: 1, first: 1, second: 1, sizeBytes: WHOLE }, op);
+      }
+    });
+
+    it("but not while there are unsent writes, which the question would overtake", async () => {
+      const made = await setUp();
+      const { file, clock, cached, handle } = made;
+      await readNow(made, 0, SECTION);
+      clock.advance(900);
+      await cached.write(CTX, handle, WHOLE, Buffer.alloc(SECTION, 7));
+      for (let at = SECTION; at < WHOLE; at += SECTION) {
+        const reading = made.read(at, SECTION);
+        for (const held of [...file.held]) if (held.op === "read") held.go();
+        await reading;
+      }
+      assert.ok(cached.figures.dirtyBytes > 0, "the write is unsent while the end is read ahead");
+      await file.releaseAll();
+      assert.equal(cached.figures.dirtyBytes, 0);
+      assert.equal((await cached.getattr(CTX, file.id, handle)).sizeBytes, WHOLE + SECTION);
     });
   });
 
