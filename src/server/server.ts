@@ -160,7 +160,7 @@ export class LinkServer {
     const channel = new Channel(link, { clock: state.clock, sendBytesMax: SEND_BYTES_MAX, trace: this.#trace });
     this.#channels.set(channel, undefined);
     this.#unproven.add(channel, () => {
-      state.blame(`${channel.peer} refused: too many connections that prove nothing`);
+      if (channel.isOpen) state.blame(`${channel.peer} refused: too many connections that prove nothing`);
       channel.destroy();
     });
     // Set-up holds itself alive through the channel, which calls it.
@@ -169,10 +169,12 @@ export class LinkServer {
         this.#unproven.delete(channel);
         this.#channels.set(channel, served);
       },
-      closed: () => this.#unproven.delete(channel),
+      // Who is refused may stay for a while, and counts until it is gone.
+      closed: () => {},
     });
     // Settles when the link is gone; never rejects.
     void channel.gone.then(() => {
+      this.#unproven.delete(channel);
       this.#channels.delete(channel);
       state.counters.receivedBytes += channel.receivedBytes;
       state.counters.sentBytes += channel.sentBytes;

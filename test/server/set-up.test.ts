@@ -249,6 +249,24 @@ test("connections that prove nothing are bounded: the oldest is closed", async (
   assert.equal(await more[1]?.setUp().then((text) => /^auth reply/.test(text)), true);
 });
 
+test("who is refused and stays counts among those that prove nothing, until it is gone", async () => {
+  const { peer: newPeer, server, clock, lines } = linkDrive({ limits: { unprovenMax: 3 } });
+  for (let index = 0; index < 8; index += 1) {
+    const peer = newPeer();
+    // It takes nothing, and does not close its side.
+    peer.link.pause();
+    await peer.sendRaw(Buffer.alloc(24, 0xff));
+  }
+  await settle();
+  assert.deepEqual([server.unproven.count, server.counters().channels], [3, 3]);
+  assert.ok(!lines.some((line) => line.includes("too many connections")));
+  assert.match(await newPeer().setUp(), /^auth reply/);
+  assert.deepEqual([server.unproven.count, server.counters().channels], [2, 3]);
+  clock.advance(2000);
+  await settle();
+  assert.deepEqual([server.unproven.count, server.counters().channels], [0, 1]);
+});
+
 test("sessions are bounded, and a place is free when one ends", async () => {
   const { peer: newPeer, clock } = linkDrive({ limits: { sessionsMax: 2 } });
   const [first, second, third] = [newPeer(), newPeer(), newPeer()];
