@@ -71,6 +71,8 @@ interface Leased {
   since: number;
   /** As it is on the server; undefined: not known. */
   attr: Attr | undefined;
+  /** When that was asked for, at the earliest, counted in changes. */
+  attrSince: number;
 }
 
 /** Without a stack and a path it is the same for all. */
@@ -86,6 +88,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   #changes = 0;
   readonly #opens = new Map<HandleId, NodeId>();
   readonly #leased = new Map<NodeId, Leased>();
+  /** When this mount last took a name away and did not know whose: any file may be another since. Counted in changes. */
+  #strayRemoval = 0;
   /** When the leases of a node were last lost, counted in changes. */
   readonly #lost = new LRUCache<NodeId, number>({ max: ATTRS_MAX });
   readonly #known: KnownNames;
@@ -153,8 +157,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
       this.#learnAsked(id, attr, since);
       return attr;
     }
-    const leased = this.#leased.get(id)?.attr;
-    if (leased !== undefined) return leased;
+    const leased = this.#leased.get(id);
+    if (leased?.attr !== undefined && leased.attrSince >= this.#strayRemoval) return leased.attr;
     return this.#ask(
       ctx,
       (asking) => this.inner.getattr(asking, id, handle),
@@ -212,7 +216,7 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   }
 
   override async link(ctx: RequestContext, id: NodeId, parent: NodeId, name: Name): Promise<Entry> {
-    return this.#entered(parent, name, () => this.inner.link(ctx, id, parent, name));
+    return this.#changing(id, () => this.#entered(parent, name, () => this.inner.link(ctx, id, parent, name)));
   }
 
   override async create(ctx: RequestContext, parent: NodeId, name: Name, flags: OpenFlags, node: NewNode) {
@@ -385,11 +389,12 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     const known = this.#changes === since || this.#isUnchanged(id, since) ? attr : undefined;
     this.#changes += 1;
     const leased = this.#leased.get(id);
-    if (leased === undefined) this.#leased.set(id, { opens: 1, since: this.#changes, attr: known });
+    if (leased === undefined) this.#leased.set(id, { opens: 1, since: this.#changes, attr: known, attrSince: since });
     else {
       leased.opens += 1;
       leased.since = this.#changes;
       leased.attr = known;
+      leased.attrSince = since;
     }
   }
 
@@ -397,7 +402,9 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   #learnAsked(id: NodeId, attr: Attr, since: number): void {
     this.#learn(id, attr, since);
     const leased = this.#leased.get(id);
-    if (leased !== undefined && leased.since <= since && this.#isUnchanged(id, since)) leased.attr = attr;
+    if (leased === undefined || leased.since > since || !this.#isUnchanged(id, since)) return;
+    leased.attr = attr;
+    leased.attrSince = since;
   }
 
   async #changing<T>(id: NodeId | undefined, act: () => Promise<T>): Promise<T> {
@@ -426,7 +433,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     const id = this.#names.get(key);
     this.#names.delete(key);
     this.#change(parent);
-    if (id !== undefined) this.#change(id);
+    if (id === undefined) this.#strayRemoval = this.#changes;
+    else this.#change(id);
   }
 
   async #entered(parent: NodeId, name: Name, make: () => Promise<Entry>): Promise<Entry> {

@@ -250,3 +250,49 @@ test("a lease that is asked back in the same breath as it is given with an open 
     await fs.close();
   }
 });
+
+test("a file that is open with a lease has as many names as this mount leaves it, whether it knew them or not", async () => {
+  const { gate, fs, asked } = await leased();
+  const root = await fs.root(ctx);
+  const made = await gate.fileSystem.create(ctx, root.id, named("a"), READ_WRITE, FILE);
+  for (const name of ["b", "c"]) await gate.fileSystem.link(ctx, made.entry.id, root.id, named(name));
+  const { id } = await fs.lookup(ctx, root.id, named("a"));
+  const { handle } = await fs.open(ctx, id, OpenFlag.READ);
+  const { opened } = await fs.create(ctx, root.id, named("f"), READ_WRITE, FILE);
+  const look = async (count: number) => {
+    assert.equal((await fs.getattr(ctx, id)).nlink, count);
+    const before = asked();
+    assert.equal((await fs.getattr(ctx, id)).nlink, count);
+    assert.equal(asked(), before, "it is known again");
+  };
+  await look(3);
+  const linked = await fs.link(ctx, id, root.id, named("d"));
+  assert.equal((await fs.getattr(ctx, id)).ctimeNsec, linked.attr.ctimeNsec);
+  await look(4);
+  await fs.unlink(ctx, root.id, named("b"));
+  await look(3);
+  await fs.rename(ctx, root.id, named("f"), root.id, named("c"), 0);
+  await look(2);
+  for (const each of [handle, opened.handle]) await fs.release(ctx, each);
+  await fs.close();
+});
+
+test("attributes that were asked for before a name was taken away are not believed after it", async () => {
+  const { gate, fs } = await leased();
+  const root = await fs.root(ctx);
+  const made = await gate.fileSystem.create(ctx, root.id, named("a"), READ_WRITE, FILE);
+  await gate.fileSystem.link(ctx, made.entry.id, root.id, named("b"));
+  const { id, attr } = await fs.lookup(ctx, root.id, named("a"));
+  const { handle } = await fs.open(ctx, id, OpenFlag.READ);
+  fs.changedByOthers(id);
+  gate.gates.add("getattr");
+  const looking = fs.getattr(ctx, id);
+  await gate.holding(1);
+  gate.gates.clear();
+  await fs.unlink(ctx, root.id, named("b"));
+  gate.held[0]?.answer(attr);
+  assert.equal((await looking).nlink, 2);
+  assert.equal((await fs.getattr(ctx, id)).nlink, 1);
+  await fs.release(ctx, handle);
+  await fs.close();
+});
