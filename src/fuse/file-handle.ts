@@ -35,7 +35,11 @@ export class FileHandle {
    */
   forPages(fileSystem: FileSystem): HandleId | Promise<HandleId> {
     if (!this.isAppending) return this.handle;
-    this.#opening ??= this.#openForPages(fileSystem);
+    this.#opening ??= this.#openForPages(fileSystem).catch((error: unknown) => {
+      // What is in the way now need not be there when the next page is written back.
+      this.#opening = undefined;
+      throw error;
+    });
     return this.#opening;
   }
 

@@ -246,6 +246,43 @@ test("after a short write of pages, or a direct one, the rest is written, or its
   }
 });
 
+test("pages of a file that is open for appending are written back at their place, also after that could not be opened once", async () => {
+  const { fileSystem: recorded, calls } = recordingFs();
+  const handles = [0x33, undefined, 0x44];
+  const open = async () => {
+    const handle = handles.shift();
+    if (handle === undefined) throw new FsError("ENFILE", "open");
+    return { handle: handle as HandleId, attr: { ...SAMPLE_ATTR } };
+  };
+  const fileSystem = new Proxy(recorded, {
+    get: (target, method) => (method === "open" ? open : Reflect.get(target, method)),
+  });
+  const { device } = await startSession(fileSystem);
+  await device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
+  await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
+  const flags = Buffer.alloc(8);
+  flags.writeUInt32LE(constants.O_RDWR | constants.O_APPEND);
+  await device.ask(requestBytes(Opcode.OPEN, flags, { node: 2 }));
+  const writeBack = async () => {
+    // Of handle 0x33, at offset 0, 1 byte.
+    const body = hex(`3300000000000000 ${"00".repeat(8)} 01000000 ${"00".repeat(20)} 41`);
+    body.writeUInt32LE(WRITE_CACHE, 20);
+    return (await device.ask(requestBytes(Opcode.WRITE, body, { node: 2 }))).errno;
+  };
+  const both = [writeBack(), writeBack()];
+  assert.deepEqual(await Promise.all(both), [ERRNO.ENFILE, ERRNO.ENFILE]);
+  for (let at = 0; at < 2; at += 1) assert.equal(await writeBack(), 0);
+  assert.deepEqual(
+    calls.filter(([name]) => name === "write").map(([, handle]) => handle),
+    [0x44, 0x44],
+  );
+  await device.ask(requestBytes(Opcode.RELEASE, hex(`3300000000000000 ${"00".repeat(16)}`), { node: 2 }));
+  assert.deepEqual(
+    calls.filter(([name]) => name === "release").map(([, handle]) => handle),
+    [0x33, 0x44],
+  );
+});
+
 test("what the FileSystem throws is the answer; what nobody expected is EIO and one line with its stack", async () => {
   const { fileSystem } = recordingFs();
   let thrown: unknown = new FsError("EDQUOT", "mkdir");
