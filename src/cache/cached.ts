@@ -349,6 +349,7 @@ export class CachedFileSystem extends ForwardingFileSystem {
   }
 
   #opened(id: NodeId, flags: OpenFlags, opened: Opened): void {
+    this.#reads.opened(id, opened.attr);
     const unbuffered = (flags & OpenFlag.DIRECT) !== 0;
     const reads = (flags & (OpenFlag.READ | OpenFlag.EXEC)) !== 0 && !unbuffered;
     const reader = reads ? this.#reads.open(id, opened) : undefined;

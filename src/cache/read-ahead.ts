@@ -3,10 +3,12 @@
  *
  * The pattern is recognised by `ReadAheadPolicy`, one an open; here pieces are fetched, held and handed out, within a bound of bytes a
  * mount. A foreground read is sent before any read-ahead and never waits for one that it does not need. Every change of a node through
- * this mount drops its pieces, and a piece is not used when it is older than FRESH_MS: read-ahead must not make data live longer
- * than the kernel's own caches do.
+ * this mount drops its pieces, and so does an open that finds it changed by others: the kernel takes its pages for those of the attributes that came with
+ * the latest open, for as long as they are the same, whoever's read fills them. And a piece is not used when it is older than FRESH_MS:
+ * read-ahead must not make data live longer than the kernel's own caches do.
  */
 import type { Clock } from "../base/clock.ts";
+import type { Attr } from "../vfs/attr.ts";
 import type { FileSystem, NodeId, Opened } from "../vfs/file-system.ts";
 import { OpenReader } from "./open-reader.ts";
 import { ReadAheadBudget } from "./read-ahead-policy.ts";
@@ -62,12 +64,19 @@ export class PieceMemory {
   }
 }
 
+/** A node that is open for reading. */
+interface ReadNode {
+  readonly readers: Set<OpenReader>;
+  /** As of an open. INVARIANT: what is held of the node was asked for later. */
+  attr: Attr;
+}
+
 export class ReadAhead {
   readonly #inner: FileSystem;
   readonly #options: ReadAheadOptions;
   readonly #memory: PieceMemory;
   readonly #budget: ReadAheadBudget;
-  readonly #readers = new Map<NodeId, Set<OpenReader>>();
+  readonly #nodes = new Map<NodeId, ReadNode>();
   #changeCount = 0;
   #attrChanges = 0;
 
@@ -94,16 +103,24 @@ export class ReadAhead {
       id,
       opened,
       closed: () => {
-        const readers = this.#readers.get(id);
+        const readers = this.#nodes.get(id)?.readers;
         readers?.delete(reader);
-        if (readers?.size === 0) this.#readers.delete(id);
+        if (readers?.size === 0) this.#nodes.delete(id);
       },
       attrChanges: () => this.#attrChanges,
     });
-    const readers = this.#readers.get(id);
-    if (readers === undefined) this.#readers.set(id, new Set([reader]));
-    else readers.add(reader);
+    const node = this.#nodes.get(id);
+    if (node === undefined) this.#nodes.set(id, { readers: new Set([reader]), attr: opened.attr });
+    else node.readers.add(reader);
     return reader;
+  }
+
+  /** The node was opened, for whatever, and had these attributes: if they are others than before, nothing that was read ahead may be used. */
+  opened(id: NodeId, attr: Attr): void {
+    const node = this.#nodes.get(id);
+    if (node === undefined || isUnchanged(node.attr, attr)) return;
+    node.attr = attr;
+    for (const reader of node.readers) reader.invalidate(attr.sizeBytes);
   }
 
   /** How often any node has been changed through this mount. */
@@ -114,9 +131,9 @@ export class ReadAhead {
   /** The node is being changed and reaches at least to `endBytes` afterwards: nothing that was read ahead may be used. */
   invalidate(id: NodeId, endBytes: number): void {
     this.#changeCount += 1;
-    const readers = this.#readers.get(id);
-    if (readers === undefined) return;
-    for (const reader of readers) reader.invalidate(endBytes);
+    const node = this.#nodes.get(id);
+    if (node === undefined) return;
+    for (const reader of node.readers) reader.invalidate(endBytes);
   }
 
   /** Attributes have been changed, of whatever node, and no data: none that were fetched with the end of a file may be used. */
@@ -125,6 +142,17 @@ export class ReadAhead {
   }
 
   close(): void {
-    for (const readers of [...this.#readers.values()]) for (const reader of [...readers]) reader.close();
+    for (const { readers } of [...this.#nodes.values()]) for (const reader of [...readers]) reader.close();
   }
+}
+
+/** Whether a file's data is the same, as far as its attributes show. */
+function isUnchanged(before: Attr, after: Attr): boolean {
+  return (
+    before.mtimeNsec === after.mtimeNsec &&
+    before.mtimeSec === after.mtimeSec &&
+    before.ctimeNsec === after.ctimeNsec &&
+    before.ctimeSec === after.ctimeSec &&
+    before.sizeBytes === after.sizeBytes
+  );
 }

@@ -47,6 +47,8 @@ export function attrOf(sizeBytes: number): Attr {
 
 export class HeldFile extends ForwardingFileSystem {
   content = Buffer.alloc(0);
+  /** When it was changed, by its attributes. */
+  mtimeNsec = 0;
   /** What comes along with an open. */
   openContent: Buffer | undefined;
   readonly held: Held[] = [];
@@ -70,8 +72,14 @@ export class HeldFile extends ForwardingFileSystem {
 
   override async open(_ctx: RequestContext, _id: NodeId, _flags: OpenFlags): Promise<Opened> {
     this.log.push("open");
-    const opened = { handle: this.#nextHandle++ as HandleId, attr: attrOf(this.content.length) };
+    const attr = { ...attrOf(this.content.length), mtimeNsec: this.mtimeNsec };
+    const opened = { handle: this.#nextHandle++ as HandleId, attr };
     return this.openContent === undefined ? opened : { ...opened, content: this.openContent };
+  }
+
+  override async create(ctx: RequestContext, _parent: NodeId, _name: Name, flags: OpenFlags) {
+    const opened = await this.open(ctx, this.id, flags);
+    return { entry: { id: this.id, attr: opened.attr }, opened };
   }
 
   override async lookup(_ctx: RequestContext, _parent: NodeId, name: Name): Promise<Entry> {

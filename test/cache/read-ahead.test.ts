@@ -141,6 +141,35 @@ describe("read-ahead", () => {
     await readNow(made, SECTION, SECTION);
   });
 
+  it("does not use what was read ahead before another open, of whatever kind, found the file changed by others", async () => {
+    const opens: Record<string, (made: Awaited<ReturnType<typeof setUp>>) => Promise<unknown>> = {
+      read: ({ cached, file }) => cached.open(CTX, file.id, OpenFlag.READ),
+      write: ({ cached, file }) => cached.open(CTX, file.id, OpenFlag.WRITE),
+      direct: ({ cached, file }) => cached.open(CTX, file.id, OpenFlag.READ | OpenFlag.DIRECT),
+      create: ({ cached }) =>
+        cached.create(CTX, "root" as NodeId, "name" as Name, OpenFlag.READ, { mode: 0o644, umask: 0o22 }),
+    };
+    for (const [kind, openAgain] of Object.entries(opens)) {
+      const made = await setUp();
+      await readNow(made, 0, SECTION);
+      made.file.content = Buffer.alloc(WHOLE, 9);
+      made.file.mtimeNsec += 1;
+      await openAgain(made);
+      const reading = made.read(SECTION, SECTION);
+      await made.file.releaseAll();
+      assert.ok((await reading).equals(Buffer.alloc(SECTION, 9)), kind);
+    }
+  });
+
+  it("keeps what was read ahead when the file is opened again and nobody has changed it", async () => {
+    const made = await setUp();
+    await readNow(made, 0, SECTION);
+    await made.cached.open(CTX, made.file.id, OpenFlag.READ);
+    const reads = made.file.log.length;
+    await made.read(SECTION, 128);
+    assert.equal(made.file.log.length, reads);
+  });
+
   it("answers reads of a small file from what came with its open, while it is fresh and unchanged", async () => {
     const read = async (change?: (made: Awaited<ReturnType<typeof setUp>>) => Promise<unknown> | unknown) => {
       const made = await setUp();
