@@ -8,8 +8,14 @@ import { DENY_FLAGS, type RequestContext } from "../vfs/file-system.ts";
 import type { Open } from "./open.ts";
 
 export class Closings {
+  readonly #onClose: (open: Open) => void;
   #count = 0;
   #waiting: (() => void)[] = [];
+
+  /** `onClose`: is told of each open, first of all. */
+  constructor(onClose: (open: Open) => void = () => {}) {
+    this.#onClose = onClose;
+  }
 
   /**
    * Gives up at once what the open keeps from others, and closes it.
@@ -20,6 +26,7 @@ export class Closings {
   async close(ctx: RequestContext, open: Open): Promise<boolean> {
     const { modes, leases, locks, fileSystem } = open.owner.share;
     this.#count += 1;
+    this.#onClose(open);
     try {
       modes.delete(open);
       leases.closed(open);

@@ -19,6 +19,7 @@ export interface ServerLimits {
   sessionBytesReserved: number;
   /** Data of all sessions in the server's memory. */
   bytesMax: number;
+  /** A user has half of them at most, and so have all guests together. */
   sessionsMax: number;
   channelsPerSessionMax: number;
   opensPerSessionMax: number;
@@ -35,6 +36,8 @@ export interface ServerLimits {
   setupTimeoutMs: number;
   /** How long the opens of a client that is away are kept for sure, at most; the client asks for a time. */
   keepMsMax: number;
+  /** The same, of a client that a ticket let in. */
+  guestKeepMsMax: number;
   /** How long a session is kept after that, as long as nobody needs what it holds, or its room. */
   courtesyMs: number;
   /** How long a closing server waits for requests to end and for clients to take their last frames. */
@@ -57,6 +60,7 @@ export const DEFAULT_SERVER_LIMITS: Readonly<ServerLimits> = {
   unprovenMax: 64,
   setupTimeoutMs: 5000,
   keepMsMax: 3_600_000,
+  guestKeepMsMax: 120_000,
   courtesyMs: 86_400_000,
   closeTimeoutMs: 2000,
 };

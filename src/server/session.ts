@@ -126,6 +126,8 @@ export class Session implements LockSession, LeaseSession {
   #lastHandle = 0;
   /** Opens being made, which count against the limit. */
   #opening = 0;
+  /** What it was let in for is over: it ends with its last connection. */
+  #isOver = false;
 
   constructor(parts: SessionParts) {
     this.id = parts.id;
@@ -221,7 +223,7 @@ export class Session implements LockSession, LeaseSession {
   /** `isFinal`: the client said goodbye, so it will not come back. */
   removeChannel(channel: SessionChannel, isFinal: boolean): void {
     if (!this.channels.delete(channel) || this.isEnded) return;
-    if (isFinal) this.#endSoon(0, "goodbye");
+    if (isFinal) this.endSoon(0, "goodbye");
     else if (this.channels.size === 0) this.#leave();
   }
 
@@ -232,11 +234,23 @@ export class Session implements LockSession, LeaseSession {
     this.absences.requestsEnded();
   }
 
+  /** Ends now unless it is being answered; then with its last connection. */
+  endIdle(code: number, text: string): void {
+    this.#isOver = true;
+    if (this.channels.size === 0 || [...this.slotTables.values()].every(({ running }) => running === 0)) {
+      this.endSoon(code, text);
+    }
+  }
+
   #leave(): void {
+    if (this.#isOver) {
+      this.endSoon(0, "what it was let in for is over");
+      return;
+    }
     const { clock, keepMs, courtesyMs, log } = this.#parts;
     const sinceMs = clock.monotonicMs();
     const late = () => {
-      const timer = clock.after(courtesyMs, () => this.#endSoon(0, "the client did not come back"));
+      const timer = clock.after(courtesyMs, () => this.endSoon(0, "the client did not come back"));
       this.#enter({ t: "late", sinceMs: clock.monotonicMs(), timer });
       this.share.locks.reconsider(this);
     };
@@ -406,7 +420,8 @@ export class Session implements LockSession, LeaseSession {
     );
   }
 
-  #endSoon(code: number, text: string): void {
+  /** The same, without waiting. */
+  endSoon(code: number, text: string): void {
     this.end(code, text).catch((error: unknown) => this.#parts.log.error("ending a session failed", error));
   }
 }

@@ -308,12 +308,15 @@ export class ServerSetUp implements ChannelReceiver {
       this.#refuse(CloseCode.UNKNOWN_SHARE, `no share '${at.hello.share}' here`);
       return undefined;
     }
-    if (state.sessionCount >= state.limits.sessionsMax) state.makeRoom();
-    const buffers = state.sessionCount < state.limits.sessionsMax ? state.pool.addUser() : undefined;
+    const { guestOf, user, ticket } = at;
+    if (guestOf !== undefined) state.guests.takePlace(guestOf, ticket);
+    const hasRoom = state.makeRoom(user?.name ?? "", guestOf !== undefined);
+    const buffers = hasRoom ? state.pool.addUser() : undefined;
     if (buffers === undefined) {
       this.#refuse(CloseCode.BUSY, "too many clients");
       return undefined;
     }
+    const { keepMsMax, guestKeepMsMax } = state.limits;
     const session = state.makeSession({
       id: randomBytes(ID_BYTES),
       key,
@@ -321,12 +324,13 @@ export class ServerSetUp implements ChannelReceiver {
       share,
       user: at.guestOf?.owner.user ?? at.user?.name ?? "",
       loginMark: login,
-      guestOf: at.guestOf?.id,
+      guestOf: guestOf?.id,
+      challenge: ticket,
       readOnly: share.readOnly || access === "ro" || at.guestOf?.owner.readOnly === true,
       label: at.user?.name ?? this.#channel.peer,
       sectionBytes: at.challenge.sectionBytes,
       buffers,
-      keepMs: Math.min(at.hello.keepMs, state.limits.keepMsMax),
+      keepMs: Math.min(at.hello.keepMs, keepMsMax, guestOf === undefined ? keepMsMax : guestKeepMsMax),
     });
     const who = at.user === undefined ? this.#channel.peer : `${at.user.name} at ${this.#channel.peer}`;
     const what = at.guestOf === undefined ? "" : `, for a file that ${at.guestOf.owner.label} has open`;

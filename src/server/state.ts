@@ -14,6 +14,7 @@ import { PROOF_BYTES, tokenKey } from "../resume/proof.ts";
 import { addonSeal } from "../sys/message-seal.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import { Closings } from "./closing.ts";
+import { Guests } from "./guests.ts";
 import type { ServerLimits } from "./limits.ts";
 import { LoginGuard } from "./login-guard.ts";
 import type { Open } from "./open.ts";
@@ -82,7 +83,8 @@ export class ServerState {
   readonly serviceBlob: Buffer;
   /** Absent: nothing survives the process. */
   readonly keeper: Keeper | undefined;
-  readonly closings = new Closings();
+  readonly guests = new Guests();
+  readonly closings = new Closings(({ id }) => this.guests.closed(id));
   readonly revoked: RevokedSessions;
   readonly #seal: KeySeal;
   readonly #epoch: number;
@@ -144,6 +146,8 @@ export class ServerState {
       "guestOf" | "opensMax" | "courtesyMs" | "clock" | "log" | "keeper" | "closings" | "onEnd"
     > & {
       guestOf?: number | undefined;
+      /** The challenge that let it in to that open, if it is known. */
+      challenge?: string | undefined;
     },
   ): Session {
     const { limits, clock, log, keeper, closings } = this;
@@ -153,10 +157,12 @@ export class ServerState {
       ...{ opensMax: limits.opensPerSessionMax, courtesyMs: limits.courtesyMs, clock, log, keeper, closings },
       onEnd: (ended) => {
         this.#sessions.delete(ended.id.toString("hex"));
+        this.guests.delete(ended);
         log.info(`the session of ${ended.label} on share '${ended.share.name}' is over`);
       },
     });
     this.#sessions.set(session.id.toString("hex"), session);
+    if (session.guestOf !== undefined) this.guests.add(session, parts.challenge ?? "");
     return session;
   }
 
@@ -188,20 +194,31 @@ export class ServerState {
     }
   }
 
-  /** Ends the session that has been nobody's for longest, if there is one. */
-  makeRoom(): void {
+  /** Makes room for a session of this user (empty: the token), or of a guest. @returns whether there is. */
+  makeRoom(user: string, isGuest: boolean): boolean {
+    const { sessionsMax } = this.limits;
+    // Everybody may have the token, so that who has it cannot be told from others.
+    const isBounded = isGuest || user !== "";
+    const isLike = (session: Session) =>
+      isGuest ? session.guestOf !== undefined : session.guestOf === undefined && session.user === user;
+    const alike = isBounded ? [...this.#sessions.values()].filter(isLike) : [];
+    if (alike.length >= Math.ceil(sessionsMax / 2) && !this.#endOldest(alike)) return false;
+    return this.sessionCount < sessionsMax || this.#endOldest(this.#sessions.values());
+  }
+
+  /** Ends that of the sessions that has been nobody's for longest. @returns whether there is one. */
+  #endOldest(sessions: Iterable<Session>): boolean {
     let oldest: Session | undefined;
-    for (const session of this.#sessions.values()) {
+    for (const session of sessions) {
       const { lateSinceMs } = session;
       if (lateSinceMs !== undefined && lateSinceMs < (oldest?.lateSinceMs ?? Number.POSITIVE_INFINITY))
         oldest = session;
     }
-    if (oldest === undefined) return;
+    if (oldest === undefined) return false;
     const { label, share } = oldest;
     this.log.info(`what ${label} had open on share '${share.name}' makes room for others`);
-    oldest
-      .end(CloseCode.BUSY, "others need the room")
-      .catch((error: unknown) => this.log.error("ending a session failed", error));
+    oldest.endSoon(CloseCode.BUSY, "others need the room");
+    return true;
   }
 
   nextOpenId(): number {
@@ -226,9 +243,13 @@ export class ServerState {
   /** The open that a resume key of this server is of, whoever has it. */
   findOpen(resumeKey: Buffer): Open | undefined {
     const content = this.unseal(resumeKey);
-    if (content === undefined) return undefined;
+    return content === undefined ? undefined : this.openOf(content.openId);
+  }
+
+  /** The open with this id, whoever has it. */
+  openOf(id: number): Open | undefined {
     for (const session of this.#sessions.values()) {
-      const found = session.findOpen(content.openId);
+      const found = session.findOpen(id);
       if (found !== undefined) return found.open;
     }
     return undefined;

@@ -6,6 +6,7 @@ import type { OpenTicket } from "../../src/client/attach.ts";
 import { connectLink, type Remote } from "../../src/client/remote.ts";
 import { keySecret } from "../../src/resume/proof.ts";
 import { attachProof, ticketKey } from "../../src/resume/resume-proof.ts";
+import type { ServerLimits } from "../../src/server/limits.ts";
 import { attachedRecord, sessionRecord } from "../../src/server/state/records.ts";
 import { memoryLinkPair } from "../../src/transport/memory-link.ts";
 import { type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
@@ -29,9 +30,9 @@ interface Held {
 }
 
 /** A client that holds a file, with "first" in it, and a ticket for it. */
-async function held(flags: number = READ | WRITE): Promise<Held> {
+async function held(limits: Partial<ServerLimits> = {}, flags: number = READ | WRITE): Promise<Held> {
   const memory = new MemoryFs();
-  const drive = linkDrive({ fileSystem: memory, limits: { keepMsMax: 60_000, courtesyMs: 60_000 } });
+  const drive = linkDrive({ fileSystem: memory, limits: { keepMsMax: 60_000, courtesyMs: 60_000, ...limits } });
   const { remote: first, links } = await drive.connect();
   const { fileSystem } = first;
   const { id: parent } = await fileSystem.root(ctx);
@@ -94,7 +95,7 @@ test("a guest gets nothing beyond its open", async () => {
 });
 
 test("an open is there as long as anybody has a handle of it, whoever made it", async () => {
-  const { drive, memory, first, parent, handle, ticket } = await held(WRITE | APPEND | READ);
+  const { drive, memory, first, parent, handle, ticket } = await held({}, WRITE | APPEND | READ);
   const { remote: second } = await drive.connect({ ticket });
   const attached = await second.attach(ctx, ticket);
   await first.fileSystem.unlink(ctx, parent, named("f"));
@@ -124,7 +125,7 @@ test("the end of a guest takes nothing from who made the open", async () => {
 test("a ticket is good once, for attaching and for coming in", async () => {
   const { drive, first, ticket } = await held();
   const { remote: second } = await drive.connect({ ticket });
-  const { remote: third } = await drive.connect({ ticket });
+  const { remote: third } = await drive.connect();
   const before = drive.server.counters().refused;
   await second.attach(ctx, ticket);
   await assert.rejects(third.attach(ctx, ticket), STALE);
@@ -187,6 +188,78 @@ test("a ticket and the session it joins do not go together with a user or anothe
   assert.match(await drive.peer().setUp({ resumeKey, sessionId: Buffer.alloc(16) }, key), /goodbye tag=0 code=1 /);
   assert.match(await drive.peer().setUp({ resumeKey, share: "other" }, key), /goodbye tag=0 code=6 /);
   assert.match(await drive.peer().setUp({ resumeKey }, key), /^auth reply/);
+});
+
+test("whoever comes in by a ticket before it was used takes the place of the one before", async () => {
+  const { drive, first, ticket } = await held();
+  const key = ticketKey(ticket.key, ticket.challenge);
+  const { resumeKey } = ticket;
+  for (let count = 0; count < 5; count += 1) {
+    const peer = drive.peer();
+    assert.match(await peer.setUp({ resumeKey }, key), /^auth reply/);
+    peer.channel.destroy();
+    await settle();
+    assert.equal(drive.server.counters().sessions, 2);
+  }
+  const [present, next] = [drive.peer(), drive.peer()];
+  await present.setUp({ resumeKey }, key);
+  await next.setUp({ resumeKey }, key);
+  assert.equal(present.frames.at(-1), 'goodbye tag=0 code=5 reason="the ticket was used again"');
+  assert.equal(drive.server.counters().sessions, 2);
+  await first.close();
+});
+
+test("guests have half of the sessions at most, and are kept for a short time", async () => {
+  const { drive, first, handle } = await held({ sessionsMax: 4, guestKeepMsMax: 2000 });
+  const comeIn = async () => {
+    const { resumeKey, key, challenge } = await first.ticketFor(ctx, handle);
+    const peer = drive.peer();
+    const said = await peer.setUp({ resumeKey, keepMs: 3_600_000 }, ticketKey(key, challenge));
+    peer.channel.destroy();
+    await settle();
+    return said;
+  };
+  for (let count = 0; count < 2; count += 1) assert.match(await comeIn(), /^auth reply .*keepMs=2000 /);
+  assert.match(await comeIn(), /^goodbye tag=0 code=7 /);
+  assert.match(await drive.peer().setUp(), /^auth reply/);
+  drive.clock.advance(2000);
+  await settle();
+  assert.match(await comeIn(), /^auth reply/, "one that is late makes room");
+  assert.equal(drive.server.counters().sessions, 4);
+  await first.close();
+});
+
+test("a guest is over when its open is closed", async () => {
+  const { drive, first, handle } = await held();
+  const guest = async () => {
+    const { resumeKey, key, challenge } = await first.ticketFor(ctx, handle);
+    const peer = drive.peer();
+    assert.match(await peer.setUp({ resumeKey }, ticketKey(key, challenge)), /^auth reply/);
+    return peer;
+  };
+  const [present, away] = [await guest(), await guest()];
+  away.channel.destroy();
+  await settle();
+  assert.equal(drive.server.counters().sessions, 3);
+  await first.fileSystem.release(ctx, handle);
+  await releasesLeft(drive);
+  assert.equal(present.frames.at(-1), 'goodbye tag=0 code=5 reason="the file of the ticket is closed"');
+  assert.equal(drive.server.counters().sessions, 1);
+  await first.close();
+});
+
+test("a guest that releases the last handle is answered, and is over when its link is lost", async () => {
+  const { drive, first, ticket } = await held();
+  const { remote: second, links } = await drive.connect({ ticket });
+  const attached = await second.attach(ctx, ticket);
+  await first.close();
+  await second.fileSystem.release(ctx, attached.handle);
+  await releasesLeft(drive);
+  assert.equal(second.state, "connected");
+  assert.deepEqual([drive.server.counters().handles, drive.server.counters().sessions], [0, 1]);
+  links.client.destroy();
+  await settle();
+  assert.equal(drive.server.counters().sessions, 0);
 });
 
 test("a ticket that becomes void between the challenge and the proof lets nobody in", async () => {
@@ -325,4 +398,28 @@ test("what is written down of a guest lets it in to its open and nothing else af
   await Promise.all([first.close(), guest.close()]);
   await settle();
   assert.deepEqual([sessions(), attached().length], [0, 0]);
+});
+
+test("a guest of an open that a new start of the server does not have any more is over", async () => {
+  const store = new MemoryStore();
+  const fileSystem = new MemoryFs();
+  const started = () => {
+    const memory = { store, records: new Map(store.records), life: undefined, hostBootId: "" };
+    return linkDrive({ fileSystem, memory, limits: { keepMsMax: 60_000, courtesyMs: 60_000 } });
+  };
+  const drive = started();
+  const { remote: first } = await drive.connect();
+  const { id: parent } = await first.fileSystem.root(ctx);
+  const { opened } = await first.fileSystem.create(ctx, parent, named("f"), READ, { mode: 0o100600, umask: 0 });
+  const ticket = await first.ticketFor(ctx, opened.handle);
+  const { remote: guest } = await drive.connect({ ticket });
+  await guest.attach(ctx, ticket);
+  await first.fileSystem.release(ctx, opened.handle);
+  await releasesLeft(drive);
+  assert.equal(drive.server.counters().sessions, 2, "it has the file still");
+  const { server: next } = started();
+  await next.restore();
+  await settle();
+  assert.deepEqual([next.counters().sessions, next.counters().handles], [1, 0]);
+  await Promise.all([first.close(), guest.close()]);
 });

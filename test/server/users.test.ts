@@ -244,3 +244,33 @@ test("a user who is removed or changed between the challenge and the proof does 
     assert.equal(drive.server.counters().sessions, 0, what);
   }
 });
+
+test("a user has half of the sessions at most, and loses none that is away within its time", async () => {
+  const drive = linkDrive({ users, limits: { sessionsMax: 4, courtesyMs: 60_000 } });
+  const first = drive.peer(binding);
+  const leave = async (peer: Peer, user: string, password: string) => {
+    const said = await logIn(peer, user, password, { keepMs: 3_600_000 });
+    peer.channel.destroy();
+    await settle();
+    return said;
+  };
+  assert.match(await leave(first, "anna", "secret"), /^auth reply/);
+  drive.clock.advance(1000);
+  assert.match(await leave(drive.peer(binding), "anna", "secret"), /^auth reply/);
+  assert.equal(await leave(drive.peer(binding), "anna", "secret"), 'goodbye tag=0 code=7 reason="too many clients"');
+  assert.match(await drive.peer(binding).setUp(), /^auth reply/);
+  assert.match(await leave(drive.peer(binding), "bert", "other"), /^auth reply/);
+  assert.match(await drive.peer(binding).setUp(), /^goodbye tag=0 code=7 /, "nobody's time is over");
+  const back = await drive.peer(binding).setUp({ sessionId: first.sessionId }, first.sessionKey);
+  assert.match(back, /^auth reply/, "it is kept");
+  drive.clock.advance(5000);
+  await settle();
+  assert.match(await leave(drive.peer(binding), "anna", "secret"), /^auth reply/, "her own late one makes room");
+  assert.match(await drive.peer(binding).setUp(), /^auth reply/, "and bert's for anybody");
+  assert.equal(drive.server.counters().sessions, 4);
+});
+
+test("who has the token has all sessions that are free", async () => {
+  const drive = linkDrive({ users, limits: { sessionsMax: 4 } });
+  for (let count = 0; count < 4; count += 1) assert.match(await drive.peer(binding).setUp(), /^auth reply/);
+});

@@ -353,6 +353,9 @@ class Restoring {
     // Of opens that are no more.
     for (const key of this.#left.keys()) this.#store.delete(key);
     for (const session of this.#sessions) session.restoredAll();
+    for (const { guestOf } of this.#sessions) {
+      if (guestOf !== undefined && this.#state.openOf(guestOf) === undefined) this.#state.guests.closed(guestOf);
+    }
     if (this.#sessions.length === 0) return;
     const lost = this.#lost === 0 ? "" : `; ${this.#lost} are gone`;
     this.#log.warn(`${this.#sessions.length} sessions are kept from before, with ${this.#opens} open files${lost}`);
