@@ -1,11 +1,11 @@
 /** The file of users: what it holds, how it is changed, and what becomes of a damaged one. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, beforeEach, test } from "node:test";
 import { createLog } from "../../src/base/log.ts";
 import { changeUsers, readUsers, WatchedUsers } from "../../src/cli/users-file.ts";
+import { command } from "../support/child.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { knownUser } from "../support/known-users.ts";
 import { smallTmpfs } from "../support/small-disk.ts";
@@ -152,10 +152,10 @@ test("damage while the server runs changes nothing, and is logged once", async (
 });
 
 /** Does something while this process has no descriptor left. */
-function withoutDescriptors(act: () => void): void {
-  const limit = (soft: string) => spawnSync("prlimit", ["--pid", String(process.pid), `--nofile=${soft}:`]);
+async function withoutDescriptors(act: () => void): Promise<void> {
+  const limit = (soft: string) => command("prlimit", ["--pid", String(process.pid), `--nofile=${soft}:`]);
   const before = /Max open files\s+(\d+)/.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? "1024";
-  limit("100");
+  await limit("100");
   const taken: number[] = [];
   try {
     assert.throws(
@@ -167,7 +167,7 @@ function withoutDescriptors(act: () => void): void {
     act();
   } finally {
     for (const descriptor of taken) closeSync(descriptor);
-    limit(before);
+    await limit(before);
   }
 }
 
@@ -184,7 +184,7 @@ test("a change that cannot be read at once, for want of descriptors, is logged o
     changes += 1;
   };
   await changeUsers(folder, async (list) => void list.delete("anna"));
-  withoutDescriptors(() => {
+  await withoutDescriptors(() => {
     clock.advance(2000);
     assert.deepEqual(users.find("anna"), anna);
   });
