@@ -44,6 +44,8 @@ const LEASE_LOOK_MS = 1000;
 const OWN_CONTEXT: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 /** Unsent bytes of a channel beyond which its next data waits. */
 const SEND_BYTES_MAX = 4 * 1024 * 1024;
+/** The same of what no session's memory counts: answers without payload, small payloads, pings. */
+const OWN_BYTES_MAX = 256 * 1024;
 
 export interface ServerOptions {
   /** By name. */
@@ -157,7 +159,8 @@ export class LinkServer {
       return;
     }
     const state = this.#state;
-    const channel = new Channel(link, { clock: state.clock, sendBytesMax: SEND_BYTES_MAX, trace: this.#trace });
+    const bounds = { sendBytesMax: SEND_BYTES_MAX, ownBytesMax: OWN_BYTES_MAX };
+    const channel = new Channel(link, { clock: state.clock, ...bounds, trace: this.#trace });
     this.#channels.set(channel, undefined);
     this.#unproven.add(channel, () => {
       if (channel.isOpen) state.blame(`${channel.peer} refused: too many connections that prove nothing`);

@@ -47,6 +47,8 @@ export interface CloseReason {
 
 interface Chunk {
   bytes: Buffer;
+  /** Whether it is in a slab: memory of the channel, which nobody counts but the channel. */
+  readonly isOwn: boolean;
   readonly sent: (() => void) | undefined;
 }
 
@@ -61,6 +63,7 @@ export class Channel {
   readonly #link: ByteLink;
   readonly #clock: Clock;
   readonly #sendBytesMax: number;
+  readonly #ownBytesMax: number;
   readonly #trace: Trace | undefined;
   readonly #limits: FrameLimits = { bodyBytesMax: SETUP_BODY_BYTES_MAX, payloadBytesMax: 0 };
   #decoder: FrameDecoder | undefined;
@@ -80,11 +83,13 @@ export class Channel {
   #inFlight: Chunk[] = [];
   #queuedBytes = 0;
   #inFlightBytes = 0;
+  /** Of both, what is in slabs. */
+  #ownBytes = 0;
   #flushIsDue = false;
   /** Frames in no hurry that have no company yet: the timer under way is theirs, or was begun for frames that have left since. */
   #unhurried: "none" | "timed" | "late" = "none";
   #unhurriedTimer: Timer | undefined;
-  /** Whether the link is paused because of congestion. */
+  /** Whether the link is paused because too much is unsent. */
   #isHeldUp = false;
   #drainWaiters: (() => void)[] = [];
   #gone: () => void = () => {};
@@ -97,14 +102,18 @@ export class Channel {
 
   /**
    * `sendBytesMax`: beyond this much unsent, the channel calls itself congested. Senders who can wait then do, and nothing is read from a peer that
-   * takes nothing, so that what it makes us say is bounded. Only one of two peers may have such a bound (the server), or both could wait for each
-   * other; the other one is bounded by its credits.
+   * takes nothing, so that what it makes us say is bounded. `ownBytesMax`: the same for what is in the channel's slabs, as pings are, where no pool
+   * counts it. Only one of two peers may have such bounds (the server), or both could wait for each other; the other one is bounded by its credits.
    */
-  constructor(link: ByteLink, options: { clock: Clock; sendBytesMax: number; trace?: Trace | undefined }) {
+  constructor(
+    link: ByteLink,
+    options: { clock: Clock; sendBytesMax: number; ownBytesMax?: number; trace?: Trace | undefined },
+  ) {
     this.#link = link;
     this.#clock = options.clock;
     this.#trace = options.trace;
     this.#sendBytesMax = options.sendBytesMax;
+    this.#ownBytesMax = options.ownBytesMax ?? Number.POSITIVE_INFINITY;
     this.gone = new Promise((resolve) => {
       this.#gone = resolve;
     });
@@ -193,16 +202,14 @@ export class Channel {
     }
     this.#encode(header, codec, values, payload, sent);
     this.#flushSoon();
-    if (!this.#isHeldUp && this.isCongested) {
-      this.#isHeldUp = true;
-      this.#link.pause();
-    }
+    this.#holdUp();
   }
 
   /** As `send`, for a frame nobody waits for: it leaves with the next other one, or after some ms, and so wakes nobody up by itself. */
   sendUnhurried<T>(header: FrameHeader, codec: BodyCodec<T> | undefined, values: T): void {
     if (this.#state !== "open") return;
     this.#encode(header, codec, values, undefined, undefined);
+    this.#holdUp();
     if (this.#flushIsDue || this.#inFlight.length > 0 || this.#unhurried !== "none") return;
     if (this.#unhurriedTimer === undefined) this.#timeUnhurried();
     else this.#unhurried = "late";
@@ -223,6 +230,17 @@ export class Channel {
   /** Whether more is waiting to be sent than is good. */
   get isCongested(): boolean {
     return this.#queuedBytes + this.#inFlightBytes > this.#sendBytesMax;
+  }
+
+  /** Whether nothing is to be read meanwhile. */
+  get #isFull(): boolean {
+    return this.isCongested || this.#ownBytes > this.#ownBytesMax;
+  }
+
+  #holdUp(): void {
+    if (this.#isHeldUp || !this.#isFull) return;
+    this.#isHeldUp = true;
+    this.#link.pause();
   }
 
   /** Bytes that were sent here and not taken by the link yet. */
@@ -309,12 +327,13 @@ export class Channel {
     }
     if (payload !== undefined && isCopied) slab.bytes(payload);
     this.#queuedBytes += slab.offset - start;
+    this.#ownBytes += slab.offset - start;
     if (payload === undefined || isCopied) {
       sent?.();
       return;
     }
     this.#closeSegment();
-    this.#queue.push({ bytes: payload, sent });
+    this.#queue.push({ bytes: payload, isOwn: false, sent });
     this.#queuedBytes += payloadBytes;
   }
 
@@ -328,7 +347,7 @@ export class Channel {
   #closeSegment(): void {
     const { buffer, offset } = this.#slab;
     if (offset === this.#segmentAt) return;
-    this.#queue.push({ bytes: buffer.subarray(this.#segmentAt, offset), sent: undefined });
+    this.#queue.push({ bytes: buffer.subarray(this.#segmentAt, offset), isOwn: true, sent: undefined });
     this.#segmentAt = offset;
   }
 
@@ -375,13 +394,14 @@ export class Channel {
       this.#slab.offset = 0;
       this.#segmentAt = 0;
     }
-    for (const chunk of chunks) chunk.sent?.();
-    if (!this.isCongested) {
-      if (this.#drainWaiters.length > 0) this.#wakeDrainWaiters();
-      if (this.#isHeldUp) {
-        this.#isHeldUp = false;
-        this.#resume();
-      }
+    for (const chunk of chunks) {
+      if (chunk.isOwn) this.#ownBytes -= chunk.bytes.length;
+      chunk.sent?.();
+    }
+    if (this.#drainWaiters.length > 0 && !this.isCongested) this.#wakeDrainWaiters();
+    if (this.#isHeldUp && !this.#isFull) {
+      this.#isHeldUp = false;
+      this.#resume();
     }
     if (this.#queuedBytes > 0) this.#flush();
     else if (this.#state === "closing" && this.#inFlight.length === 0) this.#link.end();
@@ -447,6 +467,7 @@ export class Channel {
     this.#queue = [];
     this.#queuedBytes = 0;
     this.#inFlightBytes = 0;
+    this.#ownBytes = 0;
     for (const chunk of chunks) chunk.sent?.();
     this.#wakeDrainWaiters();
     this.#gone();

@@ -64,11 +64,11 @@ export interface ChannelPair {
 }
 
 /** Two channels past their set-up, which accept everything; not started. */
-export function channelPair(options: { sendBytesMax?: number } = {}): ChannelPair {
+export function channelPair(options: { sendBytesMax?: number; ownBytesMax?: number } = {}): ChannelPair {
   const clock = new FakeClock();
   const links = memoryLinkPair(clock);
   const counting = new CountingLink(links.client);
-  const channelOptions = { clock, sendBytesMax: options.sendBytesMax ?? 1024 * 1024 };
+  const channelOptions = { clock, ...options, sendBytesMax: options.sendBytesMax ?? 1024 * 1024 };
   const client = new Channel(links.client, channelOptions);
   const server = new Channel(links.server, channelOptions);
   for (const channel of [client, server]) {

@@ -12,7 +12,9 @@ import { FakeClock, settle } from "../support/fake-clock.ts";
 /** Payloads this long are not copied. */
 const LONG = 10_000;
 
-function started(options: { sendBytesMax?: number } = {}): ChannelPair & { toClient: Recorder; toServer: Recorder } {
+function started(
+  options: { sendBytesMax?: number; ownBytesMax?: number } = {},
+): ChannelPair & { toClient: Recorder; toServer: Recorder } {
   const pair = channelPair(options);
   const toClient = new Recorder();
   const toServer = new Recorder();
@@ -201,6 +203,31 @@ test("nothing is read from a peer that takes nothing, until it does", async () =
   serverLink.kick();
   await settle();
   assert.equal(toServer.frames.length, 10);
+});
+
+test("what is copied into the channel has a bound of its own, in a hurry or not; what is borrowed does not count", async () => {
+  for (const isHurried of [true, false]) {
+    const { client, server, serverLink, toServer } = started({ ownBytesMax: 5000 });
+    serverLink.faults.isStalled = true;
+    sendPayload(server, 1, Buffer.alloc(LONG));
+    sendCancel(client, 1);
+    await settle();
+    assert.equal(toServer.frames.length, 1);
+    const { request } = messages.cancel;
+    for (let tag = 1; tag <= 200; tag += 1) {
+      const header = { ...emptyHeader(), opcode: messages.cancel.row.code };
+      if (isHurried) server.send(header, request, { canceledTag: tag });
+      else server.sendUnhurried(header, request, { canceledTag: tag });
+    }
+    sendCancel(client, 2);
+    await settle();
+    assert.equal(toServer.frames.length, 1);
+    assert.equal(server.isCongested, false);
+    serverLink.faults.isStalled = false;
+    serverLink.kick();
+    await settle();
+    assert.equal(toServer.frames.length, 2);
+  }
 });
 
 test("who waits for a channel to drain is let go when it dies", async () => {
