@@ -88,7 +88,7 @@ export class Absence {
     this.#isKept = parts.isKept;
   }
 
-  /** The version, or that there are changes, is written down. */
+  /** A version, maybe of when the client left before, or that there are changes, is written down: whoever ends the absence is to delete it. */
   get isKept(): boolean {
     return this.#isKept;
   }
@@ -132,9 +132,11 @@ export class Absence {
 
   /** The client's requests have ended, with the file like this; undefined: it cannot be looked at. */
   left(attr: Attr | undefined): void {
+    const isNew = this.#version === undefined;
     // Without an answer the file counts as unchanged by others, as long as nobody says otherwise.
     this.#version ??= attr && versionOf(attr);
-    if (!this.#isKept) this.#write();
+    // What may be written down from when it left before is not how it left the file now.
+    if (isNew || !this.#isKept) this.#write();
   }
 
   /** What is to be known at the next start of the server, as soon as it is known here. */
@@ -153,7 +155,6 @@ export class Absence {
     this.#isCompared = false;
     this.#comparing = undefined;
     this.#version = undefined;
-    this.#isKept = false;
     return true;
   }
 

@@ -3,14 +3,18 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Remote } from "../../src/client/remote.ts";
 import { openKey, resumeProof } from "../../src/resume/resume-proof.ts";
+import { leftRecord, partsOfKey } from "../../src/server/state/records.ts";
 import type { NodeId } from "../../src/vfs/file-system.ts";
 import { Lease } from "../../src/vfs/lease.ts";
+import type { Recovery } from "../../src/vfs/recovery.ts";
 import { type BodyCodec, messageOf, messages } from "../../src/wire/codec.ts";
 import type { Reply } from "../../src/wire/messages.ts";
 import type { ResumeResult } from "../../src/wire/resume-fields.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
+import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, type LinkDrive, linkDrive, named, Peer } from "../support/link-drive.ts";
+import { MemoryStore } from "../support/memory-store.ts";
 
 const caller = { uid: 0, gid: 0, groups: [], pid: 1 };
 const MADE = { mode: 0o100644, umask: 0 };
@@ -53,10 +57,13 @@ function reader(drive: LinkDrive): Reader {
   return drive.peer(undefined, Reader);
 }
 
-async function opened(lease: Lease = Lease.NONE): Promise<Opened> {
-  const memory = new MemoryFs();
+async function opened(
+  lease: Lease = Lease.NONE,
+  memory = new MemoryFs(),
+  options: Parameters<typeof linkDrive>[0] = {},
+): Promise<Opened> {
   const limits = { keepMsMax: 60_000, courtesyMs: 60_000, leaseBreakMs: BREAK_MS };
-  const drive = linkDrive({ fileSystem: memory, limits });
+  const drive = linkDrive({ fileSystem: memory, limits, ...options });
   const peer = reader(drive);
   await peer.setUp();
   const { id: parent } = await memory.root();
@@ -220,6 +227,53 @@ test("what others changed is told again until the client shows by a request that
   last.link.destroy();
   await settle();
   assert.equal((await back()).result.verdict, "unchanged", "what was done while it was there is no news");
+});
+
+/** Finds files by the ids that they have as long as they are in memory. */
+class RecoveringFs extends MemoryFs {
+  readonly recovery: Recovery = {
+    describe: () => Buffer.from("open"),
+    describeNode: (id) => Buffer.from(id),
+    peek: () => undefined,
+    recall: () => assert.fail("the server goes on"),
+    reopen: () => assert.fail("the server goes on"),
+    syncNode: async () => {},
+    sweep: async () => {},
+  };
+}
+
+test("that others changed a file is written down until its client has heard of it, though it was lost once more with a request that runs on", async () => {
+  const store = new MemoryStore();
+  const left = () => [...store.records].filter(([key]) => partsOfKey(key)?.of === "left").map(([, value]) => value);
+  const files = new RecoveringFs();
+  const gated = new GatedFs(files);
+  const { drive, memory, peer, handle, back } = await opened(Lease.NONE, files, {
+    fileSystem: gated.fileSystem,
+    memory: { store, records: new Map(), life: undefined, hostBootId: "" },
+  });
+  const { remote, id } = await another(drive, memory);
+  peer.link.destroy();
+  await settle();
+  const { handle: other } = await remote.fileSystem.open(ctx, id, 2);
+  await remote.fileSystem.write(ctx, other, 10, Buffer.from("new"));
+  assert.deepEqual(left().map(leftRecord.decode), [{ version: undefined }]);
+
+  const { peer: again } = await back();
+  gated.gates.add("read");
+  again.send("read", { caller, offsetBytes: 0, lengthBytes: 10 }, { tag: 4, handle });
+  await settle();
+  again.link.destroy();
+  await settle();
+  assert.equal(gated.held.length, 1);
+  const { peer: last, result } = await back();
+  assert.equal(result.verdict, "changed");
+  gated.open();
+  await settle();
+  assert.equal(left().length, 1, "it may not have heard of it");
+  last.send("fallocate", { caller, mode: 0, offsetBytes: 0, lengthBytes: 10 }, { tag: 7, handle });
+  await settle();
+  assert.equal(left().length, 0);
+  await remote.close();
 });
 
 test("a lease that was taken away is no change, as long as nobody changes the file", async () => {
