@@ -76,7 +76,11 @@ export class Absences {
       const taken = this.#add(open, known && versionOf(known), false);
       taken.unansweredBreak = breakId;
       taken.left(undefined);
-    } else if (absence.unansweredBreak !== undefined) absence.unansweredBreak = breakId;
+    } else if (absence.isAnswered || absence.unansweredBreak !== undefined) {
+      absence.unansweredBreak = breakId;
+      // Who has heard of the verdict has not heard of what is changed from now on.
+      absence.isAnswered = false;
+    }
   }
 
   /** It has heard of this break, and forgotten what it knew. */

@@ -173,9 +173,11 @@ test("a change beside the server is told without ranges", async () => {
 });
 
 /** Another client gets to write to a file whose holder does not give its lease back. */
-async function taken(): Promise<Opened & { write: (offsetBytes: number, text: string) => Promise<unknown> }> {
-  const held = await opened(Lease.WRITE);
-  const { drive, memory } = held;
+async function taken(
+  held?: Opened,
+): Promise<Opened & { write: (offsetBytes: number, text: string) => Promise<unknown> }> {
+  const open = held ?? (await opened(Lease.WRITE));
+  const { drive, memory } = open;
   const wait = another(drive, memory).then(async ({ remote, id }) => ({
     fileSystem: remote.fileSystem,
     handle: (await remote.fileSystem.open(ctx, id, 2)).handle,
@@ -185,7 +187,7 @@ async function taken(): Promise<Opened & { write: (offsetBytes: number, text: st
     drive.clock.advance(100);
   }
   const { fileSystem, handle } = await wait;
-  return { ...held, write: (offsetBytes, text) => fileSystem.write(ctx, handle, offsetBytes, Buffer.from(text)) };
+  return { ...open, write: (offsetBytes, text) => fileSystem.write(ctx, handle, offsetBytes, Buffer.from(text)) };
 }
 
 for (const how of ["before its old connection is missed", "after that"]) {
@@ -227,6 +229,30 @@ test("what others changed is told again until the client shows by a request that
   last.link.destroy();
   await settle();
   assert.equal((await back()).result.verdict, "unchanged", "what was done while it was there is no news");
+});
+
+test("what was changed after a lease was taken away unheard is told also if the verdict before was heard of later", async () => {
+  for (const isReturned of [false, true]) {
+    const held = await opened(Lease.WRITE);
+    const { memory, handle, back } = held;
+    held.peer.link.destroy();
+    await settle();
+    const { id: parent } = await memory.root();
+    const { id } = await memory.lookup(ctx, parent, named("f"));
+    await memory.setattr(ctx, id, { sizeBytes: 5 });
+    const { peer, result } = await back();
+    assert.deepEqual([result.verdict, result.ranges, result.lease], ["changed", [], Lease.WRITE]);
+    const { write } = await taken(held);
+    await write(10, "new");
+    if (isReturned) peer.send("returnLease", { breakId: peer.breakIds.at(-1) ?? 0 });
+    peer.send("fallocate", { caller, mode: 0, offsetBytes: 0, lengthBytes: 5 }, { tag: 7, handle });
+    await settle();
+    peer.link.destroy();
+    await settle();
+    const { result: last } = await back();
+    assert.equal(last.verdict, isReturned ? "unchanged" : "changed");
+    assert.deepEqual(last.ranges, isReturned ? [] : [{ offsetBytes: 10, lengthBytes: 3 }]);
+  }
 });
 
 /** Finds files by the ids that they have as long as they are in memory. */
