@@ -53,12 +53,12 @@ void NodeTable::LeaveShare() {
 
 uint32_t NodeTable::DescriptorsMax() const {
   if (limits_.node_descriptors_max > 0) return limits_.node_descriptors_max;
-  return std::max(1u, process_descriptors_max_ / 2 / tables.load());
+  return std::max(1u, process_descriptors_max_ / 2 / std::max(1u, tables.load()));
 }
 
 uint32_t NodeTable::HandlesMax() const {
   if (limits_.handles_max > 0) return limits_.handles_max;
-  return std::max(1u, process_descriptors_max_ / 4 / tables.load());
+  return std::max(1u, process_descriptors_max_ / 4 / std::max(1u, tables.load()));
 }
 
 void NodeTable::WaitForCloses() { Pool::Get().WaitForCloses(&closing_); }

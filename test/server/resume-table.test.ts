@@ -26,6 +26,7 @@ import type { Reply, Request } from "../../src/wire/messages.ts";
 import type { ResumeResult, ResumeVerdict } from "../../src/wire/resume-fields.ts";
 import { FakeClock, settle } from "../support/fake-clock.ts";
 import { ctx, named, Peer, TOKEN } from "../support/link-drive.ts";
+import { type Locker, startLocker } from "../support/locker.ts";
 import { MemoryStore } from "../support/memory-store.ts";
 import { makeTemp } from "../support/temp.ts";
 
@@ -120,12 +121,18 @@ class Stage implements AsyncDisposable {
     await this.#server.restore();
   }
 
-  /** What kill -9 does, and a start after it. */
-  async crash(): Promise<void> {
+  /** What kill -9 does, and a start after it, and something in between. */
+  async crash(between?: (served: string) => Promise<void>): Promise<void> {
     this.#store.die();
     this.#life?.close();
     await this.#disk?.close();
+    await between?.(this.#served);
     await this.start();
+  }
+
+  /** Of how many opens locks are written down. */
+  get lockRecords(): number {
+    return [...this.#store.records.keys()].filter((key) => partsOfKey(key)?.of === "locks").length;
   }
 
   holder(): Holder {
@@ -285,16 +292,19 @@ async function comeBack(stage: Stage, { holder, keys }: Held): Promise<{ back: H
   return { back, result: results[0] as ResumeResult };
 }
 
+/** The holder locks the whole file. */
+async function lock({ holder, handle }: Awaited<ReturnType<typeof hold>>): Promise<void> {
+  const whole = { ...WHOLE_FILE, kind: LOCK_KINDS.indexOf("posix"), type: LOCK_TYPES.indexOf("write") };
+  assert.equal(typeof (await holder.ask("setlk", { caller, ...whole, waitId: 0 }, handle)), "object");
+}
+
 async function play(isCrash: boolean, row: Row, kind: Kind, isHad: boolean, verdict: ResumeVerdict): Promise<void> {
   await using stage = new Stage();
   await stage.start();
   const held = await hold(stage, kind);
   const { holder, handle } = held;
 
-  if (kind === "locked") {
-    const lock = { ...WHOLE_FILE, kind: LOCK_KINDS.indexOf("posix"), type: LOCK_TYPES.indexOf("write") };
-    assert.equal(typeof (await holder.ask("setlk", { caller, ...lock, waitId: 0 }, handle)), "object");
-  }
+  if (kind === "locked") await lock(held);
 
   holder.link.destroy();
   await settle();
@@ -422,4 +432,23 @@ test("who was there when the server died is told nothing of what others had done
   assert.equal(await contend(stage, "write"), true);
   await stage.crash();
   assert.equal((await comeBack(stage, held)).result.verdict, "unchanged");
+});
+
+test("a lock that a program beside the server took meanwhile is lost for good, also for the start after that", async (t) => {
+  await using stage = new Stage();
+  await stage.start();
+  await lock(await hold(stage, "locked"));
+  assert.equal(stage.lockRecords, 1);
+  const programs: Locker[] = [];
+  await stage.crash(async (served) => {
+    const program = await startLocker(served);
+    programs.push(program);
+    t.after(() => program.kill());
+    await program.tell("open 0 f rw");
+    assert.equal(await program.tell("lock 0 posix write 0 0"), "ok");
+  });
+  assert.equal(stage.lockRecords, 0);
+  for (const program of programs) await program.kill();
+  await stage.crash();
+  assert.equal(await contend(stage, "locked"), true);
 });

@@ -326,6 +326,8 @@ class Restoring {
       return;
     }
     const { owner, node } = open;
+    // So that the record goes if all are lost.
+    open.hasStoredLocks = true;
     const held = locks.map((lock) => ({ ...lock, owner: lock.owner as LockOwner }));
     const lost = await owner.share.locks.restore(owner, open, held);
     this.#state.keeper?.locked(open);
