@@ -5,11 +5,13 @@
  * once more so that the server knows. After the session has come back everything that is waited for is asked for again.
  * A caller may lose interest at any moment and is let go at once. If the lock comes all the same, it is turned back into what its owner had there before;
  * until that is known, and done, the same owner's next request on the file waits.
+ * A request that is given up because the server is away for too long (--timeout) leaves it in doubt what the server holds. Once the session is back
+ * that is made what the ledger says; until then an unlock there is asked for even if the ledger has nothing.
  *
- * INVARIANT: a ledger says what its owner holds on the server, but for requests that are under way.
+ * INVARIANT: a ledger says what its owner holds on the server, but for requests that are under way, and what is in doubt.
  */
 import { errnoName } from "../base/errno.ts";
-import { FsError } from "../base/errors.ts";
+import { ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
 import { raceSignal } from "../base/signals.ts";
 import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import type { NodeId, RequestContext } from "../vfs/file-system.ts";
@@ -29,8 +31,23 @@ import type { RemoteOpen } from "./remote-open.ts";
 import type { SessionChannels } from "./session-channels.ts";
 
 const U32 = 2 ** 32;
+/** Stretches in doubt of one open; beyond, the whole file is. */
+const DOUBTS_MAX = 16;
+/** Wishes of one open that the server may know still. Those that came later, when it had been away for long, it will not. */
+const DOUBTED_WAITS_MAX = 1024;
+/** Owners that something is in doubt of. */
+const DOUBTED_LEDGERS_MAX = 16_384;
 /** Requests nobody waits for are made on behalf of the client itself. */
 const NOBODYS: RequestContext = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
+
+/** Where it is not known what the server holds, since a request got no answer. */
+interface Doubt {
+  /** The one that was asked for first, as if to hold it. */
+  readonly lock: Lock;
+  readonly ranges: LockRanges<undefined>;
+  /** What may be waited for, or reserved. */
+  readonly waitIds: Set<number>;
+}
 
 /** What one owner has on one node. */
 class Ledger {
@@ -40,6 +57,8 @@ class Ledger {
   readonly ranges = new LockRanges<RemoteOpen>();
   /** Requests under way. */
   readonly calls = new Set<Promise<unknown>>();
+  /** By the open it was asked through. */
+  readonly doubts = new Map<RemoteOpen, Doubt>();
   /** Callers that are not answered. */
   users = 0;
   /** Settles when what became of abandoned requests is known, and undone. */
@@ -51,12 +70,27 @@ class Ledger {
   }
 
   get isEmpty(): boolean {
-    return this.ranges.size === 0 && this.calls.size === 0 && this.users === 0 && this.settling === undefined;
+    const isQuiet = this.calls.size === 0 && this.users === 0 && this.settling === undefined;
+    return isQuiet && this.ranges.size === 0 && this.doubts.size === 0;
   }
 
   /** Whether its owner has nothing in this range, for certain. */
   isFree(range: LockRange): boolean {
-    return this.calls.size === 0 && !this.ranges.all.some((held) => overlaps(held, range));
+    if (this.calls.size > 0 || this.ranges.all.some((held) => overlaps(held, range))) return false;
+    return ![...this.doubts.values()].some(({ ranges }) => ranges.all.some((doubted) => overlaps(doubted, range)));
+  }
+
+  /** `waitId` 0: nothing was to be waited for. */
+  doubt(open: RemoteOpen, lock: Lock, waitId: number): void {
+    const doubt = this.doubts.get(open) ?? {
+      lock: { ...lock, type: "write" },
+      ranges: new LockRanges(),
+      waitIds: new Set(),
+    };
+    this.doubts.set(open, doubt);
+    doubt.ranges.set(lock, "write", undefined);
+    if (doubt.ranges.size > DOUBTS_MAX) doubt.ranges.set(WHOLE_FILE, "write", undefined);
+    if (waitId !== 0 && doubt.waitIds.size < DOUBTED_WAITS_MAX) doubt.waitIds.add(waitId);
   }
 
   record(open: RemoteOpen, lock: Lock): void {
@@ -80,6 +114,7 @@ interface Wait {
 }
 
 type Answer = Reply<"setlk">;
+type DoubtParts = readonly [ledger: Ledger, open: RemoteOpen, lock: Lock, waitId: number];
 
 export class RemoteLocks {
   readonly #channels: Pick<SessionChannels, "call">;
@@ -87,6 +122,8 @@ export class RemoteLocks {
   readonly #waits = new Map<number, Wait>();
   /** Had since `lockReady`, as the server has not heard yet. */
   readonly #confirming = new Set<Wait>();
+  /** Somewhere it is in doubt what their owners hold. */
+  readonly #doubted = new Set<Ledger>();
   #lastWaitId = 0;
   /** Somebody was told that he has a lock on this node, and has not. */
   onLost: (node: NodeId) => void = () => {};
@@ -134,7 +171,8 @@ export class RemoteLocks {
     let hasLocks = false;
     for (const wait of this.#confirming) if (wait.open === open) this.#confirming.delete(wait);
     for (const ledger of this.#ledgers.get(open.node)?.values() ?? []) {
-      if (ledger.ranges.clearThrough(open).length > 0 || ledger.calls.size > 0) hasLocks = true;
+      const hasDoubts = ledger.doubts.delete(open);
+      if (ledger.ranges.clearThrough(open).length > 0 || ledger.calls.size > 0 || hasDoubts) hasLocks = true;
       this.#forgetIfEmpty(ledger);
     }
     return hasLocks;
@@ -176,9 +214,11 @@ export class RemoteLocks {
       this.onLost(open.node);
       await this.#cancel(id);
     } catch (error) {
-      const isOver = !(error instanceof FsError) || error.errno === "ESTALE" || error.errno === "EBADF";
+      const isOver = error instanceof FsError && (error.errno === "ESTALE" || error.errno === "EBADF");
       if (isOver) ledger.ranges.clearThrough(open);
-      else this.onLost(open.node);
+      else if (!isUnanswered(error)) this.onLost(open.node);
+      // What stays reserved would be ended only by an unlock of all of it.
+      else if (this.#confirming.has(wait)) this.#doubt(ledger, open, lock, id);
     } finally {
       this.#confirming.delete(wait);
       ledger.users -= 1;
@@ -186,10 +226,16 @@ export class RemoteLocks {
     }
   }
 
-  /** The session has come back: what it waits for is asked for again, in case it was told something it did not hear. */
+  /**
+   * The session has come back: what it waits for is asked for again, in case it was told something it did not hear, and what was given up meanwhile is
+   * undone.
+   */
   returned(): void {
     this.#returns += 1;
     for (const wait of this.#waits.values()) this.#ask(NOBODYS, wait);
+    const doubted = [...this.#doubted];
+    this.#doubted.clear();
+    for (const ledger of doubted) this.#settle(ledger, () => this.#dispel(ledger));
   }
 
   /** Asks once. */
@@ -200,11 +246,13 @@ export class RemoteLocks {
       ledger.record(open, lock);
       return attr;
     } catch (error) {
-      if (!(error instanceof FsError) && ctx.signal?.aborted === true) {
-        this.#settle(ledger, async () => {
+      if (isUnanswered(error)) this.#doubt(ledger, open, lock, 0);
+      else if (!(error instanceof FsError) && ctx.signal?.aborted === true) {
+        const undo = async () => {
           await asked;
           await this.#undo(ledger, open, lock);
-        });
+        };
+        this.#settle(ledger, () => this.#orDoubt(undo(), ledger, open, lock, 0));
       }
       throw error;
     }
@@ -246,6 +294,8 @@ export class RemoteLocks {
         // What the server had to say since may be lost.
         if (returns !== this.#returns && this.#waits.get(wait.id) === wait) this.#ask(NOBODYS, wait);
       } catch (error) {
+        // Its reply might have said that it is had.
+        if (isUnanswered(error) && !wait.isGranted) this.#doubt(wait.ledger, wait.open, wait.lock, wait.id);
         this.#end(wait, error);
       }
       return false;
@@ -256,10 +306,11 @@ export class RemoteLocks {
   /** The caller does not wait any more. */
   #abandon(wait: Wait): void {
     const { id, ledger, open, lock } = wait;
-    this.#settle(ledger, async () => {
+    const undo = async () => {
       if (await wait.asked) await this.#undo(ledger, open, lock);
       else await this.#cancel(id);
-    });
+    };
+    this.#settle(ledger, () => this.#orDoubt(undo(), ledger, open, lock, id));
   }
 
   async #cancel(waitId: number): Promise<void> {
@@ -287,13 +338,49 @@ export class RemoteLocks {
   #settle(ledger: Ledger, act: () => Promise<void>): void {
     // What others of this owner have asked for is to be known, and kept.
     const known = Promise.allSettled([ledger.settling, ...ledger.calls]);
-    // Where it fails the session, or the open, is no more, and so are its locks.
+    // Where it fails, and no doubt is left, the session, or the open, is no more, and so are its locks.
     const settling = known.then(act).catch(() => {});
     ledger.settling = settling;
     void settling.then(() => {
       if (ledger.settling === settling) ledger.settling = undefined;
       this.#forgetIfEmpty(ledger);
     });
+  }
+
+  /** A request got no answer: it is not known whether the server has heard of it. An unlock is one all the same. */
+  #doubt(...[ledger, open, lock, waitId]: DoubtParts): void {
+    if (this.#doubted.size < DOUBTED_LEDGERS_MAX || this.#doubted.has(ledger)) {
+      this.#doubted.add(ledger);
+      if (lock.type !== "unlock") ledger.doubt(open, lock, waitId);
+      else {
+        // It may be asked for through an open that is closed right after.
+        for (const held of ledger.ranges.all) if (overlaps(held, lock)) ledger.doubt(held.through, lock, 0);
+      }
+    }
+    if (lock.type === "unlock") ledger.record(open, lock);
+  }
+
+  /** Settles, never rejects, when `done` does. */
+  async #orDoubt(done: Promise<void>, ...doubt: DoubtParts): Promise<void> {
+    try {
+      await done;
+    } catch (error) {
+      if (isUnanswered(error)) this.#doubt(...doubt);
+    }
+  }
+
+  /** Makes the server hold what the ledger says, where that is in doubt. */
+  async #dispel(ledger: Ledger): Promise<void> {
+    const doubts = [...ledger.doubts];
+    ledger.doubts.clear();
+    for (const [open, { lock, ranges, waitIds }] of doubts) {
+      for (const { type, startBytes, endBytes } of ranges.all) {
+        const doubted = { ...lock, type, startBytes, endBytes };
+        await this.#orDoubt(this.#undo(ledger, open, doubted), ledger, open, doubted, 0);
+      }
+      // Now, as what is reserved may be what its owner has.
+      for (const id of waitIds) await this.#orDoubt(this.#cancel(id), ledger, open, lock, id);
+    }
   }
 
   /** The lock was granted to nobody: the range is locked as its owner had it. */
@@ -311,6 +398,8 @@ export class RemoteLocks {
     } catch (error) {
       // There is no room for it to be as it was: he has the lock.
       if (error instanceof FsError && error.errno === "ENOLCK") ledger.record(open, lock);
+      // A flock that was to be exchanged had been given up.
+      if (error instanceof FsError && error.errno === "EAGAIN") this.onLost(ledger.node);
       throw error;
     }
   }
@@ -322,8 +411,9 @@ export class RemoteLocks {
       while (ledger.settling !== undefined) await ledger.settling;
       if (ledger.isFree(lock)) return;
       await this.#request({ caller: ctx.caller }, ledger, open, lock, 0);
-    } catch {
-      // The session, or the open, is no more, and so are its locks: for whoever closes a file that is as good.
+    } catch (error) {
+      if (isUnanswered(error)) this.#doubt(ledger, open, lock, 0);
+      // Else the session, or the open, is no more, and so are its locks: for whoever closes a file that is as good.
     } finally {
       ledger.record(open, lock);
       ledger.users -= 1;
@@ -365,8 +455,14 @@ export class RemoteLocks {
     const ledgers = this.#ledgers.get(node);
     if (!ledger.isEmpty || ledgers?.get(key) !== ledger) return;
     ledgers.delete(key);
+    this.#doubted.delete(ledger);
     if (ledgers.size === 0) this.#ledgers.delete(node);
   }
+}
+
+/** Whether the session may come back all the same, with what it has locked. */
+function isUnanswered(error: unknown): boolean {
+  return error instanceof ConnectionError || error instanceof ProtocolError;
 }
 
 function fieldsOf(

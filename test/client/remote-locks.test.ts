@@ -3,52 +3,17 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { CancelSource } from "../../src/base/signals.ts";
-import type { Remote } from "../../src/client/remote.ts";
 import { RemoteLocks } from "../../src/client/remote-locks.ts";
 import { RemoteOpen } from "../../src/client/remote-open.ts";
-import { type Attr, NO_ATTR } from "../../src/vfs/attr.ts";
+import { NO_ATTR } from "../../src/vfs/attr.ts";
 import { type FileSystem, type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
-import { LOCK_END, type Lock, type LockKind, type LockOwner } from "../../src/vfs/lock.ts";
+import type { LockOwner } from "../../src/vfs/lock.ts";
 import { settle } from "../support/fake-clock.ts";
-import { ctx, named } from "../support/link-drive.ts";
+import { ctx } from "../support/link-drive.ts";
+import { type Locking, lock, open, outcome } from "../support/locking.ts";
 import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
 
 const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
-
-function lock(type: Lock["type"], start = 0, end = -1, owner = 1, kind: LockKind = "posix"): Lock {
-  const endBytes = end < 0 ? LOCK_END : BigInt(end);
-  return { kind, type, startBytes: BigInt(start), endBytes, owner: BigInt(owner) as LockOwner, pid: 100 + owner };
-}
-
-/** One client's file: locks it through one open. */
-interface Locking {
-  readonly fileSystem: FileSystem;
-  readonly id: NodeId;
-  readonly handle: HandleId;
-  setlk(wish: Lock, wait?: boolean, signal?: CancelSource): Promise<Attr>;
-  /** What somebody else's lock in a range is, as "type start-end". */
-  find(wish: Lock): Promise<string | undefined>;
-}
-
-async function open({ fileSystem }: Remote, id?: NodeId): Promise<Locking> {
-  const root = await fileSystem.root(ctx);
-  const found =
-    id ?? (await fileSystem.create(ctx, root.id, named("f"), READ_WRITE, { mode: 0o644, umask: 0 })).entry.id;
-  const { handle } = await fileSystem.open(ctx, found, READ_WRITE);
-  assert.ok(fileSystem.setlk !== undefined && fileSystem.getlk !== undefined);
-  const { setlk, getlk } = fileSystem;
-  return {
-    fileSystem,
-    id: found,
-    handle,
-    setlk: (wish, wait = false, signal) =>
-      setlk.call(fileSystem, signal === undefined ? ctx : { ...ctx, signal }, handle, wish, wait),
-    async find(wish) {
-      const other = await getlk.call(fileSystem, ctx, handle, wish);
-      return other && `${other.type} ${other.startBytes}-${other.endBytes === LOCK_END ? "" : other.endBytes}`;
-    },
-  };
-}
 
 /** A client that can be cut off and comes back, and another one. */
 async function twoClients(): Promise<{ drive: ReturningDrive; mine: Locking; theirs: Locking }> {
@@ -60,19 +25,6 @@ async function twoClients(): Promise<{ drive: ReturningDrive; mine: Locking; the
 
 async function refused(errno: string, promise: Promise<unknown>): Promise<void> {
   await assert.rejects(promise, (error) => error instanceof FsError && error.errno === errno);
-}
-
-function outcome(promise: Promise<unknown>): { value: "pending" | "locked" | Error } {
-  const seen: { value: "pending" | "locked" | Error } = { value: "pending" };
-  promise.then(
-    () => {
-      seen.value = "locked";
-    },
-    (error: Error) => {
-      seen.value = error;
-    },
-  );
-  return seen;
 }
 
 test("locks of one client are in the way of another, and say whose they are only at home", async () => {
