@@ -42,6 +42,17 @@ bool NextSharedLock(FILE* file, uint64_t* start, uint64_t* end) {
   return false;
 }
 
+// Gives up all locks that a description holds, and closes the descriptor: it may not be the last one of the description.
+void GiveUpLocks(int fd, int kind) {
+  if (kind != 0) {
+    flock(fd, LOCK_UN);
+  } else {
+    struct flock all = LockOf(kUnlock, 0, kLockEnd);
+    fcntl(fd, F_OFD_SETLK, &all);
+  }
+  close(fd);
+}
+
 }  // namespace
 
 // A description for locks on the file of `handle`: for reading only if that will do, because a file open for writing can't be executed, and closing it
@@ -98,12 +109,17 @@ int Disk::LockRange(Handle* handle, const Slot& slot) {
   if (fd < 0 || (writes && !Writes(fd))) {
     int better = OpenForLocks(handle, writes);
     if (better < 0) return better;
-    if (int error = fd < 0 ? 0 : MoveLocks(fd, better); error < 0) {
+    // One that is no better may be of the very description that has the locks.
+    if (writes && !Writes(better)) {
       close(better);
-      return error;
+      return -ENOLCK;
+    }
+    if (int error = fd < 0 ? 0 : MoveLocks(fd, better); error < 0) {
+      GiveUpLocks(better, 0);
+      return error == -EBADF ? -ENOLCK : error;
     }
     table_.ReplaceLockDescriptor(node, 0, better);
-    if (fd >= 0) close(fd);
+    if (fd >= 0) GiveUpLocks(fd, 0);
     fd = better;
   }
   struct flock lock = LockOf(slot.mode, slot.lock_start, slot.lock_end);
@@ -125,7 +141,7 @@ int64_t Disk::LockNode(Call& call) {
   int error = 0;
   if (slot.mode == kUnlock && slot.lock_start == 0 && slot.lock_end == kLockEnd) {
     int fd = table_.ReplaceLockDescriptor(handle->node, kind, -1);
-    if (fd >= 0) close(fd);
+    if (fd >= 0) GiveUpLocks(fd, kind);
   } else {
     error = kind != 0 ? Flock(handle.get(), slot.mode) : LockRange(handle.get(), slot);
   }

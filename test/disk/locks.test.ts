@@ -4,6 +4,7 @@ import { chmodSync } from "node:fs";
 import { test } from "node:test";
 import { type HandleId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { LOCK_END, type LockKind, type NodeLock, WHOLE_FILE } from "../../src/vfs/lock.ts";
+import { command } from "../support/child.ts";
 import { startLocker } from "../support/locker.ts";
 import {
   asRoot,
@@ -120,6 +121,22 @@ test("a file whose mode forbids it by now is locked through the open there is", 
   chmodSync(scratch.at("f"), 0);
   await disk.lockNode?.(asRoot, handle, lock("write"));
   await disk.lockNode?.(asRoot, handle, lock("write", 0, -1, "flock"));
+  await disk.release(asRoot, handle);
+});
+
+test("what was locked through the open there is, is free when it is unlocked, though the open stays", async () => {
+  await using scratch = await scratchDisk();
+  const { disk } = scratch;
+  const handle = await opened(scratch);
+  // Not even root may open it for writing from here on, other than to append.
+  await command("chattr", ["+a", scratch.at("f")]);
+  await using _ = { [Symbol.asyncDispose]: async () => void (await command("chattr", ["-a", scratch.at("f")])) };
+  await using beside = await startLocker(scratch.path);
+  await beside.tell("open 0 f r");
+  await disk.lockNode?.(asRoot, handle, lock("write", 10, 19));
+  assert.equal(await beside.tell("lock 0 posix read 0 0"), "EAGAIN");
+  await disk.lockNode?.(asRoot, handle, { ...WHOLE_FILE, kind: "posix", type: "unlock" });
+  assert.equal(await beside.tell("lock 0 posix read 0 0"), "ok");
   await disk.release(asRoot, handle);
 });
 

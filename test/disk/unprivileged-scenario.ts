@@ -10,8 +10,10 @@ import { silentLog } from "../../src/base/log.ts";
 import { createDisk } from "../../src/disk/disk.ts";
 import { loadAddon } from "../../src/sys/addon.ts";
 import { type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { type NodeLock, WHOLE_FILE } from "../../src/vfs/lock.ts";
 import { as, asRoot, mode, n, READ_WRITE, refused } from "../support/scratch-disk.ts";
 
+const exclusive: NodeLock = { ...WHOLE_FILE, kind: "posix", type: "write" };
 const directory = process.argv[2] as string;
 loadAddon();
 process.setgroups?.([]);
@@ -36,6 +38,16 @@ await refused(
   disk.setattr(asRoot, entry.id, { mode: 0 }).then(() => disk.open(asRoot, entry.id, OpenFlag.READ)),
 );
 await disk.setattr(asRoot, entry.id, { mode: 0o644 });
+
+// Shared locks that only the open there is could hold go along when an exclusive one can be had.
+const read = await disk.open(asRoot, entry.id, OpenFlag.READ);
+const both = await disk.open(asRoot, entry.id, READ_WRITE);
+await disk.setattr(asRoot, entry.id, { mode: 0 });
+await disk.lockNode?.(asRoot, read.handle, { ...WHOLE_FILE, kind: "posix", type: "read" });
+await refused("ENOLCK", disk.lockNode?.(asRoot, read.handle, exclusive) as Promise<unknown>);
+await disk.setattr(asRoot, entry.id, { mode: 0o644 });
+await disk.lockNode?.(asRoot, both.handle, exclusive);
+for (const { handle } of [read, both]) await disk.release(asRoot, handle);
 
 // Nodes whose descriptor was closed are found by name, through directories that moved since.
 let parent = root;
