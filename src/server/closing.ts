@@ -18,7 +18,9 @@ export class Closings {
   }
 
   /**
-   * Gives up at once what the open keeps from others, and closes it.
+   * Gives up what the open keeps from others, and closes it.
+   *
+   * At once, unless requests on it are under way: they are what others are kept from, and whoever comes next is to see all they did.
    *
    * @returns whether somebody may have waited for that.
    * @throws FsError what the file system says.
@@ -28,9 +30,12 @@ export class Closings {
     this.#count += 1;
     this.#onClose(open);
     try {
-      modes.delete(open);
-      leases.closed(open);
-      const idle = open.isIdle ? undefined : open.idle();
+      const giveUp = () => {
+        modes.delete(open);
+        leases.closed(open);
+      };
+      const idle = open.isIdle ? undefined : open.idle().then(giveUp);
+      if (idle === undefined) giveUp();
       // Before anybody behind this request can ask for what it gives up.
       const unlocked = locks.release(open, idle);
       const isAwaited = unlocked !== undefined || (open.flags & DENY_FLAGS) !== 0;

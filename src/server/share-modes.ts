@@ -3,7 +3,7 @@
  *
  * An open may deny others reading, writing, or both (DENY_READ, DENY_WRITE). Two opens of one file exclude each other if one denies what the other is for; the later
  * one fails with EBUSY. An open whose client is away denies as before; when its time is over, whoever comes against it gets the file, and the open is
- * given up. Programs beside the server are not concerned.
+ * given up. One that is closed is in the way until the requests on it have ended. Programs beside the server are not concerned.
  */
 import { FsError } from "../base/errors.ts";
 import { DENY_FLAGS, type NodeId, OpenFlag, type OpenFlags } from "../vfs/file-system.ts";
@@ -17,6 +17,7 @@ export const WRITE_FLAGS = OpenFlag.WRITE | OpenFlag.APPEND | OpenFlag.TRUNC;
 export interface ModeOpen {
   readonly node: NodeId;
   readonly flags: OpenFlags;
+  readonly isIdle: boolean;
   readonly owner: { giveUp(open: ModeOpen, why: string): boolean };
 }
 
@@ -50,13 +51,15 @@ export class ShareModes {
   /**
    * Makes way for an open with these flags, or for a change of the file, by `who`.
    *
-   * @throws FsError EBUSY somebody who is there, or whose time is not over, has the file open in a way that excludes it.
+   * @throws FsError EBUSY somebody who is there, or whose time is not over, has the file open in a way that excludes it; or had, and requests on it are under way.
    */
   admit(node: NodeId, flags: OpenFlags, who: string): void {
     if (this.#denying === 0 && (flags & DENY_FLAGS) === 0) return;
     for (const open of [...(this.#opens.of(node) ?? [])]) {
       if (!denies(open.flags, flags) && !denies(flags, open.flags)) continue;
-      if (!open.owner.giveUp(open, `${who} asks for the file`)) throw new FsError("EBUSY", "open");
+      const isGivenUp = open.owner.giveUp(open, `${who} asks for the file`);
+      // What it has begun is done to the file all the same.
+      if (!isGivenUp || !open.isIdle) throw new FsError("EBUSY", "open");
     }
   }
 

@@ -10,7 +10,7 @@ import { settle } from "../support/fake-clock.ts";
 const ctx = { caller: { uid: 0, gid: 0, groups: [], pid: 0 } };
 
 /** An open of a share that writes down what it is asked. */
-function scene({ flags = OpenFlag.WRITE, isLocked = false, errno = "" } = {}) {
+function scene({ flags = OpenFlag.WRITE, isIdle = false, isLocked = false, errno = "" } = {}) {
   const calls: string[] = [];
   let unlock = () => {};
   let end = () => {};
@@ -23,7 +23,7 @@ function scene({ flags = OpenFlag.WRITE, isLocked = false, errno = "" } = {}) {
   };
   const share = {
     modes: { delete: () => calls.push("modes") },
-    leases: { closed: () => {} },
+    leases: { closed: () => calls.push("leases") },
     locks: {
       release: () => {
         calls.push("locks");
@@ -33,21 +33,31 @@ function scene({ flags = OpenFlag.WRITE, isLocked = false, errno = "" } = {}) {
     fileSystem: { release, releasedir: release },
   };
   const parts = { kind: "file", node: "n" as NodeId, inner: 1 as HandleId, flags, owner: { share } };
-  const open = { ...parts, idle: () => requests } as unknown as Open;
+  const open = { ...parts, isIdle, idle: () => requests } as unknown as Open;
   return { open, calls, unlock: () => unlock(), end };
 }
 
-test("what an open keeps from others is given up at once, and it is closed behind this turn and its requests", async () => {
+test("what an open keeps from others is given up at once, and it is closed behind this turn", async () => {
+  const closings = new Closings();
+  const { open, calls } = scene({ isIdle: true });
+  const closed = closings.close(ctx, open);
+  assert.deepEqual(calls, ["modes", "leases", "locks"]);
+  await new Promise(process.nextTick);
+  await null;
+  assert.deepEqual(calls, ["modes", "leases", "locks"]);
+  assert.equal(await closed, false);
+  assert.deepEqual(calls, ["modes", "leases", "locks", "released"]);
+});
+
+test("while requests on it are under way, an open keeps from others what it did", async () => {
   const closings = new Closings();
   const { open, calls, end } = scene();
   const closed = closings.close(ctx, open);
-  assert.deepEqual(calls, ["modes", "locks"]);
+  await settle();
+  assert.deepEqual(calls, ["locks"], "they wait for the requests themselves");
   end();
-  await new Promise(process.nextTick);
-  await null;
-  assert.deepEqual(calls, ["modes", "locks"]);
   assert.equal(await closed, false);
-  assert.deepEqual(calls, ["modes", "locks", "released"]);
+  assert.deepEqual(calls, ["locks", "modes", "leases", "released"]);
 });
 
 test("its requests are waited for, and whoever waits for all closings is told", async () => {
@@ -63,7 +73,7 @@ test("its requests are waited for, and whoever waits for all closings is told", 
   second.end();
   await failed;
   await settle();
-  assert.deepEqual([isIdle, first.calls], [false, ["modes", "locks"]]);
+  assert.deepEqual([isIdle, first.calls], [false, ["locks"]]);
   first.end();
   await closed;
   await closings.idle();
@@ -76,7 +86,7 @@ for (const flags of [OpenFlag.READ | OpenFlag.DENY_READ, OpenFlag.WRITE | OpenFl
     const closed = new Closings().close(ctx, open);
     end();
     await new Promise(process.nextTick);
-    assert.deepEqual(calls, ["modes", "locks", "released"]);
+    assert.deepEqual(calls, ["locks", "modes", "leases", "released"]);
     assert.equal(await closed, true);
   });
 }
@@ -86,7 +96,7 @@ test("one with locks is closed when those are given up", async () => {
   const closed = new Closings().close(ctx, open);
   end();
   await settle();
-  assert.deepEqual(calls, ["modes", "locks"]);
+  assert.deepEqual(calls, ["locks", "modes", "leases"]);
   unlock();
   assert.equal(await closed, true);
 });

@@ -8,6 +8,7 @@ import { type FileSystem, type HandleId, type NodeId, OpenFlag } from "../../src
 import { Lease } from "../../src/vfs/lease.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
+import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, type LinkDrive, linkDrive, named } from "../support/link-drive.ts";
 
 const { READ, WRITE, TRUNC } = OpenFlag;
@@ -219,6 +220,29 @@ test("two who want the file both get it when the holder closes it, or its sessio
     );
     await Promise.all([at.holder.close(), at.other.close(), third.close()]);
   }
+});
+
+test("a holder whose session ends has its lease as long as a write of its is under way", async () => {
+  const gate = new GatedFs(new MemoryFs());
+  const at = await scene(READ | WRITE, gate.fileSystem);
+  at.onBreak = () => new Promise(() => {});
+  gate.gates.add("write");
+  const write = at.holder.fileSystem.write(ctx, at.handle, 0, Buffer.from("late")).catch(() => undefined);
+  await gate.holding(1);
+  const opening = at.other.fileSystem.open(ctx, at.id, READ);
+  let isOpen = false;
+  void opening.then(() => {
+    isOpen = true;
+  });
+  await settle();
+  await at.holder.close();
+  await pass(at, 10);
+  assert.equal(isOpen, false, "what it has begun is not in the file yet");
+  gate.open();
+  await pass(at, 10);
+  const { attr, lease } = await opening;
+  assert.deepEqual([attr.sizeBytes, lease], [4, Lease.READ]);
+  await Promise.all([write, at.other.close()]);
 });
 
 test("who attaches to an open breaks its lease, and it has none as long as it is shared", async () => {

@@ -3,18 +3,20 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Remote } from "../../src/client/remote.ts";
 import { ShareModes } from "../../src/server/share-modes.ts";
-import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
+import { type FileSystem, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
+import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, type LinkDrive, linkDrive, named } from "../support/link-drive.ts";
 
 const { READ, WRITE, TRUNC, DENY_READ, DENY_WRITE } = OpenFlag;
 const BUSY = { errno: "EBUSY" };
 
-async function withFile(): Promise<{ drive: LinkDrive; id: NodeId; connect(): Promise<Remote> }> {
-  const memory = new MemoryFs();
+async function withFile(
+  memory: FileSystem = new MemoryFs(),
+): Promise<{ drive: LinkDrive; id: NodeId; connect(): Promise<Remote> }> {
   const drive = linkDrive({ fileSystem: memory, limits: { keepMsMax: 5000, courtesyMs: 60_000 } });
-  const { id: parent } = await memory.root();
+  const { id: parent } = await memory.root(ctx);
   const { entry, opened } = await memory.create(ctx, parent, named("f"), WRITE, { mode: 0o100644, umask: 0 });
   await memory.release(ctx, opened.handle);
   return { drive, id: entry.id, connect: async () => (await drive.connect()).remote };
@@ -41,11 +43,11 @@ test("an open excludes another if one denies what the other is for, whichever co
       [second, first],
     ] as const) {
       const modes = new ShareModes();
-      modes.add({ node, flags: there, owner });
-      const enter = () => modes.enter({ node, flags: coming, owner }, "somebody");
+      modes.add({ node, flags: there, isIdle: true, owner });
+      const enter = () => modes.enter({ node, flags: coming, isIdle: true, owner }, "somebody");
       if (isExcluded) assert.throws(enter, BUSY);
       else enter();
-      modes.enter({ node: "other" as NodeId, flags: coming, owner }, "somebody");
+      modes.enter({ node: "other" as NodeId, flags: coming, isIdle: true, owner }, "somebody");
     }
   }
 });
@@ -94,4 +96,21 @@ test("an open whose client is away denies until its time is over, and then yield
   assert.equal(drive.server.counters().handles, 1, "the open that yielded is closed");
   await b.fileSystem.release(ctx, handle);
   await b.close();
+});
+
+test("who leaves for good has the file as long as a write of his is under way", async () => {
+  const gate = new GatedFs(new MemoryFs());
+  const { id, connect } = await withFile(gate.fileSystem);
+  const [a, b] = [await connect(), await connect()];
+  const { handle } = await a.fileSystem.open(ctx, id, WRITE);
+  gate.gates.add("write");
+  const write = a.fileSystem.write(ctx, handle, 0, Buffer.from("late")).catch(() => undefined);
+  await gate.holding(1);
+  await a.close();
+  await settle();
+  await assert.rejects(b.fileSystem.open(ctx, id, READ | DENY_WRITE), BUSY);
+  gate.open();
+  await settle();
+  assert.equal((await b.fileSystem.open(ctx, id, READ | DENY_WRITE)).attr.sizeBytes, 4);
+  await Promise.all([write, b.close()]);
 });

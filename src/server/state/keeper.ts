@@ -115,8 +115,8 @@ export class Keeper {
 
   /** There is less left of the lease of an open: before whoever needed that is answered. */
   leaseLowered(open: Open): void {
-    // Of directories nothing is kept.
-    if (open.kind !== "file") return;
+    // Of directories nothing is kept, nor of what is being closed.
+    if (open.kind !== "file" || open.handles === 0) return;
     open.hasStoredLease = true;
     this.store.put(leaseKeyOf(open.id), leaseRecord.encode(open.lease));
   }
