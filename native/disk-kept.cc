@@ -43,6 +43,22 @@ bool ParseName(std::string_view name, NodeKey* key, Kept* kept) {
   return false;
 }
 
+// Whether a directory that ignores case could take `name` for the folder's: of what such a one leaves out of a name, or has as another form of an ASCII
+// letter, nothing counts but the Kelvin sign, and that is a k.
+bool MeansFolder(std::string_view name) {
+  constexpr std::string_view kKelvin = "\u212a";
+  size_t matched = 0;
+  while (!name.empty()) {
+    bool kelvin = name.starts_with(kKelvin);
+    char letter = kelvin ? 'k' : name.front();
+    name.remove_prefix(kelvin ? kKelvin.size() : 1);
+    if ((letter & 0x80) != 0) continue;
+    if (letter >= 'A' && letter <= 'Z') letter += 'a' - 'A';
+    if (matched == kFolder.size() || letter != kFolder[matched++]) return false;
+  }
+  return matched == kFolder.size();
+}
+
 }  // namespace
 
 std::string KeptName(const NodeKey& key, Kept kept) {
@@ -52,12 +68,12 @@ std::string KeptName(const NodeKey& key, Kept kept) {
 }
 
 bool Disk::IsKeptFolder(const NodeKey& directory, const char* name) const {
-  return directory == table_.root_key && name == kFolder;
+  return directory == table_.root_key && MeansFolder(name);
 }
 
 // What an operation that names the folder is told, 0 if it does not.
 int Disk::CheckName(const Slot& slot, Operation operation) const {
-  if (slot.name_bytes != kFolder.size() && slot.target_name_bytes != kFolder.size()) return 0;
+  if (slot.name_bytes < kFolder.size() && slot.target_name_bytes < kFolder.size()) return 0;
   bool of_id = IsKeptFolder(slot.id, slot.name);
   bool of_target = IsKeptFolder(slot.target_id, slot.target_name);
   if (operation == &Disk::Lookup || operation == &Disk::Unlink || operation == &Disk::Rmdir) return of_id ? -ENOENT : 0;

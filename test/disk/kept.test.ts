@@ -205,6 +205,31 @@ test("the folder is not there for clients, whether anything is kept or not", asy
   for (const open of [file, other]) await disk.release(alice, open.handle);
 });
 
+test("no name leads to the folder that a directory which ignores case takes for it, nor makes one", async () => {
+  await using scratch = await keeping();
+  const { disk, root } = scratch;
+  for (const text of [
+    FOLDER.toUpperCase(),
+    ".netDrive-kept",
+    ".netdrive-\u{212a}ept",
+    "\u{200b}.netdrive-kept",
+    ".netdrive\u{ad}-KEPT\u{e0041}",
+  ]) {
+    await refused("EACCES", disk.mkdir(asRoot, root, n(text), mode(0o700)));
+    mkdirSync(scratch.at(text));
+    await refused("ENOENT", disk.lookup(asRoot, root, n(text)));
+    await refused("ENOENT", disk.rename(asRoot, root, n(text), root, n("mine"), 0));
+    await refused("ENOENT", disk.rmdir(asRoot, root, n(text)));
+  }
+  const handle = await disk.opendir(asRoot, root);
+  const page = await disk.readdir(asRoot, handle, 0n, 65_536, true);
+  assert.deepEqual([...decodeDirents(page)].map((dirent) => String(dirent.name)).sort(), [".", ".."]);
+  await disk.releasedir(asRoot, handle);
+  for (const text of [".netdrive-kep", ".netdrive-kep\u{e9}", ".netdrive-keptt", "netdrive-kept"]) {
+    await disk.mkdir(asRoot, root, n(text), mode(0o700));
+  }
+});
+
 test("who may not remove a file leaves no trace, and gets the kernel's own answer", async () => {
   await using scratch = await keeping();
   const { disk, root } = scratch;
