@@ -57,20 +57,24 @@ void GiveUpLocks(int fd, int kind) {
 
 // A description for locks on the file of `handle`: for reading only if that will do, because a file open for writing can't be executed, and closing it
 // is news to those who watch it.
-int Disk::OpenForLocks(Handle* handle, bool writes) {
-  int fd = Reopen(handle->fd, writes ? O_RDWR : O_RDONLY);
+int Disk::OpenForLocks(const Call& call, Handle* handle, bool writes) {
+  int flags = writes ? O_RDWR : O_RDONLY;
+  int fd = call.here ? Reopen(handle->fd, flags) : ReopenWaiting(handle->fd, flags);
+  // A lease of somebody else is to be broken first.
+  if (fd == -EWOULDBLOCK && call.here) return static_cast<int>(kPending);
   if (fd >= 0 || (fd != -EACCES && fd != -EPERM && fd != -EROFS)) return fd;
   // The file's mode has changed since it was opened, or it was opened for the other. The handle's own description will do as well: nobody else locks with it.
   fd = fcntl(handle->fd, F_DUPFD_CLOEXEC, 0);
   return fd < 0 ? -errno : fd;
 }
 
-int Disk::Flock(Handle* handle, uint32_t type) {
+int Disk::Flock(const Call& call, Handle* handle) {
+  uint32_t type = call.slot.mode;
   Node* node = handle->node;
   int fd = table_.LockDescriptor(node, 1);
   if (fd < 0) {
     if (type == kUnlock) return 0;
-    fd = OpenForLocks(handle, false);
+    fd = OpenForLocks(call, handle, false);
     if (fd < 0) return fd;
     table_.ReplaceLockDescriptor(node, 1, fd);
     node->flock = kUnlock;
@@ -101,13 +105,14 @@ int Disk::MoveLocks(int from, int to) {
   return error;
 }
 
-int Disk::LockRange(Handle* handle, const Slot& slot) {
+int Disk::LockRange(const Call& call, Handle* handle) {
+  const Slot& slot = call.slot;
   Node* node = handle->node;
   int fd = table_.LockDescriptor(node, 0);
   bool writes = slot.mode == kLockWrite;
   if (fd < 0 && slot.mode == kUnlock) return 0;
   if (fd < 0 || (writes && !Writes(fd))) {
-    int better = OpenForLocks(handle, writes);
+    int better = OpenForLocks(call, handle, writes);
     if (better < 0) return better;
     // One that is no better may be of the very description that has the locks.
     if (writes && !Writes(better)) {
@@ -143,7 +148,7 @@ int64_t Disk::LockNode(Call& call) {
     int fd = table_.ReplaceLockDescriptor(handle->node, kind, -1);
     if (fd >= 0) GiveUpLocks(fd, kind);
   } else {
-    error = kind != 0 ? Flock(handle.get(), slot.mode) : LockRange(handle.get(), slot);
+    error = kind != 0 ? Flock(call, handle.get()) : LockRange(call, handle.get());
   }
   if (error < 0) return error;
   struct statx stat;

@@ -89,11 +89,7 @@ int64_t Disk::OpenFile(Call& call) {
     if (int error = Become(call, (flags & kOpenKillSuidgid) != 0); error < 0) return error;
     fd = open();
     if (call.here && (fd == -EWOULDBLOCK || fd == kPending)) return kPending;
-    if (fd == -EWOULDBLOCK) {
-      DescriptorPath path(path_fd);
-      fd = openat(proc_fd_, path.number(), AccessFlags(flags) | O_CLOEXEC | O_NOCTTY);
-      if (fd < 0) fd = -errno;
-    }
+    if (fd == -EWOULDBLOCK) fd = ReopenWaiting(path_fd, AccessFlags(flags));
   }
   if (fd < 0) return fd;
   // Truncated, or counted without this open.
@@ -153,7 +149,7 @@ int64_t Disk::CreateExisting(Call& call, const NodePin& parent, int parent_fd) {
   struct statx stat;
   if (statx(path_fd, "", AT_EMPTY_PATH, kStatxMask, &stat) < 0) return -errno;
   if (int error = CheckRegular(stat.stx_mode); error < 0) return error;
-  int fd = Reopen(path_fd, AccessFlags(call.slot.flags));
+  int fd = ReopenWaiting(path_fd, AccessFlags(call.slot.flags));
   if (fd < 0) return fd;
   OwnedDescriptor opened(fd);
   // The attributes after truncation.

@@ -153,4 +153,10 @@ int Disk::Reopen(int path_fd, int flags) {
   return fd < 0 ? -errno : fd;
 }
 
+int Disk::ReopenWaiting(int path_fd, int flags) {
+  DescriptorPath path(path_fd);
+  int fd = openat(proc_fd_, path.number(), flags | O_CLOEXEC | O_NOCTTY);
+  return fd < 0 ? -errno : fd;
+}
+
 }  // namespace netdrive

@@ -294,13 +294,15 @@ class Disk {
   }
   // A descriptor for I/O on the file of an O_PATH descriptor, or a negative errno.
   int Reopen(int path_fd, int flags);
+  // The same on a worker, of a regular file: waits until a lease on it of a program beside the disk is given up.
+  int ReopenWaiting(int path_fd, int flags);
   int OpenForExecution(const Call& call, int path_fd);
   int64_t Register(Call& call, const NodePin& node, int fd, bool directory);
   int64_t CreateNew(Call& call, const NodePin& parent, int parent_fd);
   int64_t CreateExisting(Call& call, const NodePin& parent, int parent_fd);
-  int OpenForLocks(Handle* handle, bool writes);
-  int Flock(Handle* handle, uint32_t type);
-  int LockRange(Handle* handle, const Slot& slot);
+  int OpenForLocks(const Call& call, Handle* handle, bool writes);
+  int Flock(const Call& call, Handle* handle);
+  int LockRange(const Call& call, Handle* handle);
   static int MoveLocks(int from, int to);
   int SetTimes(const Slot& slot, int fd);
   int KillSuidgid(int fd);

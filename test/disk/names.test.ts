@@ -16,6 +16,8 @@ import {
   S_IFSOCK,
 } from "../../src/vfs/attr.ts";
 import { type NodeId, OpenFlag, RenameFlag } from "../../src/vfs/file-system.ts";
+import { WHOLE_FILE } from "../../src/vfs/lock.ts";
+import { startLocker } from "../support/locker.ts";
 import { as, asRoot, mode, n, READ_WRITE, refused, scratchDisk } from "../support/scratch-disk.ts";
 
 test("the root is a directory with the same id every time", async () => {
@@ -233,6 +235,29 @@ test("create opens what is there, makes what is not, and says what else is there
   assert.equal(await disk.write(as(1000), readOnly.opened.handle, 0, Buffer.from("x")), 1);
   for (const { opened } of [first, again, truncated, readOnly]) await disk.release(asRoot, opened.handle);
   assert.equal(disk.counters().handles, 0);
+});
+
+test("a file that is there and leased to a program beside the disk is created and locked when that gives up the lease", async () => {
+  await using scratch = await scratchDisk();
+  const { disk, root } = scratch;
+  await scratch.file("f", "text");
+  await using beside = await startLocker(scratch.path);
+  await beside.tell("open 0 f r");
+  assert.equal(await beside.tell("lease 0 read"), "ok");
+  const creating = disk.create(asRoot, root, n("f"), READ_WRITE | OpenFlag.TRUNC, mode(0o644));
+  assert.equal(await beside.tell("breaking"), "ok");
+  await beside.tell("lease 0 unlock");
+  const { entry, opened } = await creating;
+  assert.equal(entry.attr.sizeBytes, 0);
+  await disk.release(asRoot, opened.handle);
+  // Through an open that only reads, so that the lock needs one that writes.
+  const reader = await disk.open(asRoot, entry.id, OpenFlag.READ);
+  assert.equal(await beside.tell("lease 0 read"), "ok");
+  const locking = disk.lockNode?.(asRoot, reader.handle, { ...WHOLE_FILE, kind: "posix", type: "write" });
+  assert.equal(await beside.tell("breaking"), "ok");
+  await beside.tell("lease 0 unlock");
+  await locking;
+  await disk.release(asRoot, reader.handle);
 });
 
 test("a temporary file has no name until it is linked, unless it was opened so that it never has", async () => {

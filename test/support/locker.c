@@ -5,6 +5,7 @@
 //   lock SLOT posix|ofd read|write|unlock START LENGTH [wait]   LENGTH 0: to the end
 //   find SLOT posix|ofd read|write START LENGTH
 //   flock SLOT sh|ex|un [wait]
+//   lease SLOT read|write|unlock   breaking: waits until somebody else wants a lease given up, which "lease" does
 //   read SLOT OFFSET LENGTH   write SLOT OFFSET TEXT   truncate SLOT SIZE   size SLOT   sync SLOT
 //   alarm MS    the next thing that waits is interrupted after so long, by a signal that is handled and restarts nothing
 //   restart MS  the same by a signal after which system calls go on
@@ -68,6 +69,13 @@ static void find(int fd, const char* kind, const char* type, const char* start, 
   else printf("ok %s %lld %lld %d\n", range.l_type == F_RDLCK ? "read" : "write", (long long)range.l_start, (long long)range.l_len, range.l_pid);
 }
 
+static void await_break(void) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGIO);
+  answer(sigwaitinfo(&set, NULL));
+}
+
 static void fork_here(void) {
   fflush(stdout);
   pid_t child = fork();
@@ -108,7 +116,9 @@ static int act(char** word) {
   else if (!strcmp(what, "flock")) {
     int operation = *word[2] == 's' ? LOCK_SH : *word[2] == 'e' ? LOCK_EX : LOCK_UN;
     answer(flock(*slot, operation | (*word[3] == 'w' ? 0 : LOCK_NB)));
-  } else if (!strcmp(what, "read") || !strcmp(what, "write")) transfer(word);
+  } else if (!strcmp(what, "lease")) answer(fcntl(*slot, F_SETLEASE, type_of(word[2])));
+  else if (!strcmp(what, "breaking")) await_break();
+  else if (!strcmp(what, "read") || !strcmp(what, "write")) transfer(word);
   else if (!strcmp(what, "truncate")) answer(ftruncate(*slot, strtoll(word[2], NULL, 10)));
   else if (!strcmp(what, "sync")) answer(fsync(*slot));
   else if (!strcmp(what, "size")) {
@@ -130,6 +140,10 @@ static int act(char** word) {
 int main(void) {
   char line[4096];
   setvbuf(stdin, NULL, _IONBF, 0);
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGIO);
+  sigprocmask(SIG_BLOCK, &set, NULL);
   printf("ok %d\n", getpid());
   fflush(stdout);
   for (;;) {
