@@ -4,6 +4,7 @@
  * It starts as root, because the code may lie where only root may read, and gives that up before it opens the disk.
  */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { readdirSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { silentLog } from "../../src/base/log.ts";
@@ -47,6 +48,14 @@ await disk.lockNode?.(asRoot, read.handle, { ...WHOLE_FILE, kind: "posix", type:
 await refused("ENOLCK", disk.lockNode?.(asRoot, read.handle, exclusive) as Promise<unknown>);
 await disk.setattr(asRoot, entry.id, { mode: 0o644 });
 await disk.lockNode?.(asRoot, both.handle, exclusive);
+// What it held of flock's is free when it is unlocked, though it stays.
+await disk.setattr(asRoot, entry.id, { mode: 0 });
+await disk.lockNode?.(asRoot, both.handle, { ...exclusive, kind: "flock" });
+await disk.setattr(asRoot, entry.id, { mode: 0o644 });
+const flockBeside = () => spawnSync("flock", ["--nonblock", join(directory, "f"), "true"]).status;
+assert.equal(flockBeside(), 1);
+await disk.lockNode?.(asRoot, both.handle, { ...exclusive, kind: "flock", type: "unlock" });
+assert.equal(flockBeside(), 0);
 for (const { handle } of [read, both]) await disk.release(asRoot, handle);
 
 // Nodes whose descriptor was closed are found by name, through directories that moved since.
