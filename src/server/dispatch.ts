@@ -29,7 +29,8 @@ import { Open } from "./open.ts";
 import { resumeOpens } from "./resume.ts";
 import type { ServedRequest } from "./served-request.ts";
 import { withoutModes } from "./share-modes.ts";
-import { findAppended } from "./state/intents.ts";
+import { AppendedSearches } from "./state/appended.ts";
+import type { Appended } from "./state/intents.ts";
 import type { ServerState } from "./state.ts";
 import { WriteJoiner } from "./write-joiner.ts";
 
@@ -329,6 +330,9 @@ function openHandlers(state: ServerState) {
 }
 
 function dataHandlers(state: ServerState) {
+  const appends = new AppendedSearches();
+  const foundOf = ({ fs, session }: Context, { node }: Open, data: Buffer, region: Appended) =>
+    appends.find(fs, node, data, region, () => session.isEnded);
   return {
     async read(ctx, { offsetBytes, lengthBytes }) {
       const open = ctx.file();
@@ -348,7 +352,7 @@ function dataHandlers(state: ServerState) {
       const open = ctx.file();
       const { inner: handle, flags } = open;
       open.joiner ??= new WriteJoiner({ fileSystem: ctx.fs, handle, flags, counters: state.counters });
-      const doneBytes = ctx.appended === undefined ? 0 : await findAppended(ctx.fs, open.node, payload, ctx.appended);
+      const doneBytes = ctx.appended === undefined ? 0 : await foundOf(ctx, open, payload, ctx.appended);
       if (doneBytes > 0 && doneBytes === payload.length) return { writtenBytes: doneBytes };
       const rest = doneBytes === 0 ? payload : payload.subarray(doneBytes);
       const { joiner } = open;

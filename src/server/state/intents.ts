@@ -224,7 +224,7 @@ export type Outcome =
       readonly directory: NodeId | undefined;
       readonly entry: Entry | undefined;
     }
-  /** The data may be in the file, from `startBytes` to before `endBytes`, whole or in part; see `findAppended`. */
+  /** The data may be in the file, from `startBytes` to before `endBytes`, whole or in part; see appended.ts. */
   | { readonly t: "appended"; readonly region: Appended };
 
 const OPEN: Outcome = { t: "open" };
@@ -289,36 +289,8 @@ function isSameDevice(intent: Intent, attr: Attr): boolean {
   return attr.rdevMajor === intent.rdevMajor && attr.rdevMinor === intent.rdevMinor;
 }
 
-/** The most that is read to find appended data again. */
-const APPENDED_BYTES_MAX = 32 << 20;
-
 /** Where data that was being appended may be: behind what the file had, up to its end at the next start. */
 export interface Appended {
   readonly startBytes: number;
   readonly endBytes: number;
-}
-
-/**
- * How many bytes of `data` an append has already put into the file: all, none, or the first part of them, which the rest is to follow. A part is only
- * believed if nobody else has appended.
- */
-export async function findAppended(
-  fs: FileSystem,
-  node: NodeId,
-  data: Buffer,
-  { startBytes, endBytes }: Appended,
-): Promise<number> {
-  const { recovery } = fs;
-  if (recovery === undefined) return 0;
-  // Who appends need not be able to read.
-  const { handle } = await recovery.reopen(OWN, node, OpenFlag.READ);
-  try {
-    const region = Buffer.allocUnsafe(Math.min(endBytes - startBytes, APPENDED_BYTES_MAX));
-    const bytes = await fs.read(OWN, handle, startBytes, region);
-    const found = region.subarray(0, bytes);
-    if (found.includes(data)) return data.length;
-    return data.subarray(0, bytes).equals(found) ? bytes : 0;
-  } finally {
-    await fs.release(OWN, handle);
-  }
 }

@@ -5,9 +5,9 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { silentLog } from "../../../src/base/log.ts";
 import { createDisk, type Disk } from "../../../src/disk/disk.ts";
+import { AppendedSearches } from "../../../src/server/state/appended.ts";
 import {
   type Appended,
-  findAppended,
   type Intended,
   type Intent,
   type IsClaimed,
@@ -264,6 +264,7 @@ function regionOf(outcome: Outcome): Appended {
 }
 
 test("append: what is in the file already is found there, whole, in part or not at all", async (t) => {
+  const appends = new AppendedSearches();
   const piece = fc.string({ unit: "binary-ascii", minLength: 1, maxLength: 20 });
   await using s = await scene();
   const { scratch, d } = s;
@@ -284,7 +285,7 @@ test("append: what is in the file already is found there, whole, in part or not 
       if (done > 0) await disk.write(asRoot, handle, 0, bytes.subarray(0, done));
       const outcome = await resolved(scratch, intent);
       if (done === 0) assert.deepEqual(outcome, { t: "open" });
-      else assert.equal(await findAppended(disk, open.node, bytes, regionOf(outcome)), done);
+      else assert.equal(await appends.find(disk, open.node, bytes, regionOf(outcome)), done);
     }),
     seeded(t, 60),
   );
@@ -293,8 +294,8 @@ test("append: what is in the file already is found there, whole, in part or not 
   const intent = (await intentOf(disk, { name: "write", asked: {}, open, caller: CALLER })) as Intent;
   await disk.write(asRoot, handle, 0, Buffer.from("theirs, ours, theirs"));
   const region = regionOf(await resolved(scratch, intent));
-  assert.equal(await findAppended(disk, open.node, Buffer.from("ours"), region), 4);
-  assert.equal(await findAppended(disk, open.node, Buffer.from("ourselves"), region), 0);
+  assert.equal(await appends.find(disk, open.node, Buffer.from("ours"), region), 4);
+  assert.equal(await appends.find(disk, open.node, Buffer.from("ourselves"), region), 0);
   await disk.release(asRoot, handle);
 });
 
