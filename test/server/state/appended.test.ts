@@ -83,12 +83,12 @@ test("all, none or a first part is found, as looking at everything at once would
   );
 });
 
-test("data is found far behind, in small pieces with turns of the event loop between them", async () => {
+test("data is found far behind, in small pieces with turns of the event loop between them", async (t) => {
   const one = new OneFile(Buffer.from("ours"), { offsetBytes: 40 * MIB - 2, sizeBytes: 42 * MIB });
   const turns = countTurns();
+  t.after(() => turns.stop());
   const within = { startBytes: 0, endBytes: one.sizeBytes };
   assert.equal(await new AppendedSearches().find(one.fileSystem, NODE, Buffer.from("ours"), within), 4);
-  turns.stop();
   assert.ok(Math.max(...one.reads) <= MIB / 4, "little is held at once");
   assert.ok(turns.count >= one.reads.length, `${turns.count} turns, ${one.reads.length} reads`);
 });
