@@ -33,7 +33,7 @@ import type {
   StatFs,
   WriteOptions,
 } from "../vfs/file-system.ts";
-import { OpenFlag } from "../vfs/file-system.ts";
+import { OpenFlag, RenameFlag } from "../vfs/file-system.ts";
 import { ForwardingFileSystem } from "../vfs/forwarding-file-system.ts";
 import { Lease } from "../vfs/lease.ts";
 import { KnownNames } from "./known-names.ts";
@@ -90,6 +90,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   readonly #leased = new Map<NodeId, Leased>();
   /** When this mount last took a name away and did not know whose: any file may be another since. Counted in changes. */
   #strayRemoval = 0;
+  /** The name that was last found not to be there: the kernel looks for a name before it lets a file be moved there. */
+  #missed: string | undefined;
   /** When the leases of a node were last lost, counted in changes. */
   readonly #lost = new LRUCache<NodeId, number>({ max: ATTRS_MAX });
   readonly #known: KnownNames;
@@ -137,14 +139,19 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
   }
 
   override lookup(ctx: RequestContext, parent: NodeId, name: Name): Promise<Entry> {
-    if (this.#known.isAbsent(ctx, parent, name)) return Promise.reject(ABSENT);
+    if (this.#known.isAbsent(ctx, parent, name)) {
+      this.#missed = keyOf(parent, name);
+      return Promise.reject(ABSENT);
+    }
     return this.#ask(
       ctx,
       (asking) => this.inner.lookup(asking, parent, name),
       (entry, since) => this.#enter(parent, name, entry, since),
       () => this.#entryOf(parent, name),
       (error) => {
-        if (error instanceof FsError && error.errno === "ENOENT") this.#known.missed(ctx, parent);
+        if (!(error instanceof FsError && error.errno === "ENOENT")) return;
+        this.#missed = keyOf(parent, name);
+        this.#known.missed(ctx, parent);
       },
     );
   }
@@ -310,7 +317,7 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
 
   override async rmdir(ctx: RequestContext, parent: NodeId, name: Name): Promise<void> {
     await this.inner.rmdir(ctx, parent, name);
-    this.#removed(parent, name);
+    this.#removed(parent, name, true);
   }
 
   override async rename(
@@ -322,10 +329,11 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     flags: number,
   ): Promise<void> {
     const id = this.#names.get(keyOf(parent, name));
+    const isNew = flags === RenameFlag.NOREPLACE || this.#missed === keyOf(newParent, newName);
     this.#known.named(newParent, newName);
     await this.inner.rename(ctx, parent, name, newParent, newName, flags);
     this.#removed(parent, name);
-    this.#removed(newParent, newName);
+    this.#removed(newParent, newName, isNew);
     if (id !== undefined && flags === 0) this.#names.set(keyOf(newParent, newName), id);
   }
 
@@ -339,6 +347,8 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     const since = this.#changes;
     const page = await this.inner.readdir(ctx, handle, cookie, maxBytes, withEntries);
     if (withEntries) {
+      // Names that come with entries are not looked for by themselves.
+      this.#missed = undefined;
       for (const { entry } of decodeDirents(page)) if (entry !== undefined) this.#learn(entry.id, entry.attr, since);
     }
     return page;
@@ -427,14 +437,14 @@ export class LastKnownFileSystem extends ForwardingFileSystem {
     return since !== undefined && (this.#changed.get(id) ?? 0) <= since;
   }
 
-  /** A name was taken away; whatever had it, and the directory, are not what they were. */
-  #removed(parent: NodeId, name: Name): void {
+  /** A name was taken away; whatever had it, and the directory, are not what they were. `isNoFile`: no file had it. */
+  #removed(parent: NodeId, name: Name, isNoFile = false): void {
     const key = keyOf(parent, name);
     const id = this.#names.get(key);
     this.#names.delete(key);
     this.#change(parent);
-    if (id === undefined) this.#strayRemoval = this.#changes;
-    else this.#change(id);
+    if (id !== undefined) this.#change(id);
+    else if (!isNoFile) this.#strayRemoval = this.#changes;
   }
 
   async #entered(parent: NodeId, name: Name, make: () => Promise<Entry>): Promise<Entry> {

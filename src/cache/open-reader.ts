@@ -151,9 +151,10 @@ export class OpenReader implements ReadAheadSink {
     if (end === undefined) return undefined;
     const attr = await raceSignal(end.answer, signal);
     const nowMs = this.#options.clock.monotonicMs();
-    if (this.#end !== end || nowMs - end.arrivedMs > END_FRESH_MS) return undefined;
-    if (end.changes !== this.#attrChanges()) return undefined;
+    if (this.#end !== end) return undefined;
+    // Asked for again, if it is too old.
     this.#end = undefined;
+    if (nowMs - end.arrivedMs > END_FRESH_MS || end.changes !== this.#attrChanges()) return undefined;
     this.#attrMs = nowMs;
     return attr;
   }

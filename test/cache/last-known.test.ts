@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FsError } from "../../src/base/errors.ts";
 import { LastKnownFileSystem } from "../../src/cache/last-known.ts";
-import { OpenFlag, RequestPriority } from "../../src/vfs/file-system.ts";
+import { OpenFlag, RenameFlag, RequestPriority } from "../../src/vfs/file-system.ts";
 import { Lease } from "../../src/vfs/lease.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { FakeClock, settle } from "../support/fake-clock.ts";
@@ -273,6 +273,33 @@ test("a file that is open with a lease has as many names as this mount leaves it
   await look(3);
   await fs.rename(ctx, root.id, named("f"), root.id, named("c"), 0);
   await look(2);
+  for (const each of [handle, opened.handle]) await fs.release(ctx, each);
+  await fs.close();
+});
+
+test("a file that gets a name nobody had leaves what is known of others, and so does a directory that goes", async () => {
+  const { gate, fs, asked } = await leased();
+  const root = await fs.root(ctx);
+  await gate.fileSystem.create(ctx, root.id, named("a"), READ_WRITE, FILE);
+  await gate.fileSystem.mkdir(ctx, root.id, named("d"), { mode: 0o755, umask: 0 });
+  const { id } = await fs.lookup(ctx, root.id, named("a"));
+  const { handle } = await fs.open(ctx, id, OpenFlag.READ);
+  const { opened } = await fs.create(ctx, root.id, named("new"), READ_WRITE, FILE);
+  const look = async () => {
+    const before = asked();
+    await fs.getattr(ctx, id);
+    return asked() - before;
+  };
+  // As the kernel does it.
+  await assert.rejects(fs.lookup(ctx, root.id, named("b")));
+  await fs.rename(ctx, root.id, named("new"), root.id, named("b"), 0);
+  assert.equal(await look(), 0);
+  await fs.rename(ctx, root.id, named("b"), root.id, named("c"), RenameFlag.NOREPLACE);
+  assert.equal(await look(), 0);
+  await fs.rmdir(ctx, root.id, named("d"));
+  assert.equal(await look(), 0);
+  await fs.rename(ctx, root.id, named("c"), root.id, named("e"), 0);
+  assert.equal(await look(), 1, "a name that nobody looked for may have been this file's");
   for (const each of [handle, opened.handle]) await fs.release(ctx, each);
   await fs.close();
 });
