@@ -6,13 +6,13 @@
  * A caller may lose interest at any moment and is let go at once. If the lock comes all the same, it is turned back into what its owner had there before;
  * until that is known, and done, the same owner's next request on the file waits.
  * A request that is given up because the server is away for too long (--timeout) leaves it in doubt what the server holds. Once the session is back
- * that is made what the ledger says; until then an unlock there is asked for even if the ledger has nothing.
+ * that is made what the ledger says, and until then, too, the same owner's next request on the file waits: what undoes the one would undo the other.
  *
  * INVARIANT: a ledger says what its owner holds on the server, but for requests that are under way, and what is in doubt.
  */
 import { errnoName } from "../base/errno.ts";
 import { ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
-import { raceSignal } from "../base/signals.ts";
+import { type CancelSignal, raceSignal } from "../base/signals.ts";
 import { type Attr, NO_ATTR } from "../vfs/attr.ts";
 import type { NodeId, RequestContext } from "../vfs/file-system.ts";
 import {
@@ -72,6 +72,11 @@ class Ledger {
   get isEmpty(): boolean {
     const isQuiet = this.calls.size === 0 && this.users === 0 && this.settling === undefined;
     return isQuiet && this.ranges.size === 0 && this.doubts.size === 0;
+  }
+
+  /** Whether nothing that was given up is still to be undone. */
+  get isCertain(): boolean {
+    return this.settling === undefined && this.doubts.size === 0;
   }
 
   /** Whether its owner has nothing in this range, for certain. */
@@ -150,7 +155,7 @@ export class RemoteLocks {
     const ledger = this.#ledgerOf(open, lock);
     ledger.users += 1;
     try {
-      while (ledger.settling !== undefined) await raceSignal(ledger.settling, ctx.signal);
+      while (!ledger.isCertain) await this.#makeCertain(ctx, ledger, open, lock);
       if (lock.type === "unlock" && ledger.isFree(lock)) return NO_ATTR;
       if (wait && lock.type !== "unlock") return await this.#wait(ctx, ledger, open, lock);
       return await this.#try(ctx, ledger, open, lock);
@@ -238,13 +243,30 @@ export class RemoteLocks {
     for (const ledger of doubted) this.#settle(ledger, () => this.#dispel(ledger));
   }
 
+  /** What the owner gave up is undone. @throws as a request that is not answered, or is interrupted; an unlock without an answer is one all the same. */
+  async #makeCertain(ctx: RequestContext, ledger: Ledger, open: RemoteOpen, lock: Lock): Promise<void> {
+    try {
+      // Changes nothing, and waits for the session for as long as the request itself would.
+      if (ledger.settling === undefined) await this.#cancel(0, ctx.signal);
+    } catch (error) {
+      if (lock.type === "unlock" && isUnanswered(error)) this.#doubt(ledger, open, lock, 0);
+      throw error;
+    }
+    if (ledger.settling === undefined) this.#settle(ledger, () => this.#dispel(ledger));
+    if (ledger.settling !== undefined) await raceSignal(ledger.settling, ctx.signal);
+  }
+
   /** Asks once. */
   async #try(ctx: RequestContext, ledger: Ledger, open: RemoteOpen, lock: Lock): Promise<Attr> {
-    const asked = this.#request(ctx, ledger, open, lock, 0);
-    try {
-      const { attr } = await raceSignal(asked, ctx.signal);
-      ledger.record(open, lock);
+    const asked = this.#request(ctx, ledger, open, lock, 0).then(({ attr }) => {
+      // Not when the caller hears of it: what is undone meanwhile must leave him this one.
+      if (ctx.signal?.aborted !== true) ledger.record(open, lock);
       return attr;
+    });
+    // A caller who has lost interest does not listen.
+    asked.catch(() => {});
+    try {
+      return await raceSignal(asked, ctx.signal);
     } catch (error) {
       if (isUnanswered(error)) this.#doubt(ledger, open, lock, 0);
       else if (!(error instanceof FsError) && ctx.signal?.aborted === true) {
@@ -313,9 +335,9 @@ export class RemoteLocks {
     this.#settle(ledger, () => this.#orDoubt(undo(), ledger, open, lock, id));
   }
 
-  async #cancel(waitId: number): Promise<void> {
+  async #cancel(waitId: number, signal?: CancelSignal): Promise<void> {
     const message = messages.cancelLock as unknown as Message<CallName>;
-    await this.#channels.call({ message, fields: { waitId } }, () => undefined);
+    await this.#channels.call({ message, fields: { waitId }, signal }, () => undefined);
   }
 
   #granted(wait: Wait, attr: Attr): void {

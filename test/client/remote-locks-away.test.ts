@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ConnectionError } from "../../src/base/errors.ts";
+import { CancelSource } from "../../src/base/signals.ts";
 import { RemoteLocks } from "../../src/client/remote-locks.ts";
 import { RemoteOpen } from "../../src/client/remote-open.ts";
 import { NO_ATTR } from "../../src/vfs/attr.ts";
@@ -106,7 +107,7 @@ test("a lock that was asked for at once, by one whose patience ended, is not lef
     else if (then !== "nothing") {
       next = outcome(mine.setlk(lock(then === "again" ? "write" : "unlock", 0, 4)));
       await drive.pass(2000);
-      assert.equal(next.value, "pending", "the server is asked");
+      assert.equal(next.value, "pending", then);
     }
     drive.isDown = false;
     await comeBack();
@@ -135,8 +136,48 @@ test("an unlock whose patience ended is done when the server is back, also that 
   }
 });
 
-test("what could not be undone as the server went away once more is undone the next time, and then nothing is in doubt", async () => {
-  const calls: { readonly text: string; readonly answer: () => void; readonly expire: () => void }[] = [];
+test("a lock that is asked for again while the server is away is had when it is back", async () => {
+  for (const then of ["again", "upgraded", "waited for"]) {
+    const { drive, mine, theirs, comeBack } = await impatient();
+    if (then === "upgraded") await mine.setlk(lock("read", 0, 9));
+    let asked = { value: "pending" as unknown };
+    await loseAfter(drive, async () => {
+      asked = outcome(mine.setlk(lock("write", 0, 9), false, new CancelSource()));
+    });
+    await drive.pass(7000);
+    assert.ok(isAway(asked));
+    const next = outcome(mine.setlk(lock("write", 0, 9), then === "waited for", new CancelSource()));
+    // Impatient once more, and asked for once more.
+    await drive.pass(7000);
+    assert.ok(isAway(next));
+    const last = outcome(mine.setlk(lock("write", 0, 9), then === "waited for", new CancelSource()));
+    await settle();
+    assert.equal(last.value, "pending");
+    if (then === "waited for") {
+      const interest = new CancelSource();
+      const interrupted = outcome(mine.setlk(lock("write", 0, 9), true, interest));
+      interest.abort();
+      await settle();
+      assert.ok(interrupted.value instanceof Error);
+    }
+    drive.isDown = false;
+    await comeBack();
+    assert.equal(last.value, "locked", then);
+    assert.equal(await theirs.find(lock("write")), "write 0-9", then);
+    await mine.setlk(lock("unlock"));
+    assert.equal(await theirs.find(lock("write")), undefined, then);
+  }
+});
+
+interface CallSeen {
+  readonly text: string;
+  answer(): void;
+  expire(): void;
+}
+
+/** Locks of a client whose server is played, and an open. */
+function played(): { calls: CallSeen[]; locks: RemoteLocks; file: RemoteOpen } {
+  const calls: CallSeen[] = [];
   const call = (
     { message, fields }: { message: { name: string }; fields: { type?: number; waitId: number } },
     result: (reply: unknown) => unknown,
@@ -150,7 +191,68 @@ test("what could not be undone as the server went away once more is undone the n
     });
   const locks = new RemoteLocks({ call } as never);
   const parts = { id: 1 as HandleId, kind: "file", node: "n" as NodeId, handle: 1, flags: OpenFlag.READ } as const;
-  const file = new RemoteOpen({ ...parts, caller: ctx.caller });
+  return { calls, locks, file: new RemoteOpen({ ...parts, caller: ctx.caller }) };
+}
+
+test("nothing is asked for, or given up, by one of whom something is still to be undone", async () => {
+  for (const [type, wait, text] of [
+    ["write", false, "setlk 2 0"],
+    ["write", true, "setlk 2 1"],
+    ["unlock", false, undefined],
+  ] as const) {
+    const { calls, locks, file } = played();
+    const signal = new CancelSource();
+    const given = assert.rejects(locks.setlk({ ...ctx, signal }, file, lock("write", 0, 9), false), ConnectionError);
+    calls[0]?.expire();
+    await given;
+    const next = outcome(locks.setlk({ ...ctx, signal }, file, lock(type, 0, 9), wait));
+    await settle();
+    locks.returned();
+    // Harmless, and answered as soon as anything is.
+    calls[1]?.answer();
+    await settle();
+    const texts = () => calls.slice(1).map((seen) => seen.text);
+    assert.deepEqual(texts(), ["cancelLock - 0", "setlk 0 0"]);
+    calls[2]?.answer();
+    await settle();
+    assert.deepEqual(texts().slice(2), text === undefined ? [] : [text]);
+    calls[3]?.answer();
+    await settle();
+    assert.equal(next.value, "locked");
+    assert.equal(calls.length, text === undefined ? 3 : 4);
+  }
+});
+
+test("a lock that was asked for before another of its owner was given up, and is granted when the server is back, is kept", async () => {
+  for (const [before, type, undoing] of [
+    ["unlock", "write", "setlk 2 0"],
+    ["write", "unlock", "setlk 0 0"],
+  ] as const) {
+    const { calls, locks, file } = played();
+    const signal = new CancelSource();
+    if (before === "write") {
+      const held = locks.setlk(ctx, file, lock("write", 0, 9), false);
+      calls[0]?.answer();
+      await held;
+    }
+    const from = calls.length;
+    const given = assert.rejects(locks.setlk({ ...ctx, signal }, file, lock("write", 0, 9), false), ConnectionError);
+    const kept = outcome(locks.setlk({ ...ctx, signal }, file, lock(type, 0, 9), false));
+    calls[from]?.expire();
+    await given;
+    locks.returned();
+    calls[from + 1]?.answer();
+    await settle();
+    assert.equal(kept.value, "locked");
+    assert.deepEqual(
+      calls.slice(from + 2).map((seen) => seen.text),
+      [undoing],
+    );
+  }
+});
+
+test("what could not be undone as the server went away once more is undone the next time, and then nothing is in doubt", async () => {
+  const { calls, locks, file } = played();
   const given = assert.rejects(locks.setlk(ctx, file, lock("read", 0, 9), true), ConnectionError);
   calls[0]?.expire();
   await given;
