@@ -57,7 +57,6 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
   #isDraining = false;
   /** The client said that it goes for good. */
   #isFinal = false;
-  readonly #onClosed: () => void;
   #lastRawCaller: Caller | undefined;
   #lastCaller: Caller | undefined;
   readonly #reply: FrameHeader = { ...emptyHeader(), flags: FLAG_REPLY };
@@ -70,7 +69,6 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     state: ServerState;
     handlers: Handlers<ServedRequest>;
     transcript: Buffer;
-    onClosed: () => void;
   }) {
     this.channel = parts.channel;
     this.#session = parts.session;
@@ -78,7 +76,6 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     this.#state = parts.state;
     this.#handlers = parts.handlers as unknown as Readonly<Record<CallName, AnyHandler>>;
     this.transcript = parts.transcript;
-    this.#onClosed = parts.onClosed;
     this.#table.carrier?.supersede();
     this.#table.carrier = this;
     this.#session.addChannel(this);
@@ -174,7 +171,6 @@ export class ServedChannel implements ChannelReceiver, SessionChannel, Carrier, 
     }
     if (this.#table.carrier === this) this.#table.carrier = undefined;
     this.#session.removeChannel(this, this.#isFinal);
-    this.#onClosed();
   }
 
   #notice(message: Message, body: ByteReader): void {

@@ -167,15 +167,11 @@ export class LinkServer {
       channel.destroy();
     });
     // Set-up holds itself alive through the channel, which calls it.
-    new ServerSetUp(channel, state, this.#handlers, {
-      ready: (served) => {
-        this.#unproven.delete(channel);
-        this.#channels.set(channel, served);
-      },
-      // Who is refused may stay for a while, and counts until it is gone.
-      closed: () => {},
+    new ServerSetUp(channel, state, this.#handlers, (served) => {
+      this.#unproven.delete(channel);
+      this.#channels.set(channel, served);
     });
-    // Settles when the link is gone; never rejects.
+    // Settles when the link is gone, which for who is refused may take a while: until then it counts. Never rejects.
     void channel.gone.then(() => {
       this.#unproven.delete(channel);
       this.#channels.delete(channel);

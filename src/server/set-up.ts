@@ -72,27 +72,26 @@ interface Claim extends Pick<State & { t: "auth" }, "verifier" | "user" | "guest
 }
 
 /** The server's part of a session's set-up is told its end by these. */
-export interface SetUpEnd {
-  /** The channel is ready. */
-  ready(served: ServedChannel): void;
-  /** The channel ended, during set-up or later. */
-  closed(): void;
-}
-
 export class ServerSetUp implements ChannelReceiver {
   readonly #channel: Channel;
   readonly #state: ServerState;
   readonly #handlers: Handlers<ServedRequest>;
-  readonly #end: SetUpEnd;
+  readonly #onReady: (served: ServedChannel) => void;
   /** Of the whole set-up, then of the wait. */
   #timer: Timer;
   #at: State = { t: "hello" };
 
-  constructor(channel: Channel, state: ServerState, handlers: Handlers<ServedRequest>, end: SetUpEnd) {
+  /** `onReady` is called when the channel is a session's, if it gets so far. */
+  constructor(
+    channel: Channel,
+    state: ServerState,
+    handlers: Handlers<ServedRequest>,
+    onReady: (served: ServedChannel) => void,
+  ) {
     this.#channel = channel;
     this.#state = state;
     this.#handlers = handlers;
-    this.#end = end;
+    this.#onReady = onReady;
     this.#timer = state.clock.after(state.limits.setupTimeoutMs, () => this.#refuse(CloseCode.TOO_SLOW, "too slow"));
     channel.start(this);
   }
@@ -123,7 +122,6 @@ export class ServerSetUp implements ChannelReceiver {
   closed(error: Error | undefined): void {
     this.#timer.stop();
     if (error instanceof ProtocolError) this.#state.blame(`${this.#channel.peer} refused: ${error.message}`);
-    this.#end.closed();
   }
 
   /** Closes; the text is the log's as well as the peer's. */
@@ -287,10 +285,9 @@ export class ServerSetUp implements ChannelReceiver {
       handlers: this.#handlers,
       table,
       transcript: at.transcript,
-      onClosed: () => this.#end.closed(),
     });
     channel.handOver(served);
-    this.#end.ready(served);
+    this.#onReady(served);
   }
 
   /** A new session, with this key, for a client that has proven who it is. */

@@ -115,14 +115,19 @@ test("an access control list changes the mode: the kernel is told so before the 
   assert.notEqual(reply?.unique, 0);
 });
 
+/** A file system whose files are opened like this. */
+function openingBy(fileSystem: FileSystem, open: FileSystem["open"]): FileSystem {
+  return new Proxy(fileSystem, {
+    get: (target, method) => (method === "open" ? open : Reflect.get(target, method)),
+  });
+}
+
 test("the bytes that come with the first open of a small file are given to the kernel before the reply, and only then", async () => {
   const { fileSystem: recorded, calls } = recordingFs();
   const content = Buffer.from("small");
   const attr = { ...SAMPLE_ATTR, sizeBytes: content.length };
   const open: FileSystem["open"] = async () => ({ handle: 0x33 as HandleId, attr: { ...attr }, content });
-  const fileSystem = new Proxy(recorded, {
-    get: (target, method) => (method === "open" ? open : Reflect.get(target, method)),
-  });
+  const fileSystem = openingBy(recorded, open);
   const { device, session } = await startSession(fileSystem);
   await device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
   await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
@@ -159,9 +164,7 @@ test("bytes that came with an open are not given to the kernel when it was told 
   };
   let answer = (_opened: Opened) => {};
   const open = () => new Promise<Opened>((resolve) => (answer = resolve));
-  const fileSystem = new Proxy(recorded, {
-    get: (target, method) => (method === "open" ? open : Reflect.get(target, method)),
-  });
+  const fileSystem = openingBy(recorded, open);
   const { device, session } = await startSession(fileSystem);
   await device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
   await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));
@@ -254,9 +257,7 @@ test("pages of a file that is open for appending are written back at their place
     if (handle === undefined) throw new FsError("ENFILE", "open");
     return { handle: handle as HandleId, attr: { ...SAMPLE_ATTR } };
   };
-  const fileSystem = new Proxy(recorded, {
-    get: (target, method) => (method === "open" ? open : Reflect.get(target, method)),
-  });
+  const fileSystem = openingBy(recorded, open);
   const { device } = await startSession(fileSystem);
   await device.ask(requestBytes(Opcode.INIT, hex(INIT_BODY), { node: 0 }));
   await device.ask(requestBytes(Opcode.LOOKUP, Buffer.from("x\0")));

@@ -182,14 +182,16 @@ test("a server that asks for too little or too much work is not worked for", asy
   }
 });
 
+/** By each of which Bert is not who he was. */
+const CHANGES: [what: string, change: (known: Map<string, User>) => void][] = [
+  ["removed", (known) => known.delete("bert")],
+  ["another password", (known) => known.set("bert", { ...bert, storedKey: anna.storedKey })],
+  ["another access", (known) => known.set("bert", { ...bert, shares: new Map([["share", "rw"]]) })],
+  ["no access", (known) => known.set("bert", { ...bert, shares: new Map() })],
+];
+
 test("a user who is removed, or whose password or access is changed, loses the sessions and no other does", async () => {
-  const changes: [what: string, change: (known: Map<string, User>) => void][] = [
-    ["removed", (known) => known.delete("bert")],
-    ["another password", (known) => known.set("bert", { ...bert, storedKey: anna.storedKey })],
-    ["another access", (known) => known.set("bert", { ...bert, shares: new Map([["share", "rw"]]) })],
-    ["no access", (known) => known.set("bert", { ...bert, shares: new Map() })],
-  ];
-  for (const [what, change] of changes) {
+  for (const [what, change] of CHANGES) {
     const directory = new KnownUsers(anna, bert);
     const drive = linkDrive({ users: directory });
     const [first, second, byToken] = [drive.peer(binding), drive.peer(binding), drive.peer(binding)];
@@ -225,13 +227,7 @@ test("a change that does not concern a session leaves it alone", async () => {
 });
 
 test("a user who is removed or changed between the challenge and the proof does not get in", async () => {
-  const changes: [what: string, change: (known: Map<string, User>) => void][] = [
-    ["removed", (known) => known.delete("bert")],
-    ["another password", (known) => known.set("bert", { ...bert, storedKey: anna.storedKey })],
-    ["another access", (known) => known.set("bert", { ...bert, shares: new Map([["share", "rw"]]) })],
-    ["no access", (known) => known.set("bert", { ...bert, shares: new Map() })],
-  ];
-  for (const [what, change] of changes) {
+  for (const [what, change] of CHANGES) {
     const directory = new KnownUsers(anna, bert);
     const drive = linkDrive({ users: directory });
     const said = await drive.peer(binding).prove({ user: "bert" }, async ({ salt, iterations }) => {
