@@ -243,7 +243,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
       const isUnwanted = call?.isAbandoned === true && call.leftBy !== this.channel;
       if (call?.isSent !== true || !(isUnwanted || call.message.row.changes === true)) continue;
       this.#forget(call);
-      if (!call.isAbandoned) call.failWhenFree(new FsError("EIO", call.message.name));
+      call.failUnlessAbandoned(new FsError("EIO", call.message.name));
     }
   }
 
@@ -356,7 +356,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     }
     this.#finish(call, 0);
     const error = new FsError(isUnknown && call.open?.isGone === true ? "ESTALE" : errno, call.message.name);
-    if (!call.isAbandoned) call.failWhenFree(error);
+    call.failUnlessAbandoned(error);
   }
 
   /** No connection will carry it any more: everything fails. */
@@ -371,7 +371,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
       if (call.tag < 0) this.#leaveLine(call);
       else this.#calls[call.tag & SLOT_MASK] = undefined;
       call.open?.endCall();
-      if (!call.isAbandoned) call.failWhenFree(error);
+      call.failUnlessAbandoned(error);
     }
   }
 
@@ -491,8 +491,8 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     if (this.#state.isHeld && !call.isOfResuming && !goesAhead(call)) return;
     if (call.open?.isGone === true && !call.isAbandoned) {
       this.#forget(call);
-      // Not from inside the call that begins it.
-      queueMicrotask(() => call.failWhenFree(new FsError("ESTALE", call.message.name)));
+      // Not from inside the call that begins it. Another section of its request may have ended it by then.
+      queueMicrotask(() => call.failUnlessAbandoned(new FsError("ESTALE", call.message.name)));
       return;
     }
     call.sendOver(this.#state.channel, this.#request);

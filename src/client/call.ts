@@ -208,6 +208,11 @@ export abstract class Call {
     else this.onSent = () => this.failed(error);
   }
 
+  /** As `failWhenFree`; whoever abandoned it has told it already. */
+  failUnlessAbandoned(error: Error): void {
+    if (!this.isAbandoned) this.failWhenFree(error);
+  }
+
   /** @throws ProtocolError nobody can have done what was asked: nothing of its payload has left over `channel`. */
   checkSent(channel: Channel | undefined): void {
     if (this.isAbandoned || this.payload === undefined || channel === undefined || this.sendingOver !== channel) return;

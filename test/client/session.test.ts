@@ -236,6 +236,26 @@ test("a server that has forgotten the session gives a new one: what was open is 
   await drive.remote.close();
 });
 
+test("a request of several sections through an open that is gone fails once, and takes nobody along", async () => {
+  const memory = new MemoryFs();
+  for (const kind of ["read", "write"] as const) {
+    const gate = new GatedFs(memory);
+    const drive = await returningDrive({ fileSystem: gate.fileSystem });
+    const { id, handle } = await fileOn(drive);
+    const { fileSystem } = drive.remote;
+    gate.gates.add(kind);
+    const asked = outcome(fileSystem[kind](ctx, handle, 0, Buffer.alloc(3 * 65_536)));
+    await gate.holding(1);
+    drive.target = linkDrive({ fileSystem: memory }).server;
+    await drive.cut();
+    await drive.pass(5000, () => asked.value !== undefined);
+    assert.ok(hasFailed(asked.value, kind === "read" ? "ESTALE" : "EIO"), `${kind}: ${asked.value}`);
+    await fileSystem.getattr(ctx, id);
+    gate.open();
+    await drive.remote.close();
+  }
+});
+
 test("a connection lost while directories are opened again, in a new server, leaves none of them behind", async () => {
   const memory = new MemoryFs();
   const drive = await returningDrive({ fileSystem: memory });
