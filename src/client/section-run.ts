@@ -103,9 +103,10 @@ class SectionRun {
   }
 
   answered(call: RunCall, reply: Fields, payload: Buffer): void {
-    this.#calls.delete(call);
     const bytes = this.#parts.bytes(reply, payload);
     this.#transfer.answered(call.section, call.tag, bytes);
+    this.#calls.delete(call);
+    this.#leaveLineBehindEnd();
     if (this.#transfer.state.t === "draining" && this.#transfer.state.verdict !== undefined) this.#withdrawAll();
     this.#pump();
     this.#settleIfOver();
@@ -113,7 +114,7 @@ class SectionRun {
 
   /** A status, a dead link, or our own withdrawal of a section that was sent or waited. */
   failed(call: RunCall, error: Error): void {
-    this.#calls.delete(call);
+    if (!this.#calls.delete(call)) return;
     if (this.#waiting === call) this.#waiting = undefined;
     const wasSent = call.tag >= 0;
     if (call.isOverdue) {
@@ -159,6 +160,16 @@ class SectionRun {
       this.#carrier.channels.begin(call);
     }
     this.#isPumping = false;
+  }
+
+  /** The answer may have shown that what waits for a credit lies behind the end. */
+  #leaveLineBehindEnd(): void {
+    const call = this.#waiting;
+    if (call === undefined || this.#transfer.isToSend(call.section)) return;
+    this.#waiting = undefined;
+    // Before it fails: it is no reason for the run to end.
+    this.#calls.delete(call);
+    this.#carrier.channels.abandon(call, new FsError("EINTR", this.#parts.kind));
   }
 
   #withdrawAll(): void {

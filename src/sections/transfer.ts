@@ -110,6 +110,11 @@ export class Transfer {
     return this.#unsent.next(this.#cursor);
   }
 
+  /** Whether the section is still to be sent: a short answer may have shown that it lies behind the end. */
+  isToSend(index: number): boolean {
+    return this.#verdict === undefined && this.#unsent.has(index);
+  }
+
   /**
    * The section was handed to the transport. `ticket` is the driver's name for this request (its tag): an integer that is not
    * used again for this section while an answer under it may still come.

@@ -115,6 +115,30 @@ test("a file that ends within the range gives what there is, wherever it ends", 
   }
 });
 
+test("a request ends where the file or the disk does, also while a section behind that waits for its credit", async () => {
+  const count = 9;
+  for (const kind of ["read", "write"] as const) {
+    for (let last = 0; last < count; last += 1) {
+      const drive = await opened();
+      const { server, remote } = drive;
+      const endBytes = last * SECTION + 10;
+      const buffer = Buffer.alloc(count * SECTION);
+      const running = remote.fileSystem[kind](ctx, drive.handle, 0, buffer);
+      await settle();
+      while (server.asked.length > 0) {
+        const asked = server.asked[0] as Asked;
+        if (kind === "read") answerRead(drive, asked, endBytes);
+        else if (asked.header.section === last) server.answer(asked, { writtenBytes: 10 });
+        else server.answer(asked, { writtenBytes: SECTION });
+        await settle();
+      }
+      assert.equal(await running, endBytes, `${kind}, section ${last}`);
+      assert.equal(remote.status().channels[0]?.state, "open");
+      assert.equal(remote.status().sectionsOutstanding, 0);
+    }
+  }
+});
+
 test("an error in section k of n fails the whole with that error, for every k; late answers are harmless", async () => {
   const count = 4;
   for (const kind of ["read", "write"] as const) {

@@ -150,6 +150,9 @@ test("random histories leave what the naive model says, after each step", (t) =>
             );
           }
           assert.equal(transfer.nextToSend(), model.unsent[0] ?? -1);
+          for (let index = 0; index < count; index++) {
+            assert.equal(transfer.isToSend(index), model.unsent.includes(index));
+          }
         });
         ends.set(transfer.state.t, (ends.get(transfer.state.t) ?? 0) + 1);
       },

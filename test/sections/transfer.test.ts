@@ -120,6 +120,7 @@ test("a read ends where a short section shows the end of the file, for every sec
         transfer.answered(last, last, bytes);
         transfer.checkInvariants();
         assert.equal(transfer.nextToSend(), -1, "nothing behind the end is asked for");
+        for (let index = 0; index < count; index++) assert.equal(transfer.isToSend(index), false);
         assert.deepEqual(
           members(transfer.outstanding),
           Array.from({ length: last }, (_, index) => index),
