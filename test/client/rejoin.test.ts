@@ -8,16 +8,7 @@ import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, named } from "../support/link-drive.ts";
 import { outcome } from "../support/outcome.ts";
-import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
-
-const NEW_FILE = { mode: 0o100644, umask: 0 };
-const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
-
-async function fileOn({ remote }: ReturningDrive) {
-  const { id: root } = await remote.fileSystem.root(ctx);
-  const { entry, opened } = await remote.fileSystem.create(ctx, root, named("f"), READ_WRITE, NEW_FILE);
-  return { root, id: entry.id, handle: opened.handle };
-}
+import { fileOn, READ_WRITE, returningDrive } from "../support/returning-drive.ts";
 
 test("what waited for the server is answered two round trips after a connection is there, also what changes a file", async () => {
   const drive = await returningDrive();

@@ -3,15 +3,14 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ConnectionError } from "../../src/base/errors.ts";
 import type { FaultyLink } from "../../src/transport/memory-link.ts";
-import { OpenFlag } from "../../src/vfs/file-system.ts";
 import { messages } from "../../src/wire/codec.ts";
 import type { ChannelSecurity } from "../../src/wire/messages.ts";
 import { settle } from "../support/fake-clock.ts";
 import { harmProof } from "../support/harmed-line.ts";
-import { ctx, linkDrive, named } from "../support/link-drive.ts";
+import { ctx, linkDrive } from "../support/link-drive.ts";
 import { MemoryStore } from "../support/memory-store.ts";
 import { outcome } from "../support/outcome.ts";
-import { type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
+import { fileOn, type ReturningDrive, returningDrive } from "../support/returning-drive.ts";
 
 const SIGNED: ChannelSecurity = { control: "signed", io: "signed" };
 /** No record begins like this. Anybody on the line can say it. */
@@ -49,13 +48,6 @@ async function dialsIn(drive: ReturningDrive, ms: number) {
     control: later.filter((kind) => kind === "control").length,
     io: later.filter((kind) => kind === "io").length,
   };
-}
-
-async function fileOn({ remote }: ReturningDrive) {
-  const { id: root } = await remote.fileSystem.root(ctx);
-  const flags = OpenFlag.READ | OpenFlag.WRITE;
-  const { opened } = await remote.fileSystem.create(ctx, root, named("f"), flags, { mode: 0o100644, umask: 0 });
-  return { handle: opened.handle };
 }
 
 test("an io connection that is lost as soon as it has joined is dialled with pauses, and so is control", async () => {

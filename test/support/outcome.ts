@@ -1,3 +1,6 @@
+/** What has become of a promise, for tests that must not wait for it. */
+import { FsError } from "../../src/base/errors.ts";
+
 /** What a promise has come to: its value, its error, or undefined as long as it is open. */
 export function outcome<T>(promise: Promise<T>): { value: T | Error | undefined } {
   const seen: { value: T | Error | undefined } = { value: undefined };
@@ -10,4 +13,9 @@ export function outcome<T>(promise: Promise<T>): { value: T | Error | undefined 
     },
   );
   return seen;
+}
+
+/** Whether an outcome is the failure with this errno. */
+export function hasFailed(value: unknown, errno: string): boolean {
+  return value instanceof FsError && value.errno === errno;
 }

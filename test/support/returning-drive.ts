@@ -6,9 +6,9 @@ import { connectLink, type Remote, type RemoteOptions } from "../../src/client/r
 import type { ServerLimits } from "../../src/server/limits.ts";
 import type { LinkServer, ServerMemory } from "../../src/server/server.ts";
 import { type FaultyLink, memoryLinkPair } from "../../src/transport/memory-link.ts";
-import type { FileSystem } from "../../src/vfs/file-system.ts";
+import { type FileSystem, type HandleId, type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { settle } from "./fake-clock.ts";
-import { type LinkDrive, linkDrive, TOKEN } from "./link-drive.ts";
+import { ctx, type LinkDrive, linkDrive, named, TOKEN } from "./link-drive.ts";
 
 export interface Connection {
   readonly kind: "control" | "io";
@@ -86,4 +86,17 @@ export async function returningDrive(
     }
   };
   return Object.assign(state, drive, { remote, connections, dials, cut, pass });
+}
+
+export const NEW_FILE = { mode: 0o100644, umask: 0 };
+export const READ_WRITE = OpenFlag.READ | OpenFlag.WRITE;
+
+/** Makes a file of that name in the share's root and keeps it open, to read and to write. */
+export async function fileOn(
+  { remote }: ReturningDrive,
+  name = "f",
+): Promise<{ root: NodeId; id: NodeId; handle: HandleId }> {
+  const { id: root } = await remote.fileSystem.root(ctx);
+  const { entry, opened } = await remote.fileSystem.create(ctx, root, named(name), READ_WRITE, NEW_FILE);
+  return { root, id: entry.id, handle: opened.handle };
 }
