@@ -4,12 +4,12 @@
  * When the file is full it becomes `FILE.1`, replacing the one before, so at most twice FILE_BYTES_MAX are kept. A line that
  * cannot be written is lost: a full disk must not take the drive down.
  */
-import { closeSync, fstatSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 
 export const FILE_BYTES_MAX = 1 << 20;
 
 export interface LogFile {
-  /** Appends one line; for `createLog`. */
+  /** Appends one line, or nothing once it is removed; for `createLog`. */
   write(line: string): void;
   /** Closes and removes it, with the one before: after a clean end nobody reads it. */
   remove(): void;
@@ -18,14 +18,19 @@ export interface LogFile {
 export function openLogFile(path: string, bytesMax: number = FILE_BYTES_MAX): LogFile {
   let file = openSync(path, "a", 0o600);
   let bytes = fstatSync(file).size;
+  let isRemoved = false;
   const rotate = () => {
+    // It is not there if the attempt before could not open the new one.
+    if (existsSync(path)) renameSync(path, `${path}.1`);
+    const next = openSync(path, "a", 0o600);
+    // Only now: a number that is closed is soon somebody else's.
     closeSync(file);
-    renameSync(path, `${path}.1`);
-    file = openSync(path, "a", 0o600);
+    file = next;
     bytes = 0;
   };
   return {
     write(line) {
+      if (isRemoved) return;
       try {
         if (bytes >= bytesMax) rotate();
         bytes += writeSync(file, `${line}\n`);
@@ -34,7 +39,8 @@ export function openLogFile(path: string, bytesMax: number = FILE_BYTES_MAX): Lo
       }
     },
     remove() {
-      closeSync(file);
+      if (!isRemoved) closeSync(file);
+      isRemoved = true;
       rmSync(path, { force: true });
       rmSync(`${path}.1`, { force: true });
     },

@@ -1,6 +1,16 @@
 /** The bounded log of a background daemon. */
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -27,11 +37,35 @@ test("a full log becomes the one before, and no more than two are kept", () => {
   assert.ok(!existsSync(path) && !existsSync(`${path}.1`));
 });
 
-test("a line that cannot be written is lost without harm", () => {
-  const path = join(folder, "c.log");
+test("a line that cannot be written is lost without harm, and later ones are written when they can be", () => {
+  const parent = join(folder, "c");
+  const path = join(parent, "c.log");
+  mkdirSync(parent);
   const log = openLogFile(path, 1);
   log.write("one");
-  rmSync(path);
+  rmSync(parent, { recursive: true });
+  log.write("two");
+  // The number of the log's descriptor, had that been closed.
+  const other = openSync(join(folder, "other"), "w");
+  log.write("three");
+  fstatSync(other);
+  mkdirSync(parent);
+  log.write("four");
+  assert.equal(readFileSync(path, "utf8"), "four\n");
+  log.remove();
+  closeSync(other);
+});
+
+test("what is said after the log was removed goes nowhere", () => {
+  const log = openLogFile(join(folder, "d.log"), 1);
+  log.write("one");
+  log.remove();
+  const path = join(folder, "next");
+  const other = openSync(path, "w");
   log.write("two");
   log.write("three");
+  log.remove();
+  closeSync(other);
+  assert.equal(readFileSync(path, "utf8"), "");
+  assert.ok(!existsSync(join(folder, "d.log")));
 });
