@@ -68,7 +68,7 @@ export interface KeepOptions {
   stop: AbortSignal;
   /** Do not wait for those who use the mount. */
   stopNow: AbortSignal;
-  /** The mount answers. */
+  /** The mount answers. If this throws, nothing stays mounted. */
   onReady: (drive: MountedDrive) => void;
 }
 
@@ -136,9 +136,16 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
   busyWait();
   try {
     mount = await mountDrive(drive, remote.share, request, keep);
-    status = await tellStatus({ remote, drive, mount, request, recovered }, keep);
-    exporting = await giveOutTickets({ remote, drive, request }, keep);
-    announce(remote, request, keep);
+    try {
+      status = await tellStatus({ remote, drive, mount, request, recovered }, keep);
+      exporting = await giveOutTickets({ remote, drive, request }, keep);
+      announce(remote, request, keep);
+    } catch (cause) {
+      // Nobody was told of the mount, so nobody would take it down.
+      await takeDown(path, { ...keep, say: keep.log.warn });
+      await end(mount, keep);
+      throw cause;
+    }
     await Promise.race([mount.ended, aborted(keep.stop)]);
     if (keep.stop.aborted) await takeDown(path, { ...keep, say: keep.log.warn });
     return await end(mount, keep);
@@ -220,12 +227,14 @@ function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<boolean> {
   });
 }
 
-function announce({ share }: Remote, { url, path, logFile }: DriveRequest, { clock, onReady }: KeepOptions): void {
+/** Says that the drive is there. @throws CommanderError FAILED it is not wanted any more; and what `onReady` throws. */
+function announce({ share }: Remote, { url, path, logFile }: DriveRequest, keep: KeepOptions): void {
+  if (keep.stop.aborted) throw interrupted();
   const daemon = identify(process.pid) ?? { pid: process.pid, startTicks: 0 };
   const { readOnly, squash } = share;
   const shownUrl = withoutToken(url);
-  writeRecord({ path, url: shownUrl, readOnly, daemon, sinceMs: clock.realtimeMs(), log: logFile });
-  onReady({ url: shownUrl, readOnly, squash });
+  writeRecord({ path, url: shownUrl, readOnly, daemon, sinceMs: keep.clock.realtimeMs(), log: logFile });
+  keep.onReady({ url: shownUrl, readOnly, squash });
 }
 
 /** What others did to open files is told to those who cache them, and, if it was while the server was away, to people. */

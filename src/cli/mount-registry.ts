@@ -58,12 +58,18 @@ export function exportSocketOf(path: string): string {
   return join(runtimeFolder(), `${digest(path)}.export.sock`);
 }
 
+/** Leaves no part of it behind if it fails. */
 export function writeRecord(record: MountRecord): void {
   makeRuntimeFolder();
   const file = recordFile(record.path);
   const partial = `${file}.${process.pid}`;
-  writeFileSync(partial, `${JSON.stringify(record)}\n`, { mode: 0o600 });
-  renameSync(partial, file);
+  try {
+    writeFileSync(partial, `${JSON.stringify(record)}\n`, { mode: 0o600 });
+    renameSync(partial, file);
+  } catch (cause) {
+    rmSync(partial, { force: true });
+    throw cause;
+  }
 }
 
 /** Removes the record of `path`, and the sockets beside it, if it is of the process `pid`. */

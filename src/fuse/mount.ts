@@ -24,7 +24,7 @@ import { S_IFDIR, S_IFMT } from "../vfs/attr.ts";
 import type { FileSystem, NodeId } from "../vfs/file-system.ts";
 import { HANDLERS } from "./handlers.ts";
 import { forgetNode } from "./notify.ts";
-import { Session, type SessionCounters } from "./session.ts";
+import { Session, type SessionCounters, type SessionOptions } from "./session.ts";
 
 /** How long we wait for the kernel to begin after mounting. */
 const INIT_TIMEOUT_MS = 30_000;
@@ -114,26 +114,16 @@ export async function mountFuse(options: {
   const rootUntilMs = clock.monotonicMs() + settings.attrTimeoutMs;
   if ((root.attr.mode & S_IFMT) !== S_IFDIR) throw new FsError("ENOTDIR", "what is mounted is no directory");
   const fd = await mountDevice({ ...settings, path, source, maxReadBytes: REQUEST_BYTES_MAX });
-  const device = createFuseDevice(fd, SLOTS, REQUEST_BYTES_MAX);
   const mounted = await findMount(path).catch(() => undefined);
-  const session = new Session(
-    {
-      ...settings,
-      device,
-      fileSystem,
-      rootId: root.id,
-      log,
-      clock,
-      generation: randomInt(1, 2 ** 31),
-      posixAcl: settings.defaultPermissions,
-      backgroundMax: SLOTS - SLOTS_FOREGROUND,
-      readStatus: readProcessStatus,
-    },
-    HANDLERS,
-  );
+  let session: Session;
+  try {
+    session = startSession(fd, { ...settings, fileSystem, rootId: root.id, log, clock });
+  } catch (cause) {
+    await unmountPath(path, { detach: true }).catch(() => {}); // The cause is what matters.
+    throw cause;
+  }
   // The kernel's first question is about the root, and on a long line it is worth a round trip.
   session.nodes.keepAttr(session.nodes.root, root.attr, rootUntilMs);
-  session.start();
   const isThere = async () => {
     const there = await findMount(path);
     return there !== undefined && there.deviceMinor === mounted?.deviceMinor;
@@ -150,7 +140,7 @@ export async function mountFuse(options: {
   const mount = {
     readAheadBytes: KERNEL_READ_AHEAD_BYTES,
     ended,
-    unmount: () => unmount(path, mounted, isThere, device, ended),
+    unmount: () => unmount(path, mounted, isThere, session.device, ended),
     counters: () => session.counters(),
     changedByOthers: (id: NodeId) => forgetNode(session, id),
   };
@@ -160,6 +150,26 @@ export async function mountFuse(options: {
     mount.readAheadBytes = readAheadBytes;
   }
   return mount;
+}
+
+/** Begins to serve the mount whose descriptor is `fd`. @throws what keeps it from that; the mount is still there then. */
+function startSession(
+  fd: number,
+  options: FuseMountOptions & Pick<SessionOptions, "fileSystem" | "rootId" | "log" | "clock">,
+): Session {
+  const session = new Session(
+    {
+      ...options,
+      device: createFuseDevice(fd, SLOTS, REQUEST_BYTES_MAX),
+      generation: randomInt(1, 2 ** 31),
+      posixAcl: options.defaultPermissions,
+      backgroundMax: SLOTS - SLOTS_FOREGROUND,
+      readStatus: readProcessStatus,
+    },
+    HANDLERS,
+  );
+  session.start();
+  return session;
 }
 
 /** Waits until the kernel has begun; if it does not, nothing is left mounted. */
