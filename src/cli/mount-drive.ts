@@ -315,8 +315,10 @@ async function mountDrive(
         ...(attrTimeoutMs === undefined ? {} : { attrTimeoutMs }),
         ...(entryTimeoutMs === undefined ? {} : { entryTimeoutMs }),
       },
+      signal: keep.stop,
     });
   } catch (cause) {
+    if (keep.stop.aborted) throw interrupted();
     if (!(cause instanceof FsError)) throw cause;
     throw failure(Exit.SYSTEM, `cannot mount at '${printable(path)}': ${printable(cause.message)}`);
   }

@@ -96,7 +96,7 @@ export interface FuseMount {
  * Mounts `fileSystem` at `path` and returns when the kernel uses it.
  *
  * @throws FsError ENOENT, ENOTDIR, EACCES of the path; ENOTEMPTY; EBUSY a mount of this kind, alive or dead, is there; ENODEV no
- *   FUSE or no fusermount3; EPERM; and what `fileSystem.root` throws.
+ *   FUSE or no fusermount3; EPERM; and what `fileSystem.root` throws. If `signal` aborts before it is mounted, its reason or EINTR.
  */
 export async function mountFuse(options: {
   fileSystem: FileSystem;
@@ -105,14 +105,17 @@ export async function mountFuse(options: {
   log: Log;
   clock: Clock;
   mountOptions?: Partial<FuseMountOptions>;
+  /** The mount is not wanted any more. */
+  signal?: AbortSignal;
 }): Promise<FuseMount> {
-  const { fileSystem, source, log, clock } = options;
+  const { fileSystem, source, log, clock, signal } = options;
   const settings = { ...DEFAULT_MOUNT_OPTIONS, ...options.mountOptions };
   const path = await checkMountPoint(options.path, settings);
   const caller = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, groups: [], pid: process.pid };
-  const root = await fileSystem.root({ caller });
+  const root = await fileSystem.root({ caller, signal });
   const rootUntilMs = clock.monotonicMs() + settings.attrTimeoutMs;
   if ((root.attr.mode & S_IFMT) !== S_IFDIR) throw new FsError("ENOTDIR", "what is mounted is no directory");
+  signal?.throwIfAborted();
   const fd = await mountDevice({ ...settings, path, source, maxReadBytes: REQUEST_BYTES_MAX });
   const mounted = await findMount(path).catch(() => undefined);
   let session: Session;

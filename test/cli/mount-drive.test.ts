@@ -12,8 +12,10 @@ import { createLog } from "../../src/base/log.ts";
 import { type KeepOptions, keepDrive } from "../../src/cli/mount-drive.ts";
 import { parseMountOptions } from "../../src/cli/mount-options.ts";
 import { mountAt } from "../../src/sys/mount-table.ts";
-import { command } from "../support/child.ts";
+import type { FileSystem } from "../../src/vfs/file-system.ts";
+import { command, startService } from "../support/child.ts";
 import { detach, netdrive } from "../support/drive.ts";
+import { GatedFs } from "../support/gated-fs.ts";
 import { type ServedHere, serveHere } from "../support/served-here.ts";
 import { smallTmpfs } from "../support/small-disk.ts";
 import { makeTemp } from "../support/temp.ts";
@@ -21,6 +23,8 @@ import { makeTemp } from "../support/temp.ts";
 const temp = makeTemp("mount-drive");
 const runtime = join(temp.path, "runtime");
 let served: ServedHere;
+/** Holds the server's file system up. */
+let gate: GatedFs;
 let count = 0;
 /** A new mount point for each test. */
 let point = "";
@@ -28,7 +32,12 @@ let point = "";
 before(async () => {
   process.env["NETDRIVE_RUNTIME"] = runtime;
   mkdirSync(join(temp.path, "served"));
-  served = await serveHere(join(temp.path, "served"));
+  const disturb = (disk: FileSystem) => {
+    gate = new GatedFs(disk);
+    gate.heedsSignal = true;
+    return gate.fileSystem;
+  };
+  served = await serveHere(join(temp.path, "served"), { disturb });
 });
 after(async () => {
   await served.close();
@@ -38,7 +47,10 @@ beforeEach(() => {
   point = join(temp.path, `point-${++count}`);
   mkdirSync(point);
 });
-afterEach(() => detach(point));
+afterEach(() => {
+  gate.open();
+  detach(point);
+});
 
 const clock = systemClock;
 const log = createLog({ level: "error", clock, sink: () => {} });
@@ -49,9 +61,15 @@ function keep(more: Pick<KeepOptions, "stop" | "onReady">): Promise<unknown> {
   return keepDrive({ url: served.url, path: point, options, logFile: null }, { log, clock, stopNow, ...more });
 }
 
+const mountCommand = () => netdrive("mount", served.url, point, "--security", "plain");
+
+/** Neither a mount nor a record or socket. A log may tell why. */
 function leftNothing(): void {
   assert.equal(mountAt(point), undefined);
-  assert.deepEqual(readdirSync(runtime), []);
+  assert.deepEqual(
+    readdirSync(runtime).filter((name) => !name.endsWith(".log")),
+    [],
+  );
 }
 
 test("a mount that nobody can be told of is taken down", async () => {
@@ -76,14 +94,29 @@ test("a mount that is not wanted any more when it is there is taken down, and no
   leftNothing();
 });
 
+test("a mount that is interrupted while the server does not answer leaves nothing", { timeout: 60_000 }, async () => {
+  for (const signal of ["SIGINT", "SIGKILL"] as const) {
+    gate.gates.add("root");
+    const mounting = startService(process.execPath, mountCommand(), { env: process.env });
+    await gate.holding(1);
+    const [asked] = gate.held;
+    const withdrawn = new Promise<void>((resolve) => asked?.ctx.signal?.addEventListener("abort", resolve));
+    assert.equal(await mounting.end(signal), signal === "SIGINT" ? 1 : signal);
+    if (signal === "SIGINT") assert.equal(mounting.errors(), "netdrive: interrupted; nothing is mounted\n");
+    // Also by the process in the background, whose starter is gone.
+    await withdrawn;
+    gate.open();
+    leftNothing();
+  }
+});
+
 test("a mount of which no record can be kept is taken down, and its one line says why", async () => {
   await using disk = await smallTmpfs(64 * 1024);
   const full = join(disk.path, "runtime");
   mkdirSync(full);
   writeFileSync(join(disk.path, "filler"), Buffer.alloc(64 * 1024));
   const env = { ...process.env, NETDRIVE_RUNTIME: full };
-  const args = netdrive("mount", served.url, point, "--security", "plain");
-  const { stderr } = await command(process.execPath, args, { env, codes: [1] });
+  const { stderr } = await command(process.execPath, mountCommand(), { env, codes: [1] });
   assert.match(stderr, /^netdrive: [^\n]*no space left[^\n]*\n$/);
   assert.equal(mountAt(point), undefined);
   assert.deepEqual(
