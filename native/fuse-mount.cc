@@ -1,9 +1,10 @@
-// Mounting and unmounting, receiving a descriptor from fusermount3, and the supplementary groups of a process.
+// Mounting, the lock on a mount point, unmounting, receiving a descriptor from fusermount3, and the supplementary groups of a process.
 //
 // Results are 0 or more, or a negative errno. Unmounting may make the kernel write dirty pages through the mount, which the
 // JavaScript thread must serve meanwhile: therefore it runs on a thread of its own and returns a promise.
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -52,6 +53,16 @@ napi_value CloseDescriptor(napi_env env, napi_callback_info info) {
   int32_t fd;
   NETDRIVE_CHECK(env, napi_get_value_int32(env, argv[0], &fd));
   return Int(env, close(fd) < 0 ? -errno : 0);
+}
+
+// fuseLockDescriptor(fd): number. -EWOULDBLOCK if somebody else has the lock; it goes with the descriptor.
+napi_value LockDescriptor(napi_env env, napi_callback_info info) {
+  size_t argc = 1;
+  napi_value argv[1];
+  NETDRIVE_CHECK(env, napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr));
+  int32_t fd;
+  NETDRIVE_CHECK(env, napi_get_value_int32(env, argv[0], &fd));
+  return Int(env, flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0);
 }
 
 // fuseMount(source, path, type, flags, data): number
@@ -195,6 +206,7 @@ napi_value ProcessStatus(napi_env env, napi_callback_info info) {
 napi_value RegisterFuseMount(napi_env env, napi_value exports) {
   if (Export(env, exports, "fuseOpenDevice", OpenDevice) == nullptr) return nullptr;
   if (Export(env, exports, "fuseCloseDescriptor", CloseDescriptor) == nullptr) return nullptr;
+  if (Export(env, exports, "fuseLockDescriptor", LockDescriptor) == nullptr) return nullptr;
   if (Export(env, exports, "fuseMount", Mount) == nullptr) return nullptr;
   if (Export(env, exports, "fuseUnmount", StartUnmount) == nullptr) return nullptr;
   if (Export(env, exports, "fuseSocketPair", SocketPair) == nullptr) return nullptr;

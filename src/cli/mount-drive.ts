@@ -320,6 +320,9 @@ async function mountDrive(
   } catch (cause) {
     if (keep.stop.aborted) throw interrupted();
     if (!(cause instanceof FsError)) throw cause;
-    throw failure(Exit.SYSTEM, `cannot mount at '${printable(path)}': ${printable(cause.message)}`);
+    throw failure(
+      cause.errno === "EBUSY" ? Exit.PATH : Exit.SYSTEM,
+      `cannot mount at '${printable(path)}': ${printable(cause.message)}`,
+    );
   }
 }

@@ -14,7 +14,9 @@ import { createFuseDevice, type FuseDevice } from "../sys/fuse-device.ts";
 import {
   abortConnection,
   findMount,
+  lockMountPoint,
   type MountedPath,
+  type MountRequest,
   mountDevice,
   readProcessStatus,
   setReadAhead,
@@ -95,8 +97,8 @@ export interface FuseMount {
 /**
  * Mounts `fileSystem` at `path` and returns when the kernel uses it.
  *
- * @throws FsError ENOENT, ENOTDIR, EACCES of the path; ENOTEMPTY; EBUSY a mount of this kind, alive or dead, is there; ENODEV no
- *   FUSE or no fusermount3; EPERM; and what `fileSystem.root` throws. If `signal` aborts before it is mounted, its reason or EINTR.
+ * @throws FsError ENOENT, ENOTDIR, EACCES of the path; ENOTEMPTY; EBUSY a mount of this kind, alive or dead, is there or about
+ *   to be; ENODEV no FUSE or no fusermount3; EPERM; and what `fileSystem.root` throws. If `signal` aborts before it is mounted, its reason or EINTR.
  */
 export async function mountFuse(options: {
   fileSystem: FileSystem;
@@ -115,9 +117,8 @@ export async function mountFuse(options: {
   const root = await fileSystem.root({ caller, signal });
   const rootUntilMs = clock.monotonicMs() + settings.attrTimeoutMs;
   if ((root.attr.mode & S_IFMT) !== S_IFDIR) throw new FsError("ENOTDIR", "what is mounted is no directory");
-  signal?.throwIfAborted();
-  const fd = await mountDevice({ ...settings, path, source, maxReadBytes: REQUEST_BYTES_MAX });
-  const mounted = await findMount(path).catch(() => undefined);
+  const request = { ...settings, path, source, maxReadBytes: REQUEST_BYTES_MAX };
+  const { fd, mounted } = await mountAlone(request, signal);
   let session: Session;
   try {
     session = startSession(fd, { ...settings, fileSystem, rootId: root.id, log, clock });
@@ -153,6 +154,22 @@ export async function mountFuse(options: {
     mount.readAheadBytes = readAheadBytes;
   }
   return mount;
+}
+
+/** Mounts, if nobody else has since the mount point was looked at. */
+async function mountAlone(
+  request: MountRequest,
+  signal: AbortSignal | undefined,
+): Promise<{ fd: number; mounted: MountedPath | undefined }> {
+  const lock = await lockMountPoint(request.path);
+  try {
+    await refuseSecondMount(request.path, request.subtype);
+    signal?.throwIfAborted();
+    const fd = await mountDevice(request);
+    return { fd, mounted: await findMount(request.path).catch(() => undefined) };
+  } finally {
+    await lock?.close();
+  }
 }
 
 /** Begins to serve the mount whose descriptor is `fd`. @throws what keeps it from that; the mount is still there then. */

@@ -4,7 +4,8 @@
  * Knows the kernel's and fusermount3's interfaces, not what is served. Nothing here touches a path inside a mount.
  */
 import { spawn } from "node:child_process";
-import { writeFile } from "node:fs/promises";
+import { constants as files } from "node:fs";
+import { type FileHandle, open, writeFile } from "node:fs/promises";
 import { constants } from "node:os";
 import { errnoName } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
@@ -14,6 +15,7 @@ import { mountAt } from "./mount-table.ts";
 interface Native {
   fuseOpenDevice(): number;
   fuseCloseDescriptor(fd: number): number;
+  fuseLockDescriptor(fd: number): number;
   fuseMount(source: string, path: string, type: string, flags: number, data: string): number;
   fuseUnmount(path: string, flags: number): Promise<number>;
   fuseSocketPair(): [number, number] | number;
@@ -57,6 +59,23 @@ const failure = (result: number, op: string, path?: string, text?: string) =>
 /** Whether mount(2) is ours to call. */
 export function isRoot(): boolean {
   return process.geteuid?.() === 0;
+}
+
+/**
+ * Keeps others who call this away from the mount point, until the caller closes what it gets: two that mount at the same time see nothing of each other in the
+ * kernel's list.
+ *
+ * @returns undefined if the directory cannot be locked: then nobody is kept away.
+ * @throws FsError EBUSY somebody has locked it.
+ */
+export async function lockMountPoint(path: string): Promise<FileHandle | undefined> {
+  const folder = await open(path, files.O_RDONLY | files.O_DIRECTORY).catch(() => undefined);
+  if (folder === undefined) return undefined;
+  const result = loadAddon<Native>().fuseLockDescriptor(folder.fd);
+  if (result === 0) return folder;
+  await folder.close();
+  if (result !== -constants.errno.EWOULDBLOCK) return undefined;
+  throw new FsError("EBUSY", "somebody mounts here at this moment, or has locked the directory", path);
 }
 
 /** Mounts and returns the descriptor of the connection. @throws FsError with one clear line. */

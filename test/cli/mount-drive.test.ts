@@ -11,7 +11,7 @@ import { systemClock } from "../../src/base/clock.ts";
 import { createLog } from "../../src/base/log.ts";
 import { type KeepOptions, keepDrive } from "../../src/cli/mount-drive.ts";
 import { parseMountOptions } from "../../src/cli/mount-options.ts";
-import { mountAt } from "../../src/sys/mount-table.ts";
+import { mountAt, readMountTable } from "../../src/sys/mount-table.ts";
 import type { FileSystem } from "../../src/vfs/file-system.ts";
 import { command, startService } from "../support/child.ts";
 import { detach, netdrive } from "../support/drive.ts";
@@ -108,6 +108,19 @@ test("a mount that is interrupted while the server does not answer leaves nothin
     gate.open();
     leftNothing();
   }
+});
+
+test("of two that mount at one path at the same time one succeeds", { timeout: 60_000 }, async () => {
+  gate.gates.add("root");
+  const mounting = [1, 2].map(() => startService(process.execPath, mountCommand(), { env: process.env }));
+  await gate.holding(2);
+  gate.open();
+  const codes = await Promise.all(mounting.map(({ exited }) => exited));
+  assert.deepEqual(codes.sort(), [0, 5]);
+  assert.match(mounting.map(({ errors }) => errors()).join(""), /^netdrive: cannot mount at [^\n]*EBUSY[^\n]*\n$/);
+  assert.equal(readMountTable().filter(({ path }) => path === point).length, 1);
+  await command(process.execPath, netdrive("umount", point));
+  leftNothing();
 });
 
 test("a mount of which no record can be kept is taken down, and its one line says why", async () => {

@@ -3,7 +3,7 @@ import { closeSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { loadAddon } from "../../src/sys/addon.ts";
-import { findMount, readProcessStatus, unmountPath } from "../../src/sys/fuse-mount.ts";
+import { findMount, lockMountPoint, readProcessStatus, unmountPath } from "../../src/sys/fuse-mount.ts";
 import { shell } from "../support/child.ts";
 import { makeTemp } from "../support/temp.ts";
 
@@ -49,6 +49,17 @@ test("unmounting what is not mounted is EINVAL, what is in use EBUSY unless it i
   } finally {
     process.chdir("/");
   }
+});
+
+test("a mount point is locked by one at a time, and what cannot be locked by nobody", async () => {
+  const path = join(temp.path, "locked");
+  mkdirSync(path);
+  const lock = await lockMountPoint(path);
+  await assert.rejects(lockMountPoint(path), { errno: "EBUSY" });
+  await lock?.close();
+  await (await lockMountPoint(path))?.close();
+  assert.notEqual(lock, undefined);
+  assert.equal(await lockMountPoint(join(temp.path, "missing")), undefined);
 });
 
 test("the status of a thread is read, and of none that is not there", () => {
