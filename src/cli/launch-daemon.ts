@@ -6,7 +6,7 @@ import { closeSync, openSync, readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
-import { DAEMON_COMMAND, type DaemonReport, type DaemonRequest } from "./daemon-message.ts";
+import { DAEMON_COMMAND, type DaemonReport, type DaemonRequest, REPORT_DESCRIPTOR } from "./daemon-message.ts";
 import { Exit, failure } from "./failure.ts";
 import type { MountedDrive } from "./mount-drive.ts";
 import { makeRuntimeFolder } from "./mount-registry.ts";
@@ -39,7 +39,11 @@ export async function launchDaemon(request: DaemonRequest, stop: AbortSignal): P
     stdio: ["pipe", "ignore", log, "pipe"],
   });
   closeSync(log);
-  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  const ended = new Promise<void>((resolve) => {
+    child.once("exit", () => resolve());
+    // One that cannot be started never exits.
+    child.once("error", () => resolve());
+  });
   const end = () => child.stdin?.end();
   stop.addEventListener("abort", end);
   // A daemon that dies early closes its end; its exit says so.
@@ -66,7 +70,10 @@ function readReport(child: ChildProcess, logFile: string): Promise<DaemonReport>
       reject(failure(Exit.FAILED, `${how}: ${lastLine(logFile) || "it said nothing"}`));
     };
     child.once("close", onClose);
-    createInterface({ input: child.stdio[3] as Readable }).once("line", (line) => {
+    // Without a descriptor left it has no pipes; "error" comes.
+    const reports = child.stdio?.[REPORT_DESCRIPTOR] as Readable | undefined;
+    if (reports === undefined) return;
+    createInterface({ input: reports }).once("line", (line) => {
       child.off("close", onClose);
       resolve(JSON.parse(line) as DaemonReport);
     });
@@ -83,6 +90,6 @@ function lastLine(file: string): string {
 
 function letGo(child: ChildProcess): void {
   child.stdin?.destroy();
-  (child.stdio[3] as Readable).destroy();
+  (child.stdio[REPORT_DESCRIPTOR] as Readable).destroy();
   child.unref();
 }
