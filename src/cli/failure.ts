@@ -35,6 +35,9 @@ export function failure(exit: Exit, text: string): CommanderError {
   return new CommanderError(exit, "netdrive.failure", text);
 }
 
+/** The end of a mount that is not wanted any more. */
+export const interruptedMount = () => failure(Exit.FAILED, "interrupted; nothing is mounted");
+
 const byCloseCode: Partial<Record<CloseCode, { exit: Exit; text: string }>> = {
   [CloseCode.AUTHENTICATION]: {
     exit: Exit.REFUSED,

@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { DAEMON_COMMAND, type DaemonReport, type DaemonRequest, REPORT_DESCRIPTOR } from "./daemon-message.ts";
-import { Exit, failure } from "./failure.ts";
+import { Exit, failure, interruptedMount } from "./failure.ts";
 import type { MountedDrive } from "./mount-drive.ts";
 import { makeRuntimeFolder } from "./mount-registry.ts";
 
@@ -29,6 +29,7 @@ export interface Daemon extends MountedDrive {
  * @throws CommanderError with the daemon's own reason.
  */
 export async function launchDaemon(request: DaemonRequest, stop: AbortSignal): Promise<Daemon> {
+  if (stop.aborted) throw interruptedMount();
   makeRuntimeFolder();
   const log = openSync(request.logFile, "a", 0o600);
   const main = fileURLToPath(new URL("main.js", import.meta.url));

@@ -22,7 +22,7 @@ import { Lease } from "../vfs/lease.ts";
 import { withoutToken } from "./drive-url.ts";
 import { exportOpen } from "./export-open.ts";
 import { serveExport } from "./export-socket.ts";
-import { Exit, failure } from "./failure.ts";
+import { Exit, failure, interruptedMount } from "./failure.ts";
 import type { MountOptions } from "./mount-options.ts";
 import { exportSocketOf, makeRuntimeFolder, removeRecord, statusSocketOf, writeRecord } from "./mount-registry.ts";
 import { identify } from "./process-table.ts";
@@ -97,7 +97,7 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     clock: keep.clock,
     signal: keep.stop,
   }).catch((cause: unknown) => {
-    throw keep.stop.aborted ? interrupted() : cause;
+    throw keep.stop.aborted ? interruptedMount() : cause;
   });
   let mount: FuseMount | undefined;
   let status: Server | undefined;
@@ -207,8 +207,6 @@ async function giveOutTickets(
   }
 }
 
-const interrupted = () => failure(Exit.FAILED, "interrupted; nothing is mounted");
-
 /** Ends what is left of the mount; whether it has. */
 function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<boolean> {
   return new Promise((resolve) => {
@@ -229,7 +227,7 @@ function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<boolean> {
 
 /** Says that the drive is there. @throws CommanderError FAILED it is not wanted any more; and what `onReady` throws. */
 function announce({ share }: Remote, { url, path, logFile }: DriveRequest, keep: KeepOptions): void {
-  if (keep.stop.aborted) throw interrupted();
+  if (keep.stop.aborted) throw interruptedMount();
   const daemon = identify(process.pid) ?? { pid: process.pid, startTicks: 0 };
   const { readOnly, squash } = share;
   const shownUrl = withoutToken(url);
@@ -299,7 +297,7 @@ async function mountDrive(
   // Where users are themselves on the server, the kernel checks permissions as well, by the same rules: what it has cached for one user it would
   // show to another otherwise. Root, if the server makes it nobody, passes here and is judged there.
   const isTrusted = share.squash !== "all";
-  if (keep.stop.aborted) throw interrupted();
+  if (keep.stop.aborted) throw interruptedMount();
   try {
     return await mountFuse({
       fileSystem,
@@ -318,7 +316,7 @@ async function mountDrive(
       signal: keep.stop,
     });
   } catch (cause) {
-    if (keep.stop.aborted) throw interrupted();
+    if (keep.stop.aborted) throw interruptedMount();
     if (!(cause instanceof FsError)) throw cause;
     throw failure(
       cause.errno === "EBUSY" ? Exit.PATH : Exit.SYSTEM,

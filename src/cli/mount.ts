@@ -137,6 +137,6 @@ async function chooseAccess(
     throw failure(Exit.USAGE, "a password is said on an encrypted connection only; leave out security, or use a token");
   }
   const trust = await chooseTrust({ url, security, ca: given.ca, clock: systemClock, signal });
-  const password = user === undefined ? undefined : await readPassword(user, given.passwordFile);
+  const password = user === undefined ? undefined : await readPassword(user, given.passwordFile, signal);
   return { ...(password === undefined ? {} : { password }), ...(trust === undefined ? {} : { trust }) };
 }

@@ -9,14 +9,18 @@ import { askSecret, isTerminal } from "./prompt.ts";
 const STDIN_DESCRIPTOR = 0;
 const PASSWORD_CHARS_MAX = 1024;
 
-/** The password of `--password-file` (`-`: standard input), else of NETDRIVE_PASSWORD, else asked for. @throws CommanderError USAGE, PATH. */
-export async function readPassword(user: string, file: string | undefined): Promise<string> {
+/**
+ * The password of `--password-file` (`-`: standard input), else of NETDRIVE_PASSWORD, else asked for, until `signal` aborts.
+ *
+ * @throws CommanderError USAGE, PATH; FAILED interrupted.
+ */
+export async function readPassword(user: string, file: string | undefined, signal?: AbortSignal): Promise<string> {
   if (file !== undefined) return checked(firstLine(file));
   const given = process.env["NETDRIVE_PASSWORD"];
   if (given !== undefined) return checked(given);
   const advice = "give it with NETDRIVE_PASSWORD or --password-file";
   if (!isTerminal()) throw failure(Exit.USAGE, `the password of ${user} is needed and there is no terminal; ${advice}`);
-  return checked(await askSecret(`Password of ${user}:`));
+  return checked(await askSecret(`Password of ${user}:`, signal));
 }
 
 /** A new password: as above, but asked for twice. */

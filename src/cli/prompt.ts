@@ -18,15 +18,22 @@ export function isTerminal(): boolean {
 
 const interrupted = () => failure(Exit.FAILED, "interrupted");
 
-/** Whether the answer is yes; only "y" and "yes" are. @throws CommanderError FAILED on Ctrl-C. */
-export function askYesNo(question: string): Promise<boolean> {
+/** Whether the answer is yes; only "y" and "yes" are. @throws CommanderError FAILED on Ctrl-C, and when `signal` aborts. */
+export function askYesNo(question: string, signal: AbortSignal): Promise<boolean> {
+  if (signal.aborted) return Promise.reject(interrupted());
   return new Promise((resolve, reject) => {
     const lines = createInterface({ input: process.stdin, output: process.stderr });
-    lines.once("SIGINT", () => {
-      lines.close();
+    const leave = () => {
+      process.stderr.write("\n");
       reject(interrupted());
+      lines.close();
+    };
+    lines.once("SIGINT", leave);
+    signal.addEventListener("abort", leave);
+    lines.once("close", () => {
+      signal.removeEventListener("abort", leave);
+      resolve(false);
     });
-    lines.once("close", () => resolve(false));
     lines.question(`${question} [y/N] `, (answer) => {
       resolve(/^(y|yes)$/i.test(answer.trim()));
       lines.close();
@@ -34,8 +41,9 @@ export function askYesNo(question: string): Promise<boolean> {
   });
 }
 
-/** A line that is not shown while it is typed. @throws CommanderError FAILED on Ctrl-C and Ctrl-D. */
-export function askSecret(question: string): Promise<string> {
+/** A line that is not shown while it is typed. @throws CommanderError FAILED on Ctrl-C and Ctrl-D, and when `signal` aborts. */
+export function askSecret(question: string, signal?: AbortSignal): Promise<string> {
+  if (signal?.aborted === true) return Promise.reject(interrupted());
   const { stdin, stderr } = process;
   stderr.write(`${question} `);
   const decoder = new StringDecoder("utf8");
@@ -45,11 +53,13 @@ export function askSecret(question: string): Promise<string> {
   return new Promise((resolve, reject) => {
     const end = (settle: () => void) => {
       stdin.off("data", onData);
+      signal?.removeEventListener("abort", leave);
       stdin.setRawMode(false);
       stdin.pause();
       stderr.write("\n");
       settle();
     };
+    const leave = () => end(() => reject(interrupted()));
     const onData = (chunk: Buffer) => {
       const chars = [...decoder.write(chunk)];
       for (const [index, char] of chars.entries()) {
@@ -60,12 +70,13 @@ export function askSecret(question: string): Promise<string> {
           if (rest !== "") stdin.unshift(Buffer.from(rest));
           return;
         }
-        if (char === CTRL_C || char === CTRL_D) return end(() => reject(interrupted()));
+        if (char === CTRL_C || char === CTRL_D) return leave();
         if (char === CTRL_U) text = "";
         else if (BACKSPACES.has(char)) text = [...text].slice(0, -1).join("");
         else if (text.length < ANSWER_CHARS_MAX) text += char;
       }
     };
     stdin.on("data", onData);
+    signal?.addEventListener("abort", leave);
   });
 }

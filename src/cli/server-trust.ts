@@ -10,7 +10,7 @@ import { parseDriveUrl } from "../client/url.ts";
 import type { Place, Trust } from "../transport/connect.ts";
 import { fingerprintAt } from "../transport/dial.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
-import { Exit, failure } from "./failure.ts";
+import { Exit, failure, interruptedMount } from "./failure.ts";
 import { addKnownServer, findKnownServer } from "./known-servers.ts";
 import { askYesNo, isTerminal } from "./prompt.ts";
 
@@ -37,17 +37,18 @@ export async function chooseTrust(options: {
   const known = fingerprint ?? findKnownServer(place);
   if (known !== undefined) return { fingerprint: known };
   const seen = await fingerprintAt({ ...place, timeoutMs: ASK_TIMEOUT_MS, clock, signal }).catch((cause: unknown) => {
-    throw signal.aborted ? failure(Exit.FAILED, "interrupted; nothing is mounted") : cause;
+    throw signal.aborted ? interruptedMount() : cause;
   });
-  await ask(place, seen);
+  await ask(place, seen, signal);
   return { fingerprint: seen };
 }
 
-async function ask(place: Place, seen: string): Promise<void> {
+async function ask(place: Place, seen: string, signal: AbortSignal): Promise<void> {
   const name = printable(`${place.host}:${place.port}`);
   if (isTerminal()) {
     process.stderr.write(`The server at ${name} is not known here. Its key is\n  ${seen}\n`);
-    if (await askYesNo("Is it the one that 'netdrive serve' printed after fp=, and shall it be remembered?")) {
+    const question = "Is it the one that 'netdrive serve' printed after fp=, and shall it be remembered?";
+    if (await askYesNo(question, signal)) {
       addKnownServer(place, seen);
       return;
     }

@@ -1,6 +1,6 @@
 /** A daemon that does not start; how others do is in test/cli/mount, as processes. */
 import assert from "node:assert/strict";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { DaemonRequest } from "../../src/cli/daemon-message.ts";
@@ -25,6 +25,11 @@ const request: DaemonRequest = {
   logLevel: "info",
   isTied: false,
 };
+
+test("who does not want the mount any more by then gets no daemon", async () => {
+  await assert.rejects(launchDaemon(request, AbortSignal.abort()), /interrupted; nothing is mounted/);
+  assert.deepEqual(readdirSync(runtime), []);
+});
 
 test("a daemon that cannot be started is a failure with its reason", { timeout: 20_000 }, async (t) => {
   const { execPath } = process;

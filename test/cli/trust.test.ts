@@ -4,11 +4,12 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import type { AddressInfo, Socket } from "node:net";
 import { join } from "node:path";
+import type { Readable } from "node:stream";
 import { after, afterEach, before, beforeEach, type TestContext, test } from "node:test";
 import { connect as connectTls, createServer as createTlsServer } from "node:tls";
 import { mountAt } from "../../src/sys/mount-table.ts";
 import { makeIdentity } from "../../src/transport/self-signed.ts";
-import { command } from "../support/child.ts";
+import { command, startService } from "../support/child.ts";
 import { detach, netdrive, type ServedShare, startServe } from "../support/drive.ts";
 import { makeTemp } from "../support/temp.ts";
 
@@ -86,6 +87,30 @@ test("on a terminal it asks once, and remembers a yes", async () => {
   await run(["umount", point]);
   assert.equal(readFileSync(known, "utf8"), `127.0.0.1:${server.port} ${fingerprintOf(server.url)}\n`);
   await works(bare(server.url));
+});
+
+test("SIGTERM ends a question, and with it the mount", { timeout: 60_000 }, async () => {
+  const user = server.url.replace(/\/\/.*@/, "//somebody:@");
+  const pidFile = at("pid");
+  for (const [url, question] of [
+    [bare(server.url), "[y/N]"],
+    [user, "Password of somebody:"],
+  ] as const) {
+    const line = [process.execPath, ...netdrive("mount", url, point)].map((word) => `'${word}'`).join(" ");
+    const args = ["--quiet", "--return", "--command", `echo $$ > '${pidFile}'; exec ${line}`, "/dev/null"];
+    const asking = startService("script", args, { env: environment(), hasInput: true });
+    let said = "";
+    asking.process.stdout?.on("data", (chunk: string) => {
+      said += chunk;
+    });
+    while (!said.includes(question))
+      await Promise.race([once(asking.process.stdout as Readable, "data"), asking.crashed]);
+    process.kill(Number(readFileSync(pidFile, "utf8")), "SIGTERM");
+    assert.equal(await asking.exited, 1, said);
+    await asking.line("netdrive: interrupted\r");
+    assert.equal(mountAt(point), undefined);
+  }
+  assert.ok(!existsSync(known));
 });
 
 test("a changed key is refused, whoever it was known by", async () => {
