@@ -21,15 +21,24 @@ export class WriteRun<Token> {
   /** What the caller gave with each buffer. */
   tokens: Token[];
 
-  constructor(offsetBytes: number, data: Buffer, token: Token) {
+  constructor(offsetBytes: number, buffers: Buffer[], tokens: Token[]) {
     this.offsetBytes = offsetBytes;
-    this.lengthBytes = data.length;
-    this.buffers = [data];
-    this.tokens = [token];
+    this.lengthBytes = buffers.reduce((sum, { length }) => sum + length, 0);
+    this.buffers = buffers;
+    this.tokens = tokens;
   }
 
   get endBytes(): number {
     return this.offsetBytes + this.lengthBytes;
+  }
+
+  /** What lies before the section of `token` and what lies behind it, where there is something. */
+  without(token: Token): WriteRun<Token>[] {
+    const at = this.tokens.indexOf(token);
+    const before = new WriteRun(this.offsetBytes, this.buffers.slice(0, at), this.tokens.slice(0, at));
+    const behindBytes = before.endBytes + (this.buffers[at]?.length ?? 0);
+    const behind = new WriteRun(behindBytes, this.buffers.slice(at + 1), this.tokens.slice(at + 1));
+    return [before, behind].filter(({ lengthBytes }) => lengthBytes > 0);
   }
 
   /** Shares out a write of `writtenBytes` of the run's start: tells for each section how many of its bytes were written. */
@@ -87,7 +96,7 @@ export class RunMerge<Token> {
     const at = this.#findNeighbour(offsetBytes, data.length);
     if (at === -1) {
       if (this.#pending.length + this.#writing.size >= this.#limits.runsMax) return false;
-      this.#pending.push(new WriteRun(offsetBytes, data, token));
+      this.#pending.push(new WriteRun(offsetBytes, [data], [token]));
     } else {
       const run = this.#pending[at] as WriteRun<Token>;
       if (run.endBytes === offsetBytes) {
@@ -121,6 +130,23 @@ export class RunMerge<Token> {
       return run;
     }
     return undefined;
+  }
+
+  /**
+   * Gives back a section nobody wants any more, and its buffer.
+   *
+   * @returns false: it stays, because its run is taken, or would become two while there are as many as there may be.
+   */
+  withdraw(token: Token): boolean {
+    const at = this.#pending.findIndex(({ tokens }) => tokens.includes(token));
+    const run = this.#pending[at];
+    if (run === undefined) return false;
+    const rest = run.without(token);
+    if (rest.length > 1 && this.#pending.length + this.#writing.size >= this.#limits.runsMax) return false;
+    // In its place: they overlap what it overlapped.
+    this.#pending.splice(at, 1, ...rest);
+    this.#heldBytes -= rest.reduce((bytes, { lengthBytes }) => bytes - lengthBytes, run.lengthBytes);
+    return true;
   }
 
   /** The run's write is over, well or badly. */

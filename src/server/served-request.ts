@@ -51,13 +51,14 @@ export class ServedRequest implements RequestContext {
   isUnhurried = false;
   /** Its client has given it up: nobody is answered. */
   isOrphan = false;
+  /** Called when it is canceled; set by whoever holds it at the moment. */
+  onCancel: (() => void) | undefined;
   /** Of a directory whose names it has changed. */
   #directory: { readonly id: NodeId; readonly attr: Attr } | undefined;
   #source: CancelSource | undefined;
   #isCanceled = false;
   /** Its open was closed while it waited for its client. */
   #isLate = false;
-  #onCancel: (() => void) | undefined;
   #onEnd: (() => void)[] = [];
   #hasEnded = false;
 
@@ -124,7 +125,7 @@ export class ServedRequest implements RequestContext {
     if (this.#isCanceled) return;
     this.#isCanceled = true;
     this.#source?.abort();
-    this.#onCancel?.();
+    this.onCancel?.();
   }
 
   /** @throws FsError EINTR; EBADF its open was closed while it waited `aside`. */
@@ -179,10 +180,10 @@ export class ServedRequest implements RequestContext {
   takeBuffer(bytes: number): Promise<Buffer> {
     const taken = new Promise<Buffer>((resolve, reject) => {
       const giveUp = this.session.buffers.take(bytes, (buffer) => {
-        this.#onCancel = undefined;
+        this.onCancel = undefined;
         resolve(buffer);
       });
-      this.#onCancel = () => {
+      this.onCancel = () => {
         giveUp();
         reject(new FsError("EINTR", this.message.name));
       };

@@ -35,6 +35,8 @@ const NEVER_JOINED = OpenFlag.APPEND | OpenFlag.SYNC | OpenFlag.DSYNC;
 /** A request whose caller may lose interest. */
 export interface WriteContext extends RequestContext {
   readonly isCanceled: boolean;
+  /** Called when it has; set by whoever holds the request at the moment. */
+  onCancel: (() => void) | undefined;
 }
 
 export interface WriteCounters {
@@ -75,20 +77,32 @@ export class WriteJoiner {
   /**
    * Writes one section, as `FileSystem.write`. `data` is borrowed until the promise settles.
    *
-   * @throws FsError what the file system says of this section; EINTR canceled before its write began.
+   * @throws FsError what the file system says of this section; EINTR canceled before its write began, at once if it was only gathered.
    */
   write(ctx: WriteContext, offsetBytes: number, data: Buffer, killSuidgid: boolean): Promise<number> {
     this.#counters.writtenSections += 1;
     const merge = this.#merge;
     if (merge === undefined || data.length === 0) return this.#writeAlone(ctx, offsetBytes, data, killSuidgid);
+    if (ctx.isCanceled) return Promise.reject(new FsError("EINTR", "write"));
     if (merge.idle) this.#caller = ctx.caller;
     else if (!isSameUser(this.#caller, ctx.caller)) return this.#writeAlone(ctx, offsetBytes, data, killSuidgid);
     return new Promise((resolve, reject) => {
       const section = { ctx, offsetBytes, data, killSuidgid, resolve, reject };
       if (!merge.add(offsetBytes, data, section)) {
         this.#writeAlone(ctx, offsetBytes, data, killSuidgid).then(resolve, reject);
-      } else this.#writeGathered(merge);
+        return;
+      }
+      ctx.onCancel = () => this.#withdraw(merge, section);
+      this.#writeGathered(merge);
     });
+  }
+
+  /**
+   * Nobody waits for a section any more. One that is only gathered is not written: what it would wait for may never end. What is left of its run stays
+   * where it is, because others of it are most likely canceled as well.
+   */
+  #withdraw(merge: RunMerge<Section>, section: Section): void {
+    if (merge.withdraw(section)) section.reject(new FsError("EINTR", "write"));
   }
 
   #writeGathered(merge: RunMerge<Section>): void {

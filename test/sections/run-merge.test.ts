@@ -120,7 +120,50 @@ test("a short write is shared out by the order of the file", () => {
   ]);
 });
 
-type Step = { op: "add"; at: number; length: number } | { op: "take"; all: boolean } | { op: "finish"; pick: number };
+test("a section that is withdrawn leaves what lies before it and behind it, in its place", () => {
+  for (let gone = 0; gone < 4; gone++) {
+    const merge = new RunMerge<number | string>(LIMITS);
+    for (let index = 0; index < 4; index++) merge.add(index * 10, section(10), index);
+    merge.add(5, section(30), "later");
+    assert.equal(merge.withdraw(gone), true);
+    merge.checkInvariants();
+    assert.equal(merge.withdraw(gone), false, "once");
+    assert.equal(merge.heldBytes, 60);
+    const lengths = [gone * 10, 30 - gone * 10].filter((length) => length > 0);
+    const first = lengths.map(() => merge.take(true) as WriteRun<number | string>);
+    assert.deepEqual(
+      first.flatMap(({ tokens }) => tokens),
+      [0, 1, 2, 3].filter((index) => index !== gone),
+    );
+    assert.deepEqual(
+      first.map(({ lengthBytes }) => lengthBytes),
+      lengths,
+    );
+    assert.equal(merge.take(true), undefined, "what overlaps still goes last");
+    for (const run of first) merge.finished(run);
+    assert.deepEqual(flush(merge), [[5, 30, 1]]);
+    assert.equal(merge.idle, true);
+  }
+});
+
+test("a section stays where its run is taken, or would become one more than there may be", () => {
+  const merge = new RunMerge<number>(LIMITS);
+  for (let index = 0; index < 6; index++) merge.add(index * 40, section(10), index * 10);
+  const taken = merge.take(true) as WriteRun<number>;
+  assert.deepEqual(taken.tokens, [0]);
+  assert.equal(merge.withdraw(0), false);
+  for (const index of [1, 2]) merge.add(40 + index * 10, section(10), 10 + index);
+  assert.equal(merge.withdraw(11), false);
+  assert.equal(merge.withdraw(12), true);
+  merge.finished(taken);
+  merge.checkInvariants();
+  assert.equal(merge.heldBytes, 60);
+});
+
+type Step =
+  | { op: "add"; at: number; length: number }
+  | { op: "withdraw" | "finish"; pick: number }
+  | { op: "take"; all: boolean };
 
 test("random sections, overlapping or not, leave the file that writing them one by one leaves", (t) => {
   const step: fc.Arbitrary<Step> = fc.oneof(
@@ -134,17 +177,18 @@ test("random sections, overlapping or not, leave the file that writing them one 
     },
     { weight: 1, arbitrary: fc.record({ op: fc.constant("take" as const), all: fc.boolean() }) },
     { weight: 2, arbitrary: fc.record({ op: fc.constant("finish" as const), pick: fc.nat() }) },
+    { weight: 1, arbitrary: fc.record({ op: fc.constant("withdraw" as const), pick: fc.nat() }) },
   );
   let added = 0;
   let written = 0;
   fc.assert(
     fc.property(fc.array(step, { minLength: 30, maxLength: 100 }), (steps) => {
       const merge = new RunMerge<number>({ ...LIMITS, heldBytesMax: 300 });
-      const expected = Buffer.alloc(200);
+      const sections: { at: number; data: Buffer; fill: number }[] = [];
+      const withdrawn = new Set<number>();
       const file = Buffer.alloc(200);
       const out: WriteRun<number>[] = [];
       const settled = new Set<number>();
-      let tokens = 0;
       const finish = (at: number) => {
         const [run] = out.splice(at, 1);
         if (run === undefined) return;
@@ -164,12 +208,17 @@ test("random sections, overlapping or not, leave the file that writing them one 
       };
       for (const each of steps) {
         if (each.op === "add") {
-          const fill = (tokens % 255) + 1;
-          if (merge.add(each.at, section(each.length, fill), tokens)) {
-            expected.fill(fill, each.at, each.at + each.length);
-            tokens++;
-            added++;
-          }
+          const fill = (sections.length % 254) + 1;
+          const data = section(each.length, fill);
+          if (!merge.add(each.at, data, sections.length)) continue;
+          sections.push({ at: each.at, data, fill });
+          added++;
+        } else if (each.op === "withdraw") {
+          const token = each.pick % Math.max(sections.length, 1);
+          if (!merge.withdraw(token)) continue;
+          withdrawn.add(token);
+          // It is another's now.
+          sections[token]?.data.fill(0xff);
         } else if (each.op === "take") take(each.all);
         else finish(each.pick % Math.max(out.length, 1));
         merge.checkInvariants();
@@ -178,8 +227,12 @@ test("random sections, overlapping or not, leave the file that writing them one 
         while (take(true)) merge.checkInvariants();
         finish(out.length - 1);
       }
+      const expected = Buffer.alloc(200);
+      sections.forEach(({ at, data, fill }, token) => {
+        if (!withdrawn.has(token)) expected.fill(fill, at, at + data.length);
+      });
       assert(file.equals(expected));
-      assert.equal(settled.size, tokens);
+      assert.equal(settled.size + withdrawn.size, sections.length);
     }),
     seeded(t, 2000),
   );

@@ -75,14 +75,29 @@ class SlowDisk {
   }
 }
 
+/** A request whose caller waits for it. */
+function wanted(context: Partial<RequestContext> = {}) {
+  const whole = {
+    caller: root,
+    isCanceled: false,
+    onCancel: undefined as (() => void) | undefined,
+    ...context,
+    cancel() {
+      whole.isCanceled = true;
+      whole.onCancel?.();
+    },
+  };
+  return whole;
+}
+
 function joined(disk: SlowDisk, flags = OpenFlag.WRITE as number) {
   const counters = { writes: 0, writtenSections: 0 };
   const joiner = new WriteJoiner({ fileSystem: disk.fileSystem, handle: HANDLE, flags, counters });
   /** The outcome of each section, by its number: bytes, or an errno. */
   const outcomes: (number | string)[] = [];
-  const put = (index: number, context: Partial<RequestContext & { isCanceled: boolean }> = {}, killSuidgid = false) => {
+  const put = (index: number, context: Partial<RequestContext> = {}, killSuidgid = false) => {
     const data = Buffer.alloc(SECTION, index + 1);
-    const whole = { caller: root, isCanceled: false, ...context };
+    const whole = wanted(context);
     joiner.write(whole, index * SECTION, data, killSuidgid).then(
       (bytes) => {
         outcomes[index] = bytes;
@@ -94,7 +109,7 @@ function joined(disk: SlowDisk, flags = OpenFlag.WRITE as number) {
         data.fill(0xee);
       },
     );
-    return whole as { isCanceled: boolean };
+    return whole;
   };
   return { joiner, counters, outcomes, put };
 }
@@ -300,15 +315,44 @@ test("a run clears set-id bits if one of its sections asks for it", async () => 
   );
 });
 
-test("a gathered section that nobody wants any more is left out, and its neighbours are written", async () => {
+test("a gathered section that nobody wants any more is answered at once and left out, and its neighbours are written", async () => {
+  for (const gone of [2, 3, 5]) {
+    const disk = new SlowDisk();
+    const { put, outcomes } = joined(disk);
+    const contexts = [0, 1, 2, 3, 4, 5].map((index) => put(index));
+    contexts[gone]?.cancel();
+    await settle();
+    assert.equal(outcomes[gone], "EINTR", "also while nothing moves on the disk");
+    assert.equal(disk.puts.length, 2);
+    await disk.passAll();
+    assert.deepEqual(
+      outcomes,
+      [0, 1, 2, 3, 4, 5].map((index) => (index === gone ? "EINTR" : SECTION)),
+    );
+    assert.ok([0, 1, 2, 3, 4, 5].every((index) => isThere(disk, index) === (index !== gone)));
+  }
+});
+
+test("sections that are all canceled while they are gathered leave nothing to be written, and what comes then is", async () => {
   const disk = new SlowDisk();
   const { put, outcomes } = joined(disk);
   const contexts = [0, 1, 2, 3, 4, 5].map((index) => put(index));
-  (contexts[3] as { isCanceled: boolean }).isCanceled = true;
+  for (const context of contexts) context.cancel();
+  await settle();
+  assert.deepEqual(outcomes.slice(2), new Array(4).fill("EINTR"));
+  put(2);
   await disk.passAll();
-  assert.deepEqual(outcomes, [SECTION, SECTION, SECTION, "EINTR", SECTION, SECTION]);
-  assert.equal(isThere(disk, 3), false);
-  assert.ok([0, 1, 2, 4, 5].every((index) => isThere(disk, index)));
+  assert.equal(disk.puts.length, 3);
+  assert.deepEqual(outcomes, [SECTION, SECTION, SECTION, "EINTR", "EINTR", "EINTR"]);
+});
+
+test("a section canceled before it comes to be gathered is not written", async () => {
+  const disk = new SlowDisk();
+  const { joiner } = joined(disk);
+  const context = wanted();
+  context.cancel();
+  await assert.rejects(joiner.write(context, 0, Buffer.alloc(SECTION), false), { errno: "EINTR" });
+  assert.equal(disk.puts.length, 0);
 });
 
 test("who loses interest while a joined write runs gets its result, and so do the others", async () => {
@@ -320,7 +364,7 @@ test("who loses interest while a joined write runs gets its result, and so do th
   assert.equal(disk.puts.at(-1)?.buffers, 3);
   assert.equal(disk.puts.at(-1)?.ctx.signal, undefined);
   controller.abort();
-  for (const context of contexts) context.isCanceled = true;
+  for (const context of contexts) context.cancel();
   await disk.passAll();
   assert.deepEqual(outcomes, new Array(5).fill(SECTION));
 });
@@ -328,7 +372,7 @@ test("who loses interest while a joined write runs gets its result, and so do th
 test("sections that overlap are written in the order they came", async () => {
   const disk = new SlowDisk();
   const { joiner } = joined(disk);
-  const context = { caller: root, isCanceled: false };
+  const context = wanted();
   const all = [1, 2, 3, 4].map((fill) => joiner.write(context, 0, Buffer.alloc(SECTION, fill), false));
   assert.equal(disk.puts.length, 1);
   await disk.passAll();
@@ -339,7 +383,7 @@ test("sections that overlap are written in the order they came", async () => {
 test("sections that continue nothing wait for nothing", async () => {
   const disk = new SlowDisk();
   const { joiner } = joined(disk);
-  const context = { caller: root, isCanceled: false };
+  const context = wanted();
   const all = Array.from({ length: 90 }, (_, index) => joiner.write(context, index * 11, Buffer.alloc(SECTION), false));
   assert.equal(disk.puts.length, 90);
   await disk.passAll();
@@ -349,7 +393,7 @@ test("sections that continue nothing wait for nothing", async () => {
 test("sections beyond what is held are written by themselves", async () => {
   const disk = new SlowDisk();
   const { joiner } = joined(disk);
-  const context = { caller: root, isCanceled: false };
+  const context = wanted();
   const all = Array.from({ length: 90 }, () => joiner.write(context, 0, Buffer.alloc(SECTION), false));
   // One is written, 63 must wait for it.
   assert.equal(disk.puts.length, 90 - 63);
@@ -360,30 +404,66 @@ test("sections beyond what is held are written by themselves", async () => {
 test("an empty write is one", async () => {
   const disk = new SlowDisk();
   const { joiner } = joined(disk);
-  const writing = joiner.write({ caller: root, isCanceled: false }, 7, Buffer.alloc(0), false);
+  const writing = joiner.write(wanted(), 7, Buffer.alloc(0), false);
   await disk.passAll();
   assert.equal(await writing, 0);
   assert.equal(disk.puts.length, 1);
 });
 
+/** A client whose file has five writes under way: two in the disk, which does not answer, and three that gather. */
+async function gathering() {
+  const memory = new MemoryFs();
+  const gate = new GatedFs(new VectorFs(memory));
+  const drive = linkDrive({ fileSystem: gate.fileSystem, limits: { keepMsMax: 10 } });
+  const peer = drive.peer();
+  await peer.setUp();
+  const { id: parent } = await memory.root();
+  const made = { caller: root, parent, name: named("f"), flags: 3, lease: Lease.NONE, mode: 0o100644, umask: 0 };
+  peer.send("create", made, { tag: 7 });
+  await settle();
+  const handle = peer.headers.at(-1)?.handle ?? 0;
+  for (const name of ["write", "writev"]) gate.gates.add(name);
+  for (let tag = 0; tag < 5; tag += 1) {
+    const fields = { caller: root, offsetBytes: tag * 100, killSuidgid: false };
+    peer.send("write", fields, { tag, handle }, Buffer.alloc(100, tag + 1));
+  }
+  await gate.holding(2);
+  return { memory, gate, drive, peer, handle };
+}
+
+test("canceled sections that are only gathered give back slot and buffer while the disk hangs", async () => {
+  const { memory, gate, drive, peer, handle } = await gathering();
+  const { bufferBytes } = drive.server.counters();
+  peer.frames.length = 0;
+  for (const canceledTag of [4, 2, 3, 0]) peer.send("cancel", { canceledTag });
+  await settle();
+  const answers = peer.frames.map((text) => text.replace(/ handle=.* /, " "));
+  assert.deepEqual(
+    answers.sort(),
+    [2, 3, 4].map((tag) => `write reply tag=${tag} EINTR`),
+  );
+  assert.equal(drive.server.counters().bufferBytes, (bufferBytes / 5) * 2);
+  const fields = { caller: root, offsetBytes: 300, killSuidgid: false };
+  peer.send("write", fields, { tag: 2 + (1 << 16), handle }, Buffer.alloc(100, 9));
+  await settle();
+  gate.open();
+  await settle();
+  assert.equal(drive.server.counters().bufferBytes, 0);
+  const { id } = await memory.lookup(ctx, (await memory.root()).id, named("f"));
+  const { handle: reading } = await memory.open(ctx, id, OpenFlag.READ);
+  const content = Buffer.alloc(500);
+  assert.equal(await memory.read(ctx, reading, 0, content), 400);
+  assert.deepEqual(
+    [0, 100, 200, 300].map((at) => content[at]),
+    [1, 2, 0, 9],
+  );
+  peer.channel.destroy();
+  await settle();
+});
+
 test("release waits for joined writes, also when the client is gone", async () => {
   for (const isGone of [false, true]) {
-    const memory = new MemoryFs();
-    const gate = new GatedFs(new VectorFs(memory));
-    const drive = linkDrive({ fileSystem: gate.fileSystem, limits: { keepMsMax: 10 } });
-    const peer = drive.peer();
-    await peer.setUp();
-    const { id: parent } = await memory.root();
-    const made = { caller: root, parent, name: named("f"), flags: 3, lease: Lease.NONE, mode: 0o100644, umask: 0 };
-    peer.send("create", made, { tag: 7 });
-    await settle();
-    const handle = peer.headers.at(-1)?.handle ?? 0;
-    for (const name of ["write", "writev"]) gate.gates.add(name);
-    for (let tag = 0; tag < 5; tag += 1) {
-      const fields = { caller: root, offsetBytes: tag * 100, killSuidgid: false };
-      peer.send("write", fields, { tag, handle }, Buffer.alloc(100, tag + 1));
-    }
-    await gate.holding(2);
+    const { memory, gate, drive, peer, handle } = await gathering();
     if (isGone) {
       peer.link.destroy();
       await settle();
