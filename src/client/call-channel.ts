@@ -15,7 +15,7 @@ import type { ByteReader } from "../base/byte-cursor.ts";
 import type { Clock } from "../base/clock.ts";
 import { type ErrnoName, errnoName } from "../base/errno.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
-import { type CreditFigures, CreditWaiter, type CreditWindow } from "../sections/credit-window.ts";
+import { CreditWaiter, type CreditWindow } from "../sections/credit-window.ts";
 import type { Channel, ChannelReceiver } from "../transport/channel.ts";
 import { type BodyCodec, messageOf, messages } from "../wire/codec.ts";
 import { emptyHeader, type FrameHeader } from "../wire/frame.ts";
@@ -31,7 +31,8 @@ import {
   PromisedCall,
   type Result,
 } from "./call.ts";
-import { CallWindows } from "./call-windows.ts";
+import { type CallChannelFigures, CallWindows } from "./call-windows.ts";
+import { HeldUpLine } from "./held-up-line.ts";
 import { type NoticeReceiver, readNotice } from "./notices.ts";
 import { type Agreement, awayError, goodbyeError, overError } from "./set-up.ts";
 
@@ -45,20 +46,12 @@ type State =
   | { readonly t: "down" }
   | { readonly t: "over"; readonly error: Error };
 
-export interface CallChannelFigures {
-  readonly isOpen: boolean;
-  readonly cipher: string;
-  readonly calls: CreditFigures;
-  readonly sections: CreditFigures;
-  readonly receivedBytes: number;
-  readonly sentBytes: number;
-}
-
 export class CallChannel implements ChannelReceiver, NoticeReceiver {
   #agreement: Agreement;
   #state: State;
   readonly #clock: Clock;
   readonly #windows: CallWindows;
+  readonly #heldUp = new HeldUpLine();
   readonly #calls: (Call | undefined)[];
   readonly #turns: Uint16Array;
   readonly #waiting = new Set<Call>();
@@ -253,9 +246,14 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     this.failAll(awayError(), ({ begunMs }) => Math.max(begunMs, awaySinceMs) <= latestMs);
   }
 
-  /** Time passes; see CreditWindow. */
+  /** Time passes; see CreditWindow and HeldUpLine. */
   tick(): void {
-    this.#windows.tick(this.#clock.monotonicMs());
+    const nowMs = this.#clock.monotonicMs();
+    this.#windows.tick(nowMs);
+    const signs = { nowMs, heardBytes: this.channel?.receivedBytes ?? 0, progressMs: this.#windows.progressMs };
+    const overdue = this.#heldUp.look(signs, this.#calls, this.#waiting);
+    if (overdue.length > 0) this.events.heldUp(overdue.length);
+    for (const call of overdue) call.overdue();
   }
 
   /** Cuts the connection. */

@@ -18,6 +18,15 @@ const PLAIN_BYTES = 256;
 /** Sections that are under way whatever the line's product seems to be. */
 const SECTIONS_MIN = 4;
 
+export interface CallChannelFigures {
+  readonly isOpen: boolean;
+  readonly cipher: string;
+  readonly calls: CreditFigures;
+  readonly sections: CreditFigures;
+  readonly receivedBytes: number;
+  readonly sentBytes: number;
+}
+
 export class CallWindows {
   readonly #plain: CreditWindow;
   readonly #reserve = new CreditWindow({
@@ -66,6 +75,11 @@ export class CallWindows {
   /** Credits in use. */
   get held(): number {
     return this.#plain.held + this.#reserve.held + this.#data.held;
+  }
+
+  /** When a section was last sent or answered. */
+  get progressMs(): number {
+    return this.#data.progressMs;
   }
 
   /** Bytes of sections that are on their way or wait to be. */

@@ -44,6 +44,8 @@ export interface CallParts {
   readonly followsWrites?: boolean | undefined;
   /** Nobody waits for it: it leaves with the next other one. */
   readonly isUnhurried?: boolean | undefined;
+  /** How long it may wait for a credit of the sections while nobody gets one; absent: for ever. */
+  readonly patienceMs?: number | undefined;
 }
 
 /** What a channel tells that is no call's reply. */
@@ -57,6 +59,8 @@ export interface ChannelEvents {
   changed(notice: Request<"changed">): void;
   /** Others need a file of which this session has leases. */
   leaseBreak(notice: Request<"leaseBreak">): void;
+  /** So many calls that waited behind sections which hang in the server are given up. */
+  heldUp(calls: number): void;
 }
 
 export abstract class Call {
@@ -72,6 +76,9 @@ export abstract class Call {
   readonly isOfResuming: boolean;
   readonly followsWrites: boolean;
   readonly isUnhurried: boolean;
+  readonly patienceMs: number;
+  /** It was given up because it stayed without an answer. */
+  isOverdue = false;
   /** Where the reply's payload goes; undefined also when it was taken back. */
   target: Buffer | undefined;
   /** The handle as sent, which the reply must bring back. */
@@ -118,6 +125,7 @@ export abstract class Call {
     this.isOfResuming = parts.isOfResuming === true;
     this.followsWrites = parts.followsWrites === true;
     this.isUnhurried = parts.isUnhurried === true;
+    this.patienceMs = parts.patienceMs ?? Number.POSITIVE_INFINITY;
   }
 
   /** Of the handle it is answered with, if it is with one. */
@@ -227,6 +235,13 @@ export abstract class Call {
   /** Bytes this call keeps on the line, for the window. */
   get windowBytes(): number {
     return (this.payload?.length ?? 0) + (this.target?.length ?? 0);
+  }
+
+  /** It has waited for too long, for its credit or its answer. */
+  overdue(): void {
+    if (this.isAbandoned) return;
+    this.isOverdue = true;
+    this.channel?.abandon(this, new FsError("ETIMEDOUT", this.message.name));
   }
 
   /** The call has its credit and is sent. */

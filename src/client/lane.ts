@@ -1,6 +1,7 @@
 /** One channel of the client's session and the connection that carries it, if there is one, as the session (session.ts) and its heartbeat see it. */
 import { Backoff } from "../base/backoff.ts";
 import { ConnectionError, ProtocolError } from "../base/errors.ts";
+import type { ByteLink } from "../transport/byte-link.ts";
 import type { CallChannel } from "./call-channel.ts";
 
 const BACKOFF = { firstMs: 20, maxMs: 1000, factor: 2, jitter: 0.25 };
@@ -32,6 +33,12 @@ const ATTEMPT_TIMEOUTS_MS: readonly number[] = [2000, 2000, 5000, 10_000];
 
 /** What came of an attempt: nothing, or a machine's word that nobody listens there, or a server's own no. */
 export type Failure = "silent" | "refused" | "answered";
+
+/**
+ * How further connections of a session are made. `attempt`: of a lane that is brought back; `isEager`: what is said first need not wait for the server's
+ * yes to the connection.
+ */
+export type DialMore = (kind: "control" | "io", attempt?: { timeoutMs: number; isEager: boolean }) => Promise<ByteLink>;
 
 /** Whether an attempt may fail like this without a fault in this program. */
 export function isExpected(error: unknown): boolean {

@@ -22,12 +22,14 @@ export class NodeCalls {
   readonly #channels: SessionChannels;
   readonly #names: NodeNames;
   readonly #readOnly: boolean;
+  readonly #answerMs: number;
 
-  /** `readOnly`: refuses changes without asking the server. */
-  constructor(channels: SessionChannels, names: NodeNames, readOnly: boolean) {
+  /** `readOnly`: refuses changes without asking the server. `answerMs`: as for sections, of what waits in line with them. */
+  constructor(channels: SessionChannels, names: NodeNames, options: { readOnly: boolean; answerMs: number }) {
     this.#channels = channels;
     this.#names = names;
-    this.#readOnly = readOnly;
+    this.#readOnly = options.readOnly;
+    this.#answerMs = options.answerMs;
   }
 
   /** One call. @throws FsError EROFS, ESTALE, and the server's; ConnectionError. */
@@ -45,7 +47,8 @@ export class NodeCalls {
     if (this.#readOnly && message.row.changes === true) return Promise.reject(new FsError("EROFS", name));
     const { signal, priority, followsWrites, isImpatient } = ctx;
     const recover = undefined;
-    const parts = { message, fields, open, payload, signal, priority, followsWrites, isImpatient, recover };
+    const patienceMs = this.#answerMs;
+    const parts = { message, fields, open, payload, signal, priority, followsWrites, isImpatient, recover, patienceMs };
     const told =
       parent === undefined || ctx.directoryChanged === undefined ? result : tellingDirectory(ctx, parent, result);
     return this.#recovering(ctx, parts, told);

@@ -80,7 +80,8 @@ export class RemoteFileSystem implements FileSystem {
     this.#sections = sections;
     this.#readOnly = options.readOnly;
     this.#leases = options.leases;
-    this.#calls = new NodeCalls(sections.channels, this.#names, options.readOnly);
+    const { channels, answerMs } = sections;
+    this.#calls = new NodeCalls(channels, this.#names, { readOnly: options.readOnly, answerMs });
     this.#close = options.close;
   }
 

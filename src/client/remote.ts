@@ -17,13 +17,14 @@ import type { Trace } from "../transport/trace.ts";
 import type { FileSystem, HandleId, NodeId, OpenFlags, RequestContext } from "../vfs/file-system.ts";
 import type { ChannelSecurity, Security } from "../wire/messages.ts";
 import { type Attached, attachOpen, type OpenTicket } from "./attach.ts";
-import type { CallChannelFigures } from "./call-channel.ts";
+import type { CallChannelFigures } from "./call-windows.ts";
+import type { DialMore } from "./lane.ts";
 import type { OpenEvents, RemoteOpens } from "./open-table.ts";
 import { RemoteFileSystem } from "./remote-file-system.ts";
 import type { LeaseFigures } from "./remote-leases.ts";
 import type { OpenKeys } from "./remote-open.ts";
 import { SectionWatch } from "./section-watch.ts";
-import { ClientSession, type DialMore, type SessionOptions, type SessionState } from "./session.ts";
+import { ClientSession, type SessionOptions, type SessionState } from "./session.ts";
 import type { Agreement } from "./set-up.ts";
 import type { DriveUrl } from "./url.ts";
 

@@ -24,10 +24,8 @@ export function attemptsOf(kind: "read" | "write", channels: SessionChannels): n
 
 export abstract class SectionCall extends Call implements WatchedSection {
   protected readonly carrier: SectionCarrier;
-  readonly patienceMs: number;
+  override readonly patienceMs: number;
   sentMs = 0;
-  /** It was given up because it stayed without an answer. */
-  isOverdue = false;
 
   constructor(parts: CallParts, carrier: SectionCarrier, attempts: number) {
     super(parts);
@@ -47,12 +45,6 @@ export abstract class SectionCall extends Call implements WatchedSection {
   override failed(error: Error): void {
     this.carrier.watch.settled(this, !this.isAbandoned && error instanceof FsError);
     this.ended(error);
-  }
-
-  overdue(): void {
-    if (this.isAbandoned) return;
-    this.isOverdue = true;
-    this.carrier.channels.abandon(this, new FsError("ETIMEDOUT", this.message.name));
   }
 
   /** As `answered`. */

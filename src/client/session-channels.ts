@@ -6,7 +6,8 @@
  */
 import assert from "node:assert/strict";
 import { type Call, type CallParts, isDataCall, PromisedCall, type Result } from "./call.ts";
-import type { CallChannel, CallChannelFigures } from "./call-channel.ts";
+import type { CallChannel } from "./call-channel.ts";
+import type { CallChannelFigures } from "./call-windows.ts";
 import type { Agreement } from "./set-up.ts";
 
 export class SessionChannels {

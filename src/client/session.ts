@@ -23,7 +23,7 @@ import type { Trace } from "../transport/trace.ts";
 import type { Request, Security } from "../wire/messages.ts";
 import { CallChannel } from "./call-channel.ts";
 import { Heartbeat, LOOK_BUSY_MS } from "./heartbeat.ts";
-import { failureOf, isExpected, Lane } from "./lane.ts";
+import { type DialMore, failureOf, isExpected, Lane } from "./lane.ts";
 import { type OpenTable, resumeOpens, showOpens } from "./resume-opens.ts";
 import { SessionChannels } from "./session-channels.ts";
 import {
@@ -52,12 +52,6 @@ type State =
   | { readonly t: "away"; readonly sinceMs: number; readonly reason: Error }
   | { readonly t: "resuming"; readonly sinceMs: number }
   | { readonly t: "over" };
-
-/**
- * How further connections of a session are made. `attempt`: of a lane that is brought back; `isEager`: what is said first need not wait for the server's
- * yes to the connection.
- */
-export type DialMore = (kind: "control" | "io", attempt?: { timeoutMs: number; isEager: boolean }) => Promise<ByteLink>;
 
 /** Who is told what concerns locks. */
 interface LockTable {
@@ -264,7 +258,7 @@ export class ClientSession {
   }
 
   #makeCalls(lane: Lane, channel: Channel, agreement: Agreement, roundTripMs: number): CallChannel {
-    const { clock, isPipelined } = this.#options;
+    const { clock, isPipelined, log } = this.#options;
     return new CallChannel({
       channel,
       agreement,
@@ -275,6 +269,7 @@ export class ClientSession {
         lockReady: (notice) => this.#locks?.ready(notice),
         changed: ({ id }) => this.#opens?.changed(id),
         leaseBreak: (notice) => this.#opens?.leaseBreak(notice),
+        heldUp: (calls) => log.warn(`requests given up, behind sections that hang in the server: ${calls}`),
       },
       isPipelined,
       roundTripMs,

@@ -152,6 +152,11 @@ export class CreditWindow {
     return this.#waiters;
   }
 
+  /** When a credit was last taken or its request answered. */
+  get progressMs(): number {
+    return this.#progressMs;
+  }
+
   /** Bytes that may be on their way at this moment. */
   get windowBytes(): number {
     return this.#estimate.windowBytes;

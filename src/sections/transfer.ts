@@ -181,9 +181,12 @@ export class Transfer {
     return true;
   }
 
-  /** The section had no answer in time and the transport no longer touches its bytes: it goes again, or the whole fails with ETIMEDOUT. */
+  /**
+   * The section had no answer in time, or could not even leave, and the transport no longer touches its bytes: it goes again, or the whole fails with
+   * ETIMEDOUT.
+   */
   timedOut(index: number): void {
-    assert(this.#inFlight.clear(index), "only what is in flight times out");
+    assert(this.#inFlight.clear(index) || this.isToSend(index), "only what is in flight, or is to be, times out");
     this.#again(index, "ETIMEDOUT");
     this.#settle();
   }

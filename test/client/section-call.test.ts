@@ -18,7 +18,7 @@ const isTimeout = (error: unknown) => error instanceof FsError && error.errno ==
 /** The data of the file: each section has a byte of its own. */
 const CONTENT = Buffer.concat(Array.from({ length: 8 }, (_, index) => Buffer.alloc(SECTION, index + 1)));
 
-async function heldDrive(options: { ioChannels?: number; answerTimeoutMs?: number } = {}) {
+async function heldDrive(options: { ioChannels?: number; answerTimeoutMs?: number; credits?: number } = {}) {
   const gate = new GatedFs(new MemoryFs());
   gate.heedsSignal = true;
   const drive = linkDrive({ fileSystem: gate.fileSystem, limits: { keepMsMax: 600_000 } });
@@ -167,6 +167,61 @@ test("a large read one section of which is never answered fails as a whole", asy
   }
   assert.ok(isTimeout(seen.value), String(seen.value));
   assert.equal(remote.status().sectionsOutstanding, 0);
+});
+
+/** A drive all slots of whose io channel are held by writes of `f` that hang in the disk, and were given up. */
+async function heldUpDrive(how: "overdue" | "killed") {
+  const held = await heldDrive({ ioChannels: 1, credits: 8 });
+  const { gate, remote, root, handle } = held;
+  gate.heedsSignal = false;
+  const flags = OpenFlag.READ | OpenFlag.WRITE;
+  const made = await remote.fileSystem.create(ctx, root, named("g"), flags, { mode: 0o100644, umask: 0 });
+  const other = made.opened.handle;
+  assert.equal(await remote.fileSystem.write(ctx, other, 0, CONTENT), CONTENT.length);
+  gate.gates.add("write");
+  gate.isHeld = () => gate.held.length < 4;
+  const controller = new AbortController();
+  const ofKilled = how === "killed" ? { ...ctx, signal: controller.signal } : ctx;
+  const writes = Array.from({ length: 6 }, (_, index) =>
+    outcome(remote.fileSystem.write(ofKilled, handle, index * 2 * SECTION, Buffer.alloc(SECTION, 0x77))),
+  );
+  await gate.holding(4);
+  if (how === "killed") controller.abort();
+  return { held, writes, other };
+}
+
+test("what waits behind writes that hang in the server ends: reads go another way, writes and what follows them with ETIMEDOUT", async () => {
+  for (const how of ["overdue", "killed"] as const) {
+    const { held, writes, other } = await heldUpDrive(how);
+    const { gate, remote, lines } = held;
+    // The stall of a window lets one more go each second, so long as there is a slot.
+    await pass(held, 2 * TIMEOUT_MS);
+    assert.equal(gate.held.length, 4);
+    assert.equal(remote.status().sectionsOutstanding, 4);
+    const errno = how === "killed" ? "EINTR" : "ETIMEDOUT";
+    for (const { value } of writes.slice(0, 4)) assert.equal((value as FsError).errno, errno);
+    const target = Buffer.alloc(SECTION);
+    const read = outcome(remote.fileSystem.read(ctx, other, SECTION, target));
+    const large = outcome(remote.fileSystem.read(ctx, other, 0, Buffer.alloc(CONTENT.length)));
+    await pass(held, 1000);
+    assert.deepEqual([read.value, large.value], [SECTION, CONTENT.length], how);
+    assert.ok(target.equals(CONTENT.subarray(SECTION, 2 * SECTION)));
+    const write = outcome(remote.fileSystem.write(ctx, other, 0, Buffer.alloc(2 * SECTION)));
+    const fsync = outcome(remote.fileSystem.fsync({ ...ctx, followsWrites: true }, other, false));
+    await pass(held, TIMEOUT_MS - 2000);
+    assert.deepEqual([write.value, fsync.value], [undefined, undefined]);
+    await pass(held, 4000);
+    assert.ok(isTimeout(write.value) && isTimeout(fsync.value), `${write.value}, ${fsync.value}`);
+    for (const { value } of writes) assert.equal((value as FsError).errno, errno);
+    assert.ok(
+      lines.some((line) => /warn client: requests given up, behind sections that hang in the server: \d/.test(line)),
+    );
+    gate.open();
+    await settle();
+    assert.equal(remote.status().sectionsOutstanding, 0);
+    assert.equal(await remote.fileSystem.write(ctx, other, 0, CONTENT), CONTENT.length);
+    await remote.close();
+  }
 });
 
 test("while the server answers nobody, nothing times out, and a killed program still goes at once", async () => {

@@ -236,6 +236,17 @@ test("a section without an answer is sent again, and after three times the whole
   assert.deepEqual(transfer.state, failed("ETIMEDOUT"));
 });
 
+test("a section that could not leave in time counts as one without an answer", () => {
+  const transfer = transferOf(2);
+  transfer.timedOut(0);
+  transfer.checkInvariants();
+  assert.deepEqual([transfer.state.t, transfer.nextToSend()], ["planned", 0]);
+  transfer.sent(0, 1);
+  transfer.timedOut(0);
+  transfer.timedOut(0);
+  assert.deepEqual(transfer.state, failed("ETIMEDOUT"));
+});
+
 test("a late answer to an earlier attempt neither counts nor frees the buffer of the present one", () => {
   const transfer = transferOf(1, "read");
   transfer.sent(0, 1);
