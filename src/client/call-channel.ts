@@ -118,6 +118,11 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     };
   }
 
+  /** Calls that wait for a slot, and those that have one. */
+  get outstanding(): Call[] {
+    return [...this.#waiting, ...this.#calls].filter((call) => call !== undefined);
+  }
+
   /** Bytes of sections that are on their way or wait to be. */
   get sectionBytesOutstanding(): number {
     return this.#windows.sectionBytesOutstanding(this.#agreement.sectionBytes);
@@ -263,9 +268,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
 
   /** Fails every call there is, or those that `concerns` says. */
   failAll(error: Error, concerns: (call: Call) => boolean = () => true): void {
-    for (const call of [...this.#waiting, ...this.#calls]) {
-      if (call !== undefined && !call.isAbandoned && concerns(call)) this.abandon(call, error);
-    }
+    for (const call of this.outstanding) if (!call.isAbandoned && concerns(call)) this.abandon(call, error);
   }
 
   /** Says goodbye for good; calls under way, and all later ones, fail with `error`. */
@@ -336,8 +339,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     this.#pastReceivedBytes += channel.receivedBytes;
     this.#pastSentBytes += channel.sentBytes;
     this.#enter({ t: "down" });
-    for (const call of [...this.#waiting, ...this.#calls]) {
-      if (call === undefined) continue;
+    for (const call of this.outstanding) {
       // Its slot must not wait for a reply that nobody will ask for again.
       if (call.isAbandoned && !isWorthAsking(call)) this.#forget(call);
       else if (call.isImpatient && !call.isAbandoned) this.abandon(call, awayError());
@@ -363,8 +365,7 @@ export class CallChannel implements ChannelReceiver, NoticeReceiver {
     this.#enter({ t: "over", error });
     this.#receiving = undefined;
     this.#receivingTarget = NOTHING;
-    for (const call of [...this.#waiting, ...this.#calls]) {
-      if (call === undefined) continue;
+    for (const call of this.outstanding) {
       call.unwatch();
       if (call.tag < 0) this.#leaveLine(call);
       else this.#calls[call.tag & SLOT_MASK] = undefined;

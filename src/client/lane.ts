@@ -4,6 +4,8 @@ import { ConnectionError, ProtocolError } from "../base/errors.ts";
 import type { ByteLink } from "../transport/byte-link.ts";
 import type { CallChannel } from "./call-channel.ts";
 
+/** So long is a connection that was lost alone waited for: what is short must not find control's line full of data for every loss. */
+const DIVERT_AFTER_MS = 5000;
 const BACKOFF = { firstMs: 20, maxMs: 1000, factor: 2, jitter: 0.25 };
 /** A server that is not reached is tried so often at first: the line may come back at any moment, and a packet into nothing costs nobody anything. */
 const BACKOFF_EARLY_MS = 250;
@@ -66,7 +68,8 @@ export class Lane {
    */
   isEager = true;
   #eagerAgain = 0;
-  /** By what the last connection was lost. */
+  /** When the last connection was lost, and by what. */
+  endedMs = 0;
   ending: Error = new ConnectionError("lost", { retryable: true });
   /** Connections in a row that ended soon, because the server broke the rules. */
   violations = 0;
@@ -122,6 +125,14 @@ export class Lane {
     const refused = BACKOFF_REFUSED_MS.find(({ untilMs }) => sinceMs < untilMs);
     if (failure !== "refused" || refused === undefined) return this.#backoff.nextMs(BACKOFF_EARLY_MS);
     return this.#backoff.nextMs(isAwaited ? refused.awaitedMaxMs : refused.maxMs);
+  }
+
+  /** Has those who read by it try another way, where it was lost long ago. Not for writes: what follows them counts on their order. */
+  divertReads(nowMs: number): void {
+    if (this.isUp || nowMs - this.endedMs < DIVERT_AFTER_MS) return;
+    for (const call of this.calls?.outstanding ?? []) {
+      if (call.message.name === "read" && call.avoids === undefined) call.overdue();
+    }
   }
 
   /** Something has changed: attempts come quickly again. */

@@ -76,7 +76,8 @@ export class SessionChannels {
   #leastLoaded(avoided: CallChannel | undefined): CallChannel {
     let least: CallChannel | undefined;
     for (const channel of this.#io) {
-      if (channel === avoided) continue;
+      // A second attempt is not to wait for a connection.
+      if (channel === avoided || (avoided !== undefined && !channel.isOpen)) continue;
       if (least === undefined || channel.sectionBytesOutstanding < least.sectionBytesOutstanding) least = channel;
     }
     return least ?? this.#control;

@@ -284,6 +284,7 @@ export class ClientSession {
   #wentDown(lane: Lane, reason: Error): void {
     this.#heartbeat.end(lane);
     lane.ending = reason;
+    lane.endedMs = this.#options.clock.monotonicMs();
     if (this.#state.t === "over" || this.#state.t === "connecting") return;
     if (this.#options.dial === undefined) {
       this.#finish(reason);
@@ -460,10 +461,14 @@ export class ClientSession {
   }
 
   #lookAround(): void {
-    const { clock, patienceMs } = this.#options;
+    const { clock, patienceMs, security } = this.#options;
     const nowMs = clock.monotonicMs();
     const hasSlept = this.#heartbeat.look(nowMs, clock.realtimeMs());
     for (const { calls } of this.#lanes) calls?.tick();
+    // Data goes by nothing less safe for that.
+    if (this.#state.t === "ready" && security.io === security.control) {
+      for (const lane of this.#lanes) if (lane.slotTable !== 0) lane.divertReads(nowMs);
+    }
     const awaySinceMs = this.#awaySinceMs;
     if (awaySinceMs !== undefined && patienceMs !== Number.POSITIVE_INFINITY) {
       for (const { calls } of this.#lanes) calls?.expire(patienceMs, awaySinceMs);

@@ -9,6 +9,8 @@ import { MemoryFs } from "../fuse/memory-fs.ts";
 import { settle } from "../support/fake-clock.ts";
 import { GatedFs } from "../support/gated-fs.ts";
 import { ctx, linkDrive, TOKEN } from "../support/link-drive.ts";
+import { outcome } from "../support/outcome.ts";
+import { returningDrive } from "../support/returning-drive.ts";
 
 const SECTION = 64 * 1024;
 const NEW_FILE = { mode: 0o644, umask: 0 };
@@ -111,6 +113,48 @@ describe("a session of several channels", () => {
       assert.equal((await attr).sizeBytes, 15 * SECTION);
       assert.deepEqual(gate.calls.slice(-2).sort(), ["fsync", "getattr"], `${gate.calls}`);
       await remote.close();
+    }
+  });
+
+  it("reads by control while io channels cannot come back, and by them when they can, also a moment later", async () => {
+    for (const ioChannels of [1, 2]) {
+      const drive = await returningDrive({ client: { ioChannels } });
+      const { remote, connections, clock } = drive;
+      const { fileSystem } = remote;
+      const root = await fileSystem.root(ctx);
+      const flags = OpenFlag.READ | OpenFlag.WRITE;
+      const { opened } = await fileSystem.create(ctx, root.id, nameFromText("f"), flags, NEW_FILE);
+      await fileSystem.write(ctx, opened.handle, 0, Buffer.alloc(4 * SECTION, 7));
+      const byControl = () => remote.status().channels[0]?.receivedBytes ?? 0;
+      const read = (bytes: number) => outcome(fileSystem.read(ctx, opened.handle, 0, Buffer.alloc(bytes)));
+      const lose = async () => {
+        drive.isDown = "io";
+        for (const { kind, client } of connections) if (kind === "io") client.destroy();
+        await settle();
+      };
+      await lose();
+      const before = byControl();
+      const short = read(SECTION);
+      await drive.pass(1000);
+      drive.isDown = false;
+      await drive.pass(2000);
+      assert.equal(short.value, SECTION);
+      assert.ok(byControl() < before + SECTION, "a short loss is waited for");
+      await lose();
+      const [lone, large] = [read(SECTION), read(4 * SECTION)];
+      await drive.pass(4000);
+      assert.equal(lone.value, undefined);
+      await drive.pass(2000);
+      assert.deepEqual([lone.value, large.value], [SECTION, 4 * SECTION]);
+      const later = read(SECTION);
+      const write = outcome(fileSystem.write(ctx, opened.handle, 0, Buffer.alloc(SECTION)));
+      await drive.pass(1000);
+      assert.deepEqual([later.value, write.value], [SECTION, undefined]);
+      drive.isDown = false;
+      await drive.pass(10_000, () => write.value !== undefined);
+      assert.equal(write.value, SECTION);
+      await remote.close();
+      assert.ok(clock.monotonicMs() < 30_000);
     }
   });
 
