@@ -14,6 +14,7 @@ import { type DaemonReport, type DaemonRequest, REPORT_DESCRIPTOR } from "./daem
 import { Exit, explain } from "./failure.ts";
 import { openLogFile } from "./log-file.ts";
 import { keepDrive } from "./mount-drive.ts";
+import { describeUnsent } from "./recovery-files.ts";
 import { catchStopSignals } from "./stop-signals.ts";
 
 const report = (text: DaemonReport) => void writeSync(REPORT_DESCRIPTOR, `${JSON.stringify(text)}\n`);
@@ -37,7 +38,7 @@ export async function runMountDaemon(): Promise<void> {
   const log = createLog({ level: request.logLevel, clock, sink: logFile.write });
   let isReady = false;
   try {
-    const isEnded = await keepDrive(request, {
+    const unsent = await keepDrive(request, {
       log,
       clock,
       stop: linkSignals(signals.stop, starter.signal).signal,
@@ -48,12 +49,16 @@ export async function runMountDaemon(): Promise<void> {
         if (!request.isTied) input.removeAllListeners("close").close();
       },
     });
-    logFile.remove();
-    if (!isEnded) process.exit(Exit.OK);
+    if (unsent === undefined) {
+      logFile.remove();
+    } else {
+      log.error(describeUnsent(unsent, request.path, null));
+      process.exitCode = Exit.FAILED;
+    }
   } catch (thrown) {
     log.error("the mount failed", thrown);
     if (!isReady) report({ isReady: false, ...explain(thrown) });
-    process.exitCode = 1;
+    process.exitCode = Exit.FAILED;
   } finally {
     signals.release();
     process.stdin.destroy();

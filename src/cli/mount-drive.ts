@@ -24,9 +24,16 @@ import { exportOpen } from "./export-open.ts";
 import { serveExport } from "./export-socket.ts";
 import { Exit, failure, interruptedMount } from "./failure.ts";
 import type { MountOptions } from "./mount-options.ts";
-import { exportSocketOf, makeRuntimeFolder, removeRecord, statusSocketOf, writeRecord } from "./mount-registry.ts";
+import {
+  exportSocketOf,
+  findRecord,
+  makeRuntimeFolder,
+  removeRecord,
+  statusSocketOf,
+  writeRecord,
+} from "./mount-registry.ts";
 import { identify } from "./process-table.ts";
-import { RecoveryFiles } from "./recovery-files.ts";
+import { RecoveryFiles, type Unsent } from "./recovery-files.ts";
 import { serveStatus } from "./status-socket.ts";
 import { aborted } from "./stop-signals.ts";
 import { formatTicket } from "./ticket.ts";
@@ -75,12 +82,13 @@ export interface KeepOptions {
 /**
  * Mounts, and returns when the mount is gone.
  *
- * A server that is away leaves the mount in place: what needs it waits until it is back.
+ * A server that is away leaves the mount in place: what needs it waits until it is back. A mount that was detached while
+ * in use ends with this process.
  *
- * @returns whether the mount has ended. If not, it was detached while in use, and ends with this process.
+ * @returns what was acknowledged and did not reach the server, if there is any.
  * @throws whatever kept it from becoming ready; then nothing is mounted.
  */
-export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promise<boolean> {
+export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promise<Unsent | undefined> {
   const { path, options } = request;
   const remote = await connectRemote({
     url: parseDriveUrl(request.url),
@@ -148,12 +156,31 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
     }
     await Promise.race([mount.ended, aborted(keep.stop)]);
     if (keep.stop.aborted) await takeDown(path, { ...keep, say: keep.log.warn });
-    return await end(mount, keep);
+    await end(mount, keep);
   } finally {
     status?.close();
     exporting?.close();
-    removeRecord(path, process.pid);
-    await drive.close();
+    await closeDrive(drive, recovered, request, keep);
+  }
+  return recovered.unsent;
+}
+
+/** Sends what is still to be sent. What could not be is said to who waits for the end of this process. */
+async function closeDrive(
+  drive: CachedFileSystem,
+  recovered: RecoveryFiles,
+  { path }: DriveRequest,
+  { log }: KeepOptions,
+): Promise<void> {
+  const record = removeRecord(path, process.pid);
+  await drive.close();
+  const { unsent } = recovered;
+  // By now another drive may be mounted there.
+  if (record === undefined || unsent === undefined || findRecord(path) !== undefined) return;
+  try {
+    writeRecord({ ...record, unsent });
+  } catch (cause) {
+    log.warn("'netdrive umount' will not say where unsent data is kept", cause);
   }
 }
 
@@ -207,21 +234,17 @@ async function giveOutTickets(
   }
 }
 
-/** Ends what is left of the mount; whether it has. */
-function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<boolean> {
+/** Ends what is left of the mount. Does not wait long for one that was detached while in use. */
+function end(mount: FuseMount, { log, clock }: KeepOptions): Promise<void> {
   return new Promise((resolve) => {
-    const timer = clock.after(DETACHED_END_MS, () => resolve(false), { keepAlive: true });
-    const settle = (isEnded: boolean) => {
-      timer.stop();
-      resolve(isEnded);
-    };
-    mount.unmount().then(
-      () => settle(true),
-      (cause: unknown) => {
-        log.error("the mount did not end well", cause);
-        settle(false);
-      },
-    );
+    const timer = clock.after(DETACHED_END_MS, resolve, { keepAlive: true });
+    void mount
+      .unmount()
+      .catch((cause: unknown) => log.error("the mount did not end well", cause))
+      .then(() => {
+        timer.stop();
+        resolve();
+      });
   });
 }
 

@@ -11,6 +11,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { MOUNT_TYPE, readMountTable } from "../sys/mount-table.ts";
 import { isAlive, type ProcessIdentity } from "./process-table.ts";
+import type { Unsent } from "./recovery-files.ts";
 
 export interface MountRecord {
   /** Absolute, without symbolic links: as the kernel's list has it. */
@@ -23,6 +24,8 @@ export interface MountRecord {
   sinceMs: number;
   /** Where the daemon logs; null in the foreground. */
   log: string | null;
+  /** What the daemon could not send: its last word, for who waits for its end. */
+  unsent?: Unsent;
 }
 
 /** The folder of records and logs: $NETDRIVE_RUNTIME, else /run/netdrive for root, else the user's own. */
@@ -72,9 +75,12 @@ export function writeRecord(record: MountRecord): void {
   }
 }
 
-/** Removes the record of `path`, and the sockets beside it, if it is of the process `pid`. */
-export function removeRecord(path: string, pid: number): void {
-  if (readRecord(recordFile(path))?.daemon.pid === pid) removeFiles(recordFile(path));
+/** Removes the record of `path`, and the sockets beside it, if it is of the process `pid`. @returns the record, then. */
+export function removeRecord(path: string, pid: number): MountRecord | undefined {
+  const record = findRecord(path);
+  if (record?.daemon.pid !== pid) return undefined;
+  removeFiles(recordFile(path));
+  return record;
 }
 
 function removeFiles(record: string): void {

@@ -21,6 +21,7 @@ import {
 import { logFileOf } from "./mount-registry.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
 import { readPassword } from "./password.ts";
+import { describeUnsent } from "./recovery-files.ts";
 import { chooseTrust } from "./server-trust.ts";
 import { catchStopSignals } from "./stop-signals.ts";
 
@@ -112,8 +113,8 @@ async function mount(urlText: string, path: string, given: MountCommandOptions):
     const log = createLog({ level: given.logLevel ?? "warn", clock });
     const onReady = (drive: MountedDrive) => announce({ ...drive, pid: process.pid, log: null });
     const { keepDrive } = await import("./mount-drive.ts");
-    const isEnded = await keepDrive(request, { log, clock, ...signals, onReady });
-    if (!isEnded) process.exit(Exit.OK);
+    const unsent = await keepDrive(request, { log, clock, ...signals, onReady });
+    if (unsent !== undefined) throw failure(Exit.FAILED, describeUnsent(unsent, target, null));
   } else {
     const logFile = logFileOf(target);
     const daemonRequest = { ...request, logFile, logLevel: given.logLevel ?? "info", isTied: false } as const;

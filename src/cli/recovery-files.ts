@@ -14,6 +14,25 @@ import type { NodeId } from "../vfs/file-system.ts";
 
 const RECOVERED_BYTES_MAX = 1 << 30;
 const NAME_CHARS_MAX = 100;
+const FILES_SHOWN_MAX = 5;
+
+/** What was acknowledged to applications and has not reached the server. */
+export interface Unsent {
+  /** Where it is kept. */
+  files: readonly string[];
+  /** What could be kept nowhere. */
+  lostBytes: number;
+}
+
+/** For who ends the drive at `path`: that there is `unsent`, and where; `log` says more, if there is one. */
+export function describeUnsent({ files, lostBytes }: Unsent, path: string, log: string | null): string {
+  const more = files.length > FILES_SHOWN_MAX ? ` and ${files.length - FILES_SHOWN_MAX} more files` : "";
+  const shown = files.slice(0, FILES_SHOWN_MAX).map(printable).join(", ");
+  const kept = files.length === 0 ? [] : [`what has not is kept in ${shown}${more}`];
+  const lost = lostBytes === 0 ? [] : [`${lostBytes} bytes are lost`];
+  const head = `not all that was written to '${printable(path)}' has reached the server`;
+  return [head, [...kept, ...lost].join(", and "), ...(log === null ? [] : [`see ${printable(log)}`])].join("; ");
+}
 
 /** The folder of recovered data: $NETDRIVE_RUNTIME/recovered if that is set, else the user's own state folder. */
 export function recoveryFolder(environment: NodeJS.ProcessEnv = process.env): string {
@@ -28,6 +47,7 @@ export class RecoveryFiles {
   readonly #nameOf: (id: NodeId) => Name | undefined;
   readonly #files = new Map<NodeId, string>();
   #bytes = 0;
+  #lostBytes = 0;
 
   /** `nameOf`: what the node is called, if that is known. */
   constructor(options: { clock: Clock; log: Log; nameOf: (id: NodeId) => Name | undefined }) {
@@ -41,9 +61,16 @@ export class RecoveryFiles {
     return [...this.#files.values()];
   }
 
+  /** All that was given to `save`; undefined if that was nothing. */
+  get unsent(): Unsent | undefined {
+    if (this.#files.size === 0 && this.#lostBytes === 0) return undefined;
+    return { files: this.paths, lostBytes: this.#lostBytes };
+  }
+
   /** Writes the bytes at `offsetBytes` of the node's file. A failure is logged: there is nothing else to do. */
   save(id: NodeId, offsetBytes: number, data: Buffer): void {
     if (this.#bytes + data.length > RECOVERED_BYTES_MAX) {
+      this.#lostBytes += data.length;
       this.#log.error(`${data.length} bytes are lost: there is no room for more recovered data`);
       return;
     }
@@ -58,6 +85,7 @@ export class RecoveryFiles {
         closeSync(fd);
       }
     } catch (cause) {
+      this.#lostBytes += data.length;
       this.#log.error(`${data.length} bytes are lost: they cannot be kept here`, cause);
     }
   }

@@ -4,6 +4,7 @@
  * Works whether the server answers, the daemon lives, or neither: nothing here looks inside the mount. The system call runs
  * on a thread of its own, so also the process that serves the mount may unmount it.
  */
+import { existsSync } from "node:fs";
 import { realpath } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { Clock } from "../base/clock.ts";
@@ -13,8 +14,9 @@ import { raceSignal } from "../base/signals.ts";
 import { abortConnection, unmountPath } from "../sys/fuse-mount.ts";
 import { MOUNT_TYPE, type MountEntry, mountAt } from "../sys/mount-table.ts";
 import { Exit, failure } from "./failure.ts";
-import { findRecord, removeRecord } from "./mount-registry.ts";
+import { findRecord, type MountRecord, removeRecord } from "./mount-registry.ts";
 import { isAlive, type ProcessIdentity, usersOf } from "./process-table.ts";
+import { describeUnsent } from "./recovery-files.ts";
 
 export interface UnmountOptions {
   clock: Clock;
@@ -54,7 +56,8 @@ export async function canonicalPath(path: string): Promise<string> {
  * Unmounts the drive at `path` and waits until its daemon has ended.
  *
  * @returns a remark for the user, if there is one.
- * @throws CommanderError PATH: no netdrive mount, or in use (says by whom); SYSTEM: not this user's.
+ * @throws CommanderError PATH: no netdrive mount, or in use (says by whom); SYSTEM: not this user's; FAILED: it is
+ *   unmounted, and not all that was written has reached the server (says where it is), or its daemon did not end well.
  */
 export async function unmountDrive(path: string, options: UnmountOptions): Promise<string | undefined> {
   const canonical = await canonicalPath(path);
@@ -64,16 +67,29 @@ export async function unmountDrive(path: string, options: UnmountOptions): Promi
   if (entry.type !== MOUNT_TYPE) {
     throw failure(Exit.PATH, `'${shown}' is a mount of ${entry.type}, not of netdrive; use umount(8)`);
   }
-  const daemon = findRecord(canonical)?.daemon;
-  const isServed = daemon !== undefined && isAlive(daemon);
+  const record = findRecord(canonical);
+  const isServed = record !== undefined && isAlive(record.daemon);
   if (options.force === true) await abortConnection(entry);
   const remark = await detach(entry, { ...options, shown, isServed });
-  if (daemon !== undefined) {
-    // A lazily detached mount lives on until its last user is gone, and so does its daemon.
-    if (options.lazy !== true) await waitForEnd(daemon, options);
-    removeRecord(canonical, daemon.pid);
-  }
+  if (record === undefined) return remark;
+  // A lazily detached mount lives on until its last user is gone, and so does its daemon.
+  const isKilled = options.lazy !== true && !(await waitForEnd(record.daemon, options));
+  const last = removeRecord(canonical, record.daemon.pid);
+  if (!isServed || options.lazy === true) return remark;
+  if (isKilled) return `process ${record.daemon.pid} did not answer and was killed: what it had not sent is lost`;
+  checkEnd(record, last);
   return remark;
+}
+
+/** Whether a daemon that is gone has ended well. @throws CommanderError FAILED: it has not, or could not send everything. */
+function checkEnd({ path, log }: MountRecord, last: MountRecord | undefined): void {
+  if (last?.unsent !== undefined) throw failure(Exit.FAILED, describeUnsent(last.unsent, path, log));
+  // It removes its log when it ends well.
+  if (log === null || !existsSync(log)) return;
+  throw failure(
+    Exit.FAILED,
+    `the process of the drive at '${printable(path)}' did not end well; see ${printable(log)}`,
+  );
 }
 
 async function detach(
@@ -123,15 +139,17 @@ function namesOfUsers(path: string): string {
   return `${users.slice(0, USERS_SHOWN_MAX).join(", ")}${more}`;
 }
 
-/** Waits for the daemon, which may still have to send what was written; with `force` only for a while. */
-async function waitForEnd(daemon: ProcessIdentity, { clock, force, say }: UnmountOptions): Promise<void> {
+/** Waits for the daemon, which may still have to send what was written; with `force` only for a while. @returns whether it ended by itself. */
+async function waitForEnd(daemon: ProcessIdentity, { clock, force, say }: UnmountOptions): Promise<boolean> {
   const lateMs = clock.monotonicMs() + DAEMON_END_MS;
-  for (let isSaid = false; isAlive(daemon); await pause(clock, LOOK_EVERY_MS)) {
-    if (isSaid || clock.monotonicMs() < lateMs) continue;
-    isSaid = true;
+  let isLate = false;
+  for (; isAlive(daemon); await pause(clock, LOOK_EVERY_MS)) {
+    if (isLate || clock.monotonicMs() < lateMs) continue;
+    isLate = true;
     if (force === true) process.kill(daemon.pid, "SIGKILL");
     else say(`it is unmounted, and process ${daemon.pid} still sends what was written; Ctrl-C leaves it to that`);
   }
+  return !(isLate && force === true);
 }
 
 /**

@@ -15,8 +15,9 @@ import { Exit, failure } from "./failure.ts";
 import { chooseIdentity } from "./identity.ts";
 import { type Daemon, launchDaemon } from "./launch-daemon.ts";
 import { parseMountOptions } from "./mount-options.ts";
-import { logFileOf } from "./mount-registry.ts";
+import { logFileOf, removeRecord } from "./mount-registry.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
+import { describeUnsent } from "./recovery-files.ts";
 import { makeSample, removeSample } from "./sample.ts";
 import type { Service } from "./serve-shares.ts";
 import { listShares } from "./share-list.ts";
@@ -170,6 +171,8 @@ async function keep(
   // Ends it also if somebody still uses the detached mount.
   daemon.end();
   await daemon.ended;
+  const last = removeRecord(path, daemon.pid);
+  if (last?.unsent !== undefined) throw failure(Exit.FAILED, describeUnsent(last.unsent, path, last.log));
   if (hasDied) {
     const log = logFileOf(path);
     throw failure(Exit.FAILED, `the process of the drive at '${printable(path)}' ended by itself; see ${log}`);

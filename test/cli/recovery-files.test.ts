@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { createLog, silentLog } from "../../src/base/log.ts";
 import { CachedFileSystem } from "../../src/cache/cached.ts";
-import { RecoveryFiles, recoveryFolder } from "../../src/cli/recovery-files.ts";
+import { describeUnsent, RecoveryFiles, recoveryFolder } from "../../src/cli/recovery-files.ts";
 import { type NodeId, OpenFlag } from "../../src/vfs/file-system.ts";
 import { MemoryFs } from "../fuse/memory-fs.ts";
 import { FakeClock, settle } from "../support/fake-clock.ts";
@@ -48,6 +48,19 @@ test("the bytes of a file are kept at their places, in one file that the log nam
   assert.match(lines.join(), /unsent data is kept in /);
 });
 
+test("who ends the drive is told of what is kept and what is lost, of many files of some", () => {
+  const { recovered } = files(() => "x");
+  assert.equal(recovered.unsent, undefined);
+  for (let id = 0; id < 7; id += 1) recovered.save(`${id}` as NodeId, 0, Buffer.from("data"));
+  assert.ok(recovered.unsent);
+  assert.deepEqual(recovered.unsent, { files: recovered.paths, lostBytes: 0 });
+  const said = describeUnsent(recovered.unsent, "/mnt/a", "/run/x.log");
+  assert.ok(said.includes(recovered.paths[4] ?? "?") && !said.includes(recovered.paths[5] ?? "?"));
+  assert.match(said, /^not all that was written to '\/mnt\/a' .* and 2 more files; see \/run\/x\.log$/);
+  const lost = describeUnsent({ files: ["/a"], lostBytes: 4 }, "/mnt/a", null);
+  assert.match(lost, /; what has not is kept in \/a, and 4 bytes are lost$/);
+});
+
 test("files of the same name do not meet, and one without a name has one", () => {
   const { recovered } = files((id) => (id === "3" ? undefined : "same"));
   for (const id of ["1", "2", "3"]) recovered.save(id as NodeId, 0, Buffer.from(id));
@@ -72,6 +85,7 @@ test("where nothing can be kept, the log says what is lost", () => {
   }
   assert.deepEqual(recovered.paths, []);
   assert.match(lines.join(), /4 bytes are lost/);
+  assert.deepEqual(recovered.unsent, { files: [], lostBytes: 4 });
 });
 
 for (const [failure, isAway] of [
