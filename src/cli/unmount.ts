@@ -1,7 +1,7 @@
 /**
  * Taking a drive off its mount point.
  *
- * Works whether the server answers, the daemon lives, or neither: nothing here looks inside the mount. The system call runs
+ * Works whether the server answers, the daemon lives, or neither: this process never looks inside the mount. The system call runs
  * on a thread of its own, so also the process that serves the mount may unmount it.
  */
 import { existsSync } from "node:fs";
@@ -11,7 +11,7 @@ import type { Clock } from "../base/clock.ts";
 import { FsError } from "../base/errors.ts";
 import { printable } from "../base/log.ts";
 import { raceSignal } from "../base/signals.ts";
-import { abortConnection, unmountPath } from "../sys/fuse-mount.ts";
+import { abortConnection, isDead, unmountPath } from "../sys/fuse-mount.ts";
 import { MOUNT_TYPE, type MountEntry, mountAt } from "../sys/mount-table.ts";
 import { Exit, failure } from "./failure.ts";
 import { findRecord, type MountRecord, removeRecord } from "./mount-registry.ts";
@@ -70,8 +70,12 @@ export async function unmountDrive(path: string, options: UnmountOptions): Promi
   const record = findRecord(canonical);
   const isServed = record !== undefined && isAlive(record.daemon);
   if (options.force === true) await abortConnection(entry);
-  const remark = await detach(entry, { ...options, shown, isServed });
-  if (record === undefined) return remark;
+  const isServing = async () => (record === undefined ? !(await isDead(canonical, options.clock)) : isServed);
+  const remark = await detach(entry, { ...options, shown, isServing });
+  if (record === undefined) {
+    if (options.lazy === true) return remark;
+    return remark ?? `it is not known here which process served '${shown}': if it still sends, it was not waited for`;
+  }
   // A lazily detached mount lives on until its last user is gone, and so does its daemon.
   const isKilled = options.lazy !== true && !(await waitForEnd(record.daemon, options));
   const last = removeRecord(canonical, record.daemon.pid);
@@ -94,7 +98,7 @@ function checkEnd({ path, log }: MountRecord, last: MountRecord | undefined): vo
 
 async function detach(
   { path }: MountEntry,
-  options: UnmountOptions & { shown: string; isServed: boolean },
+  options: UnmountOptions & { shown: string; isServing: () => Promise<boolean> },
 ): Promise<string | undefined> {
   const { shown, lazy = false, force = false, clock } = options;
   // Those whose requests were given up need a moment to see it and leave.
@@ -106,7 +110,7 @@ async function detach(
     }
     if (!isUnmounted) {
       const users = namesOfUsers(path);
-      if (options.isServed) {
+      if (await options.isServing()) {
         const advice = "end them, or detach it all the same with 'netdrive umount --lazy'";
         throw failure(Exit.PATH, `'${shown}' is in use by ${users}; ${advice}`);
       }

@@ -1,12 +1,14 @@
 /**
  * Mounting and unmounting a FUSE file system: mount(2) as root, fusermount3 for everybody else.
  *
- * Knows the kernel's and fusermount3's interfaces, not what is served. Nothing here touches a path inside a mount.
+ * Knows the kernel's and fusermount3's interfaces, not what is served. Nothing here touches a mount, but `isDead`, in a process
+ * of its own.
  */
 import { spawn } from "node:child_process";
 import { constants as files } from "node:fs";
 import { type FileHandle, open, writeFile } from "node:fs/promises";
 import { constants } from "node:os";
+import type { Clock } from "../base/clock.ts";
 import { errnoName } from "../base/errno.ts";
 import { FsError } from "../base/errors.ts";
 import { loadAddon } from "./addon.ts";
@@ -221,6 +223,43 @@ export async function abortConnection(mounted: MountedPath): Promise<void> {
     // Without fusectl root has the forced unmount, which aborts first; others must wait for the end of the process.
     if (isRoot()) await loadAddon<Native>().fuseUnmount(mounted.path, UMOUNT_NOFOLLOW | MNT_FORCE);
   }
+}
+
+/** Exit code of a process that was told that the connection has ended. */
+const IS_DEAD = 3;
+const DEAD_ERRORS = ["ENOTCONN", "ECONNABORTED"];
+const ASK = `
+try { require("node:fs").statfsSync(process.argv[1]) }
+catch ({ code }) { if (${JSON.stringify(DEAD_ERRORS)}.includes(code)) process.exitCode = ${IS_DEAD} }`;
+const ASK_TIMEOUT_MS = 5_000;
+
+/**
+ * Whether nobody serves the mount at `path` any more. A mount whose process hangs is not dead, nor is one that does not let
+ * us in.
+ *
+ * The kernel has no list that says so. It tells who asks something of the mount, at once if the connection has ended; where it
+ * has not, the answer may never come, so a process of its own asks, and is killed.
+ */
+export function isDead(path: string, clock: Clock): Promise<boolean> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, ["-e", ASK, path], { stdio: "ignore" });
+    const settle = (isIt: boolean) => {
+      timer.stop();
+      resolve(isIt);
+    };
+    const timer = clock.after(
+      ASK_TIMEOUT_MS,
+      () => {
+        child.kill("SIGKILL");
+        // It may stay where it waits.
+        child.unref();
+        resolve(false);
+      },
+      { keepAlive: true },
+    );
+    child.once("error", () => settle(false));
+    child.once("exit", (code) => settle(code === IS_DEAD));
+  });
 }
 
 export interface MountedPath {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
 import { identify } from "../../src/cli/process-table.ts";
 import { mountAt } from "../../src/sys/mount-table.ts";
-import { command, startService } from "../support/child.ts";
+import { command, type Service, shell, startService } from "../support/child.ts";
 import { detach, netdrive, type ServedShare, startServe } from "../support/drive.ts";
 import { makeTemp } from "../support/temp.ts";
 
@@ -93,4 +93,49 @@ test("what has not reached the server when a drive ends is kept, and said where,
     readdirSync(runtime).filter((name) => name !== "recovered" && !name.endsWith(".log")),
     [],
   );
+});
+
+/** Somebody who uses the drive. */
+async function sleeperIn(t: TestContext, point: string): Promise<Service> {
+  const user = startService("sleep", ["60"], { cwd: point });
+  t.after(() => user.end("SIGKILL"));
+  // It is there once it is itself: what starts it enters the directory first.
+  await shell(`until grep -qsx sleep /proc/${user.pid}/comm; do sleep 0.05; done`);
+  return user;
+}
+
+const untilGone = (pid: number) =>
+  shell(`while grep -qs '^State:.[^Z]' /proc/${pid}/status; do sleep 0.05; done`, { timeoutMs: 30_000 });
+
+/** Where the mounts of these tests are not registered. */
+const elsewhere = { ...environment, NETDRIVE_RUNTIME: join(temp.path, "elsewhere") };
+
+test("a drive in use that is registered elsewhere stays, also if its process hangs; unmounted, its process is not waited for, and that is said", {
+  timeout: 90_000,
+}, async (t) => {
+  const point = pointFor(t, "elsewhere's");
+  const { pid } = await mountJson(server.url, point);
+  const user = await sleeperIn(t, point);
+  const inUse = new RegExp(`is in use by sleep \\(${user.pid}\\); end them, or .*--lazy`);
+  assert.match((await run(["umount", point], [5], elsewhere)).stderr, inUse);
+  process.kill(pid, "SIGSTOP");
+  assert.match((await run(["umount", point], [5], elsewhere)).stderr, inUse);
+  process.kill(pid, "SIGCONT");
+  assert.ok(mountAt(point));
+  await user.end("SIGKILL");
+  const { stderr } = await run(["umount", point], [0], elsewhere);
+  assert.match(stderr, /^netdrive: it is not known here which process served '.*': [^\n]*not waited for\n$/);
+  assert.equal(mountAt(point), undefined);
+  await untilGone(pid);
+});
+
+test("a dead drive in use that is registered elsewhere is detached", { timeout: 60_000 }, async (t) => {
+  const point = pointFor(t, "dead");
+  const { pid } = await mountJson(server.url, point);
+  const user = await sleeperIn(t, point);
+  process.kill(pid, "SIGKILL");
+  await untilGone(pid);
+  const { stderr } = await run(["umount", point], [0], elsewhere);
+  assert.match(stderr, new RegExp(`nobody served .* in use by sleep \\(${user.pid}\\): it was detached`));
+  assert.equal(mountAt(point), undefined);
 });
