@@ -52,6 +52,7 @@ function goal({ section, names, transfers }: Pair): Goal {
 
 async function run(context: BenchContext): Promise<Report> {
   const bytes = (context.sizeMib ?? (context.quick ? QUICK_SIZE_MIB : SIZE_MIB)) * MIB;
+  const { workbench } = context;
   const pairs: Pair[] = [];
   for (const section of SECTIONS) pairs.push(await measure(context, section, bytes));
   return {
@@ -62,6 +63,7 @@ async function run(context: BenchContext): Promise<Report> {
         `With \`-o ${OFF}\` a section is sent when the one before is acknowledged. Both sides of a comparison use the same size of section. 64 KiB is what a ` +
         "request of common network file systems carries, and there the round trip is what counts. With 1 MiB, netdrive's default, one section a round trip is " +
         "100 MB/s already, so the ratio is bounded by what the machine carries.",
+      await workbench.linkCost(),
     ],
     peers: pairs.flatMap((pair) => pair.peers),
     tables: pairs.map(({ section, names, transfers }) =>

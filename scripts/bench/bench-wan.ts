@@ -80,6 +80,7 @@ async function run(context: BenchContext): Promise<Report> {
         `for at most ${SLOW_SECONDS_MAX} s and write an eighth of the data. rclone writes to a cache on the client and is left out there.`,
       "Looking the name up, opening or making the file, and the first byte or the last acknowledgement take a round trip each, one after the other, of " +
         "any file system that does not answer before its server has: with 512 MiB that leaves 0.966 of the line at 50 ms and 0.905 at 150 ms.",
+      await workbench.linkCost(),
     ],
     peers: measured[0]?.series.peers ?? [],
     tables: measured.flatMap(({ link, series }) => tables(link.roundTripMs, series)),

@@ -3,7 +3,7 @@
  *
  * It relays bytes between sockets of this machine in real time; it does not simulate packets, congestion control or reordering. All connections
  * through one simulator share its rate, a direction each. For measurements run it as a process of its own (`link-process.ts`), so that its
- * CPU time is not the peer's. Cost, measured on a 2-core machine over loopback: see RESULTS.md, section "link".
+ * CPU time is not the peer's. What it takes itself is told by the benches `pipeline` and `wan`.
  */
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import type { Clock, Timer } from "../../src/base/clock.ts";

@@ -13,6 +13,7 @@ import type { LinkTarget } from "./link-connection.ts";
 import { LinkProcess } from "./link-process.ts";
 import { mountAt, unmount } from "./mounts.ts";
 import type { Scope } from "./scope.ts";
+import { figure } from "./statistics.ts";
 
 /** The checkout the bench belongs to; this file runs from dist/scripts/bench. */
 export const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
@@ -44,6 +45,7 @@ export class Workbench {
   /** What every peer exports. */
   readonly shared: string;
   readonly #loadPath: string;
+  readonly #links: LinkProcess[] = [];
   #warmCount = 0;
   readonly relayPath: string;
 
@@ -93,7 +95,16 @@ export class Workbench {
       `rate ${link.rateBitsPerSecond ?? "none"}`,
     ]);
     this.scope.defer("ending the link", () => process.close());
+    this.#links.push(process);
     return process.address;
+  }
+
+  /** A sentence on what the links of this bench have cost themselves. */
+  async linkCost(): Promise<string> {
+    const stats = await Promise.all(this.#links.map((link) => link.stats()));
+    const cpuS = stats.reduce((sum, each) => sum + each.cpuS, 0);
+    const bytes = stats.reduce((sum, { up, down }) => sum + up.deliveredBytes + down.deliveredBytes, 0);
+    return `The simulator of the link took ${figure((cpuS * 1e9) / bytes)} s of processor a GB itself.`;
   }
 
   /** Runs a loop of load.c in its own process. */
