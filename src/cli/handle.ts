@@ -90,12 +90,14 @@ async function exportTicket(path: string): Promise<void> {
     throw failure(Exit.PATH, `'${shown}' cannot be looked at: ${printable((cause as Error).message)}`);
   }
   const mount = readMountTable().find(({ type, deviceMinor }) => type === MOUNT_TYPE && deviceMinor === minor);
-  if (mount === undefined || findRecord(mount.path) === undefined) {
+  const record = mount === undefined ? undefined : findRecord(mount.path);
+  if (mount === undefined || record === undefined) {
     throw failure(Exit.PATH, `'${shown}' is on no drive of yours; 'netdrive list' shows them`);
   }
   const below = real.startsWith(`${mount.path}/`) ? real.slice(mount.path.length + 1).split("/") : [];
   const names = below.map((name) => Buffer.from(name, "utf8").toString("latin1"));
-  const answer = await askExport(exportSocketOf(mount.path), { ino: String(ino), names }, systemClock);
+  const file = exportSocketOf(mount.path, record.daemon.pid);
+  const answer = await askExport(file, { ino: String(ino), names }, systemClock);
   if (answer === undefined) throw failure(Exit.FAILED, "the drive's process does not answer; see 'netdrive status'");
   if ("error" in answer) throw failure(Exit.FAILED, `no ticket for '${shown}': ${printable(answer.error)}`);
   process.stdout.write(`${answer.ticket}\n`);

@@ -2,17 +2,19 @@
  * Starts a mount daemon and waits for its report: the other side of mount-daemon.ts.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync, renameSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { DAEMON_COMMAND, type DaemonReport, type DaemonRequest, REPORT_DESCRIPTOR } from "./daemon-message.ts";
 import { Exit, failure, interruptedMount } from "./failure.ts";
 import type { MountedDrive } from "./mount-drive.ts";
-import { makeRuntimeFolder } from "./mount-registry.ts";
+import { logFileOf, makeRuntimeFolder, removeLeftovers } from "./mount-registry.ts";
 
 export interface Daemon extends MountedDrive {
   pid: number;
+  /** Where it logs. */
+  log: string;
   /** Resolves when the process has ended. */
   ended: Promise<void>;
   /** Tells a tied daemon to end, whoever still uses the mount. */
@@ -28,10 +30,13 @@ export interface Daemon extends MountedDrive {
  *
  * @throws CommanderError with the daemon's own reason.
  */
-export async function launchDaemon(request: DaemonRequest, stop: AbortSignal): Promise<Daemon> {
+export async function launchDaemon(wanted: Omit<DaemonRequest, "logFile">, stop: AbortSignal): Promise<Daemon> {
   if (stop.aborted) throw interruptedMount();
   makeRuntimeFolder();
-  const log = openSync(request.logFile, "a", 0o600);
+  removeLeftovers(wanted.path);
+  // The daemon's number is known when it has its descriptors.
+  const firstName = logFileOf(wanted.path, process.pid);
+  const log = openSync(firstName, "a", 0o600);
   const main = fileURLToPath(new URL("main.js", import.meta.url));
   const child = spawn(process.execPath, [...process.execArgv, main, DAEMON_COMMAND], {
     // A session of its own: Ctrl-C of a terminal is for the command, not for the drive.
@@ -40,6 +45,9 @@ export async function launchDaemon(request: DaemonRequest, stop: AbortSignal): P
     stdio: ["pipe", "ignore", log, "pipe"],
   });
   closeSync(log);
+  const logFile = logFileOf(wanted.path, child.pid ?? process.pid);
+  renameSync(firstName, logFile);
+  const request: DaemonRequest = { ...wanted, logFile };
   const ended = new Promise<void>((resolve) => {
     child.once("exit", () => resolve());
     // One that cannot be started never exits.
@@ -51,9 +59,9 @@ export async function launchDaemon(request: DaemonRequest, stop: AbortSignal): P
   child.stdin?.on("error", () => {});
   child.stdin?.write(`${JSON.stringify(request)}\n`);
   try {
-    const report = await readReport(child, request.logFile);
+    const report = await readReport(child, logFile);
     if (!report.isReady) throw failure(report.exit, report.text);
-    return { ...report, ended, end, release: () => letGo(child) };
+    return { ...report, log: logFile, ended, end, release: () => letGo(child) };
   } catch (thrown) {
     await ended;
     throw thrown;

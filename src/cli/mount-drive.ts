@@ -89,7 +89,7 @@ export interface KeepOptions {
  * @throws whatever kept it from becoming ready; then nothing is mounted.
  */
 export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promise<Unsent | undefined> {
-  const { path, options } = request;
+  const { options } = request;
   const remote = await connectRemote({
     url: parseDriveUrl(request.url),
     ...(request.password === undefined ? {} : { password: request.password }),
@@ -150,12 +150,12 @@ export async function keepDrive(request: DriveRequest, keep: KeepOptions): Promi
       announce(remote, request, keep);
     } catch (cause) {
       // Nobody was told of the mount, so nobody would take it down.
-      await takeDown(path, { ...keep, say: keep.log.warn });
+      await takeDown(mount.mounted, { ...keep, say: keep.log.warn });
       await end(mount, keep);
       throw cause;
     }
     await Promise.race([mount.ended, aborted(keep.stop)]);
-    if (keep.stop.aborted) await takeDown(path, { ...keep, say: keep.log.warn });
+    if (keep.stop.aborted) await takeDown(mount.mounted, { ...keep, say: keep.log.warn });
     await end(mount, keep);
   } finally {
     status?.close();
@@ -196,7 +196,7 @@ async function tellStatus(
   const sinceMs = clock.realtimeMs();
   try {
     makeRuntimeFolder();
-    return await serveStatus(statusSocketOf(path), () => ({
+    return await serveStatus(statusSocketOf(path, process.pid), () => ({
       ...{ path, url, readOnly, state: remote.state, sinceMs, sectionBytes, credits },
       remote: remote.status(),
       ...drive.figures,
@@ -220,7 +220,7 @@ async function giveOutTickets(
   const place = { host, port, share, ...fingerprint };
   try {
     makeRuntimeFolder();
-    return await serveExport(exportSocketOf(path), async (wanted) => {
+    return await serveExport(exportSocketOf(path, process.pid), async (wanted) => {
       try {
         const open = await exportOpen({ remote, drive, clock }, wanted);
         return { ticket: formatTicket({ place, security: request.options.security, open }) };

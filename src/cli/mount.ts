@@ -18,7 +18,6 @@ import {
   parseMountOptions,
   parseSeconds,
 } from "./mount-options.ts";
-import { logFileOf } from "./mount-registry.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
 import { readPassword } from "./password.ts";
 import { describeUnsent } from "./recovery-files.ts";
@@ -116,12 +115,11 @@ async function mount(urlText: string, path: string, given: MountCommandOptions):
     const unsent = await keepDrive(request, { log, clock, ...signals, onReady });
     if (unsent !== undefined) throw failure(Exit.FAILED, describeUnsent(unsent, target, null));
   } else {
-    const logFile = logFileOf(target);
-    const daemonRequest = { ...request, logFile, logLevel: given.logLevel ?? "info", isTied: false } as const;
+    const daemonRequest = { ...request, logLevel: given.logLevel ?? "info", isTied: false } as const;
     const daemon = await launchDaemon(daemonRequest, signals.stop);
     daemon.release();
-    const { pid, squash, readOnly } = daemon;
-    announce({ url: daemon.url, readOnly, squash, pid, log: logFile });
+    const { url: shownUrl, pid, squash, readOnly, log } = daemon;
+    announce({ url: shownUrl, readOnly, squash, pid, log });
   }
   signals.release();
 }

@@ -43,8 +43,8 @@ async function askDrives(path: string | undefined): Promise<(DriveStatus | Silen
   }
   return Promise.all(
     records.map(async (record) => {
-      const { url } = record;
-      return (await askStatus(statusSocketOf(record.path), systemClock)) ?? { path: record.path, url, state: "silent" };
+      const { path, url, daemon } = record;
+      return (await askStatus(statusSocketOf(path, daemon.pid), systemClock)) ?? { path, url, state: "silent" };
     }),
   );
 }

@@ -12,7 +12,7 @@ import { FsError } from "../base/errors.ts";
 import { printable } from "../base/log.ts";
 import { raceSignal } from "../base/signals.ts";
 import { abortConnection, isDead, unmountPath } from "../sys/fuse-mount.ts";
-import { MOUNT_TYPE, type MountEntry, mountAt } from "../sys/mount-table.ts";
+import { isStillAt, MOUNT_TYPE, type MountEntry, mountAt } from "../sys/mount-table.ts";
 import { Exit, failure } from "./failure.ts";
 import { findRecord, type MountRecord, removeRecord } from "./mount-registry.ts";
 import { isAlive, type ProcessIdentity, usersOf } from "./process-table.ts";
@@ -159,16 +159,18 @@ async function waitForEnd(daemon: ProcessIdentity, { clock, force, say }: Unmoun
 /**
  * Unmounts because whoever keeps the mount ends: says who uses it, waits a little for them, then detaches it all the same.
  *
- * Never rejects: what fails is said.
+ * Only this very mount: a later one at the same path is left alone. Never rejects: what fails is said.
  */
 export async function takeDown(
-  path: string,
+  mounted: Pick<MountEntry, "path" | "type" | "deviceMinor"> | undefined,
   options: { clock: Clock; stopNow: AbortSignal; say: (text: string) => void },
 ): Promise<void> {
+  if (mounted === undefined) return;
+  const { path } = mounted;
   const { clock, stopNow, say } = options;
   const deadlineMs = clock.monotonicMs() + BUSY_MS;
   try {
-    for (let isFirst = true; mountAt(path)?.type === MOUNT_TYPE; isFirst = false) {
+    for (let isFirst = true; isStillAt(mounted); isFirst = false) {
       const isLast = stopNow.aborted || clock.monotonicMs() >= deadlineMs;
       if (await tryUnmount(path, isLast)) {
         if (isLast) say(`'${printable(path)}' was detached while it was in use`);

@@ -9,13 +9,13 @@ import { join, relative, sep } from "node:path";
 import type { Command } from "commander";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { createLog, type Log, type LogLevel, printable } from "../base/log.ts";
-import { MOUNT_TYPE, mountAt } from "../sys/mount-table.ts";
+import { isStillAt, mountAt } from "../sys/mount-table.ts";
 import type { ChannelSecurity } from "../wire/messages.ts";
 import { Exit, failure } from "./failure.ts";
 import { chooseIdentity } from "./identity.ts";
 import { type Daemon, launchDaemon } from "./launch-daemon.ts";
 import { parseMountOptions } from "./mount-options.ts";
-import { logFileOf, removeRecord } from "./mount-registry.ts";
+import { removeRecord } from "./mount-registry.ts";
 import { checkSystem, checkTarget } from "./mount-target.ts";
 import { describeUnsent } from "./recovery-files.ts";
 import { makeSample, removeSample } from "./sample.ts";
@@ -128,7 +128,7 @@ async function runDrive({ shares, target, given, clock, signals }: Drive): Promi
     const [share] = service.shares;
     const { fingerprint } = service;
     const common = { url: share?.url ?? "", trust: { fingerprint }, path, options };
-    const request = { ...common, logFile: logFileOf(path), isTied: true };
+    const request = { ...common, isTied: true };
     const daemon = await launchDaemon({ ...request, logLevel: given.logLevel ?? "info" }, signals.stop);
     say(`${directory} is at ${path}; Ctrl-C unmounts it`);
     say(`mount it elsewhere on this machine with: netdrive mount ${share?.url} PATH`);
@@ -163,18 +163,19 @@ async function keep(
   options: { path: string; clock: Clock; signals: StopSignals },
 ): Promise<void> {
   const { path, clock, signals } = options;
+  const mounted = mountAt(path);
   const status = showStatus(service.server, clock);
   await Promise.race([aborted(signals.stop), daemon.ended]);
   status.stop();
-  const hasDied = !signals.stop.aborted && mountAt(path)?.type === MOUNT_TYPE;
-  await takeDown(path, { clock, stopNow: signals.stopNow, say });
+  const hasDied = !signals.stop.aborted && mounted !== undefined && isStillAt(mounted);
+  await takeDown(mounted, { clock, stopNow: signals.stopNow, say });
   // Ends it also if somebody still uses the detached mount.
   daemon.end();
   await daemon.ended;
   const last = removeRecord(path, daemon.pid);
   if (last?.unsent !== undefined) throw failure(Exit.FAILED, describeUnsent(last.unsent, path, last.log));
   if (hasDied) {
-    const log = logFileOf(path);
+    const { log } = daemon;
     throw failure(Exit.FAILED, `the process of the drive at '${printable(path)}' ended by itself; see ${log}`);
   }
 }

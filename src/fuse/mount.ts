@@ -83,6 +83,8 @@ export const DEFAULT_MOUNT_OPTIONS: FuseMountOptions = {
 };
 
 export interface FuseMount {
+  /** As the kernel's list has it; undefined if that could not be read. */
+  readonly mounted: MountedPath | undefined;
   /** Settles when the mount is gone, whoever ended it; never rejects. Nothing is asked of the FileSystem afterwards. */
   readonly ended: Promise<void>;
   /** Unmounts; if it is in use, it is taken out of sight and what uses it gets errors. @throws FsError EPERM and the like. */
@@ -142,6 +144,7 @@ export async function mountFuse(options: {
     }
   })();
   const mount = {
+    mounted,
     readAheadBytes: KERNEL_READ_AHEAD_BYTES,
     ended,
     unmount: () => unmount(path, mounted, isThere, session.device, ended),

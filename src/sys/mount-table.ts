@@ -54,3 +54,9 @@ export function mountAt(path: string): MountEntry | undefined {
     .filter((entry) => entry.path === path)
     .at(-1);
 }
+
+/** Whether this very mount is what one sees at its path, as it was when the list was read. */
+export function isStillAt({ path, type, deviceMinor }: Pick<MountEntry, "path" | "type" | "deviceMinor">): boolean {
+  const there = mountAt(path);
+  return there?.type === type && there.deviceMinor === deviceMinor;
+}

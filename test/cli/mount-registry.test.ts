@@ -1,16 +1,20 @@
 /** What is kept of mounts beside the kernel's list. */
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { after, beforeEach, test } from "node:test";
 import {
+  exportSocketOf,
   findRecord,
   logFileOf,
   type MountRecord,
+  makeRuntimeFolder,
   readRecords,
+  removeLeftovers,
   removeRecord,
   runtimeFolder,
+  statusSocketOf,
   writeRecord,
 } from "../../src/cli/mount-registry.ts";
 import { identify } from "../../src/cli/process-table.ts";
@@ -62,9 +66,46 @@ test("nothing mounted ever: no records, no folder", () => {
   assert.deepEqual(readRecords(), []);
 });
 
-test("logs and records of different paths have different names", () => {
-  assert.notEqual(logFileOf("/a"), logFileOf("/b"));
-  assert.ok(logFileOf("/a").startsWith(folder));
+test("logs and sockets of different paths, and of different processes of one path, have different names", () => {
+  for (const fileOf of [logFileOf, statusSocketOf, exportSocketOf]) {
+    assert.equal(new Set([fileOf("/a", 1), fileOf("/b", 1), fileOf("/a", 2)]).size, 3);
+    assert.ok(fileOf("/a", 1).startsWith(folder));
+  }
+});
+
+test("a record and its sockets go without those of another process at the same path", () => {
+  writeRecord(record());
+  const [ours, others] = [process.pid, process.ppid].map((pid) => statusSocketOf("/mnt/a b", pid));
+  assert.ok(ours !== undefined && others !== undefined);
+  for (const file of [ours, others]) writeFileSync(file, "");
+  removeRecord("/mnt/a b", process.ppid);
+  assert.deepEqual([existsSync(ours), existsSync(others)], [true, false]);
+  assert.deepEqual(findRecord("/mnt/a b"), record());
+  removeRecord("/mnt/a b", process.pid);
+  assert.deepEqual(readdirSync(folder), []);
+});
+
+test("of what processes that are gone have left at a path the last log is kept, and nothing of the living touched", () => {
+  makeRuntimeFolder();
+  // No process has numbers as high as these.
+  const [older, last] = [4_194_305, 4_194_306];
+  const kept = [
+    logFileOf("/a", last),
+    `${logFileOf("/a", last)}.1`,
+    logFileOf("/a", process.pid),
+    statusSocketOf("/a", process.pid),
+    logFileOf("/b", older),
+  ];
+  const left = [
+    logFileOf("/a", older),
+    `${logFileOf("/a", older)}.1`,
+    statusSocketOf("/a", last),
+    exportSocketOf("/a", older),
+  ];
+  for (const file of [...kept, ...left]) writeFileSync(file, "");
+  utimesSync(logFileOf("/a", older), 1, 1);
+  removeLeftovers("/a");
+  assert.deepEqual(readdirSync(folder).sort(), kept.map((file) => basename(file)).sort());
 });
 
 test("without NETDRIVE_RUNTIME root has /run/netdrive and others a folder of their own", () => {

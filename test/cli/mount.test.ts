@@ -160,6 +160,29 @@ test("a drive in use is not unmounted: who uses it is said, and --lazy detaches 
   await command("bash", ["-c", `while test -d /proc/${pid}; do sleep 0.05; done`], { timeoutMs: 20_000 });
 });
 
+test("a drive that was detached while in use leaves the next one at its path alone, whether it ends or is told to", async () => {
+  for (const isTold of [false, true]) {
+    const old = await mountJson();
+    const user = await sleeperInside();
+    await run(["umount", "--lazy", point]);
+    const next = await mountJson();
+    assert.ok(identify(old.pid) !== undefined && existsSync(old.log) && existsSync(next.log));
+    if (isTold) process.kill(old.pid, "SIGTERM");
+    else await user.end("SIGKILL");
+    await command("bash", ["-c", `while test -d /proc/${old.pid}; do sleep 0.05; done`], { timeoutMs: 20_000 });
+    assert.deepEqual([existsSync(old.log), existsSync(next.log)], [false, true]);
+    assert.deepEqual(
+      (await list()).map(({ pid, state, log }) => ({ pid, state, log })),
+      [{ pid: next.pid, state: "mounted", log: next.log }],
+    );
+    assert.match((await run(["status", point])).stdout, /connected; channels/);
+    assert.match((await run(["handle", "export", join(point, "hello.txt")])).stdout, /^\S+\n$/);
+    assert.equal((await cat(join(point, "hello.txt"))).stdout, "hello\n");
+    await run(["umount", point]);
+    await user.end("SIGKILL");
+  }
+});
+
 test("after kill -9 of its process a drive is listed as dead, is unmounted and can be mounted again", async () => {
   const { pid } = await mountJson();
   process.kill(pid, "SIGKILL");

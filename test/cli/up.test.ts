@@ -6,7 +6,7 @@ import { after, beforeEach, test } from "node:test";
 import { identify } from "../../src/cli/process-table.ts";
 import { mountAt } from "../../src/sys/mount-table.ts";
 import { command, type Service, startService } from "../support/child.ts";
-import { netdrive } from "../support/drive.ts";
+import { detach, netdrive } from "../support/drive.ts";
 import { makeTemp } from "../support/temp.ts";
 
 const temp = makeTemp("up");
@@ -116,6 +116,26 @@ test("users of the drive who leave in time are waited for", async () => {
   await user.end("SIGKILL");
   assert.equal(await service.exited, 0);
   assert.doesNotMatch(printed(), /was detached/);
+});
+
+test("`up` takes down its own drive only, not the next one at the path", async (t) => {
+  mkdirSync(at("drive"));
+  t.after(() => detach(at("drive")));
+  const { service, printed } = up(at("files"), at("drive"));
+  const mine = await service.firstLine.then(daemonPid);
+  const user = startService("sleep", ["60"], { cwd: at("drive") });
+  await command("bash", ["-c", `until grep -qsx sleep /proc/${user.pid}/comm; do sleep 0.05; done`]);
+  const env = { ...process.env, NETDRIVE_RUNTIME: at("runtime") };
+  const run = (...args: string[]) => command(process.execPath, netdrive(...args), { env, timeoutMs: 60_000 });
+  await run("umount", "--lazy", at("drive"));
+  const [, url = ""] = /netdrive mount (netdrive:\S+) PATH\n/.exec(printed()) ?? [];
+  await run("mount", url, at("drive"));
+  assert.equal(await service.end("SIGINT"), 0);
+  assert.equal(identify(mine), undefined);
+  assert.ok(mountAt(at("drive")) !== undefined && identify(daemonPid()) !== undefined);
+  assert.doesNotMatch(printed(), /was detached|in use/);
+  await run("umount", at("drive"));
+  await user.end("SIGKILL");
 });
 
 test("kill -9 of `up` leaves no mount and no process", async () => {

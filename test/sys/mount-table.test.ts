@@ -1,7 +1,7 @@
 /** Reading /proc/self/mountinfo. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { mountAt, parseMountInfo, readMountTable } from "../../src/sys/mount-table.ts";
+import { isStillAt, mountAt, parseMountInfo, readMountTable } from "../../src/sys/mount-table.ts";
 
 const LINES = [
   "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue",
@@ -40,4 +40,12 @@ test("this machine's own table is read", () => {
   assert.ok(readMountTable().length > 0);
   assert.equal(mountAt("/proc")?.type, "proc");
   assert.equal(mountAt("/nowhere"), undefined);
+});
+
+test("a mount is told from another one at its path", () => {
+  const proc = mountAt("/proc");
+  assert.ok(proc !== undefined && isStillAt(proc));
+  assert.ok(!isStillAt({ ...proc, deviceMinor: proc.deviceMinor + 1 }));
+  assert.ok(!isStillAt({ ...proc, type: "fuse.netdrive" }));
+  assert.ok(!isStillAt({ ...proc, path: "/nowhere" }));
 });
