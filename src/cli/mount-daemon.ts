@@ -36,12 +36,13 @@ export async function runMountDaemon(): Promise<void> {
   process.title = `netdrive mount ${request.path}`;
   const logFile = openLogFile(request.logFile);
   const log = createLog({ level: request.logLevel, clock, sink: logFile.write });
+  const { signal: stop } = linkSignals(signals.stop, starter.signal);
   let isReady = false;
   try {
     const unsent = await keepDrive(request, {
       log,
       clock,
-      stop: linkSignals(signals.stop, starter.signal).signal,
+      stop,
       stopNow: signals.stopNow,
       onReady(mounted) {
         isReady = true;
@@ -57,6 +58,8 @@ export async function runMountDaemon(): Promise<void> {
     }
   } catch (thrown) {
     log.error("the mount failed", thrown);
+    // An end that was wanted: nobody asks why.
+    if (!isReady && stop.aborted) logFile.remove();
     if (!isReady) report({ isReady: false, ...explain(thrown) });
     process.exitCode = Exit.FAILED;
   } finally {

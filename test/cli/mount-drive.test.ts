@@ -102,7 +102,10 @@ test("a mount that is interrupted while the server does not answer leaves nothin
     const [asked] = gate.held;
     const withdrawn = new Promise<void>((resolve) => asked?.ctx.signal?.addEventListener("abort", resolve));
     assert.equal(await mounting.end(signal), signal === "SIGINT" ? 1 : signal);
-    if (signal === "SIGINT") assert.equal(mounting.errors(), "netdrive: interrupted; nothing is mounted\n");
+    if (signal === "SIGINT") {
+      assert.equal(mounting.errors(), "netdrive: interrupted; nothing is mounted\n");
+      assert.deepEqual(readdirSync(runtime), []);
+    }
     // Also by the process in the background, whose starter is gone.
     await withdrawn;
     gate.open();
