@@ -4,7 +4,6 @@
  * Whoever has the ticket reads and writes by the same open as the program that holds the file: with its access, whatever has become of the file's name.
  */
 
-import { once } from "node:events";
 import { realpathSync, statSync } from "node:fs";
 import type { Command } from "commander";
 import { systemClock } from "../base/clock.ts";
@@ -20,6 +19,7 @@ import { askExport } from "./export-socket.ts";
 import { Exit, failure } from "./failure.ts";
 import { exportSocketOf, findRecord } from "./mount-registry.ts";
 import { chooseTrust } from "./server-trust.ts";
+import { print } from "./standard-output.ts";
 import { catchStopSignals } from "./stop-signals.ts";
 import { parseTicket, type Ticket } from "./ticket.ts";
 
@@ -172,8 +172,8 @@ const cat: Use = async ({ fileSystem }, { handle }, ctx) => {
     const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
     const bytes = await fileSystem.read(ctx, handle, at, chunk);
     if (bytes === 0) return;
+    await print(chunk.subarray(0, bytes));
     at += bytes;
-    if (!process.stdout.write(chunk.subarray(0, bytes))) await once(process.stdout, "drain");
   }
 };
 

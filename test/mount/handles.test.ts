@@ -7,6 +7,7 @@ import type { DriveStatus } from "../../src/cli/status-socket.ts";
 import { type CommandResult, command, type Service, startService } from "../support/child.ts";
 import { type Drive, netdrive, startDrive } from "../support/drive.ts";
 import { settle } from "../support/fake-clock.ts";
+import { smallTmpfs } from "../support/small-disk.ts";
 import { makeTemp } from "../support/temp.ts";
 
 const temp = makeTemp("handles");
@@ -150,6 +151,22 @@ test("a ticket gives the access of the open, and a file that nobody holds is ope
   writeFileSync(join(drive.directory, "free"), "0123456789");
   await handle(["write", await ticketFor(join(drive.path, "free")), "--offset", "4"], [0], "xy");
   assert.equal(readFileSync(join(drive.directory, "free"), "utf8"), "0123xy6789");
+});
+
+test("a copy that is not whole is a failure: of a disk that is full before its end or from its beginning, of a reader who goes", async () => {
+  await using disk = await smallTmpfs(1 << 20);
+  const big = join(drive.path, "big");
+  writeFileSync(join(drive.directory, "big"), Buffer.alloc(3 << 19, "b"));
+  const copies = [
+    [`"$@" > "${join(disk.path, "copy")}"`, /^netdrive: standard output cannot be written: ENOSPC: [^\n]+\n$/],
+    ['"$@" > /dev/full', /^netdrive: standard output cannot be written: ENOSPC: [^\n]+\n$/],
+    ['"$@" | head --bytes 1 > /dev/null', /^netdrive: standard output cannot be written: [^\n]*EPIPE[^\n]*\n$/],
+  ] as const;
+  for (const [script, message] of copies) {
+    const cat = [process.execPath, ...netdrive("handle", "cat", await ticketFor(big))];
+    const args = ["--norc", "-euo", "pipefail", "-c", script, "-", ...cat];
+    assert.match((await command("bash", args, { codes: [1], timeoutMs: 60_000 })).stderr, message);
+  }
 });
 
 test("who uses a ticket may learn how the connection is protected, on standard error", async () => {

@@ -57,7 +57,7 @@ const RUN_BY: [files: RegExp, by: string][] = [
   [/^src\/sys\/optimize-early\.ts$/, "test/cli and test/mount, as processes"],
   [/^src\/cli\/(channel-security|password|prompt|server-trust)\.ts$/, "test/cli/trust and usage, as processes"],
   [/^src\/cli\/(mount-daemon|daemon-message)\.ts$/, "test/cli/mount, as processes"],
-  [/^src\/cli\/(handle|export-open|export-socket)\.ts$/, "test/mount/handles, as processes"],
+  [/^src\/cli\/(handle|standard-output|export-open|export-socket)\.ts$/, "test/mount/handles, as processes"],
   [/^src\/fuse\/serve-(attrs|dirs|files|locks|names)\.ts$/, "test/fuse/session and test/conformance/fuse-disk"],
   [/^src\/fuse\/(data-room|encode|file-handle|init|notify|request)\.ts$/, "test/fuse/session"],
   [
