@@ -115,6 +115,8 @@ function realpathOf(path: string): string {
 type Use = (remote: Remote, attached: Attached, ctx: RequestContext, options: TicketOptions) => Promise<void>;
 
 async function withTicket(text: string | undefined, command: Command, use: Use): Promise<void> {
+  // The argument list, ticket included, is for everybody here to read; the title replaces it.
+  process.title = `netdrive handle ${command.name()}`;
   const options = command.optsWithGlobals<TicketOptions>();
   const given = text ?? process.env["NETDRIVE_TICKET"];
   if (given === undefined) throw failure(Exit.USAGE, "no ticket given; as an argument or by NETDRIVE_TICKET");

@@ -1,6 +1,8 @@
 /** One open file handed to another client: `netdrive handle` with a server, a mount, a program that holds the file, and whoever has the ticket. */
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { DriveStatus } from "../../src/cli/status-socket.ts";
@@ -33,6 +35,13 @@ async function ticketFor(path: string): Promise<string> {
   const { stdout } = await handle(["export", path]);
   assert.match(stdout, /^netdrive-ticket-1\.[\w-]+\n$/);
   return stdout.trim();
+}
+
+/** The same ticket with something changed. */
+function altered(ticket: string, change: (inside: Record<string, string | number>) => object): string {
+  const [name, encoded = ""] = ticket.split(".");
+  const inside = JSON.parse(Buffer.from(encoded, "base64url").toString()) as Record<string, string | number>;
+  return `${name}.${Buffer.from(JSON.stringify({ ...inside, ...change(inside) })).toString("base64url")}`;
 }
 
 /** A program that opens a file of the drive as fopen(3) has it, writes `text`, perhaps removes the name, and holds it until it is ended. */
@@ -118,14 +127,12 @@ test("a ticket that was used, is old, altered, or of a closed file is one clear 
     const old = await ticketFor(fd);
     const closed = await ticketFor(fd);
     assert.equal((await handle(["write", old], [4])).stderr, NOT_GOOD);
-    const inside = JSON.parse(Buffer.from(closed.split(".")[1] ?? "", "base64url").toString()) as Record<
-      string,
-      string
-    >;
-    const key = Buffer.from(inside["k"] ?? "", "base64url");
-    key[0] = (key[0] ?? 0) ^ 1;
-    const altered = Buffer.from(JSON.stringify({ ...inside, k: key.toString("base64url") })).toString("base64url");
-    assert.equal((await handle(["cat", `netdrive-ticket-1.${altered}`], [4])).stderr, NOT_GOOD);
+    const withOtherKey = altered(closed, ({ k }) => {
+      const key = Buffer.from(String(k), "base64url");
+      key[0] = (key[0] ?? 0) ^ 1;
+      return { k: key.toString("base64url") };
+    });
+    assert.equal((await handle(["cat", withOtherKey], [4])).stderr, NOT_GOOD);
     assert.match(
       (await handle(["cat", closed.slice(0, -30)], [2])).stderr,
       /^netdrive: this is no whole ticket; [^\n]+\n$/,
@@ -167,6 +174,19 @@ test("a copy that is not whole is a failure: of a disk that is full before its e
     const args = ["--norc", "-euo", "pipefail", "-c", script, "-", ...cat];
     assert.match((await command("bash", args, { codes: [1], timeoutMs: 60_000 })).stderr, message);
   }
+});
+
+test("a ticket is not in the argument list others can read", async (t) => {
+  const silent = createServer().listen(0, "127.0.0.1");
+  t.after(() => silent.close());
+  await once(silent, "listening");
+  const { port } = silent.address() as AddressInfo;
+  writeFileSync(join(drive.directory, "secret"), "");
+  const ticket = altered(await ticketFor(join(drive.path, "secret")), () => ({ p: port }));
+  const cat = startService(process.execPath, netdrive("handle", "cat", ticket));
+  t.after(() => cat.end("SIGKILL"));
+  await Promise.race([once(silent, "connection"), cat.crashed]);
+  assert.match(readFileSync(`/proc/${cat.pid}/cmdline`, "utf8"), /^netdrive handle cat\0*$/);
 });
 
 test("who uses a ticket may learn how the connection is protected, on standard error", async () => {
