@@ -1,7 +1,8 @@
 /**
  * SIGINT, SIGTERM and SIGHUP as a wish to end, and a second one as a wish to end at once.
  *
- * SIGHUP says that the terminal is gone, so without one it means nothing: Node forgets that nohup(1) ignored it.
+ * SIGHUP says that the terminal is gone, so without one it means nothing: Node forgets that nohup(1) ignored it. Whether there is one is asked before, because
+ * one that has been hung up does not say what it was.
  * One press of Ctrl-C can arrive twice, from the terminal and from an npm that passes it on, hence SAME_PRESS_MS.
  */
 import { isatty } from "node:tty";
@@ -23,8 +24,9 @@ export function catchStopSignals(clock: Clock): StopSignals {
   const first = new AbortController();
   const second = new AbortController();
   let firstMs = 0;
+  const hasTerminal = [0, 1, 2].some(isatty);
   const onSignal = (signal: NodeJS.Signals) => {
-    if (signal === "SIGHUP" && ![0, 1, 2].some(isatty)) return;
+    if (signal === "SIGHUP" && !hasTerminal) return;
     if (!first.signal.aborted) {
       firstMs = clock.monotonicMs();
       first.abort();

@@ -1,10 +1,12 @@
 /** `netdrive serve`: what it prints, who gets in, how it ends. */
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, before, type TestContext, test } from "node:test";
+import { identify, isAlive } from "../../src/cli/process-table.ts";
 import { command, startService } from "../support/child.ts";
 import { netdrive, startServe } from "../support/drive.ts";
+import { settle } from "../support/fake-clock.ts";
 import { makeTemp } from "../support/temp.ts";
 
 const temp = makeTemp("serve");
@@ -13,6 +15,16 @@ before(() => {
   for (const folder of ["photos", "a b", "mount"]) mkdirSync(at(folder));
 });
 after(() => temp.remove());
+
+/** Waits until `look` sees something, or the test is over. */
+async function until<Seen>(t: TestContext, look: () => Seen | false | undefined): Promise<Seen> {
+  for (;;) {
+    const seen = look();
+    if (seen !== undefined && seen !== false) return seen;
+    t.signal.throwIfAborted();
+    await settle();
+  }
+}
 
 interface Announced {
   url: string;
@@ -49,6 +61,34 @@ test("--json prints one object, and SIGINT ends it as well", async (t) => {
   assert.ok(line.port > 0 && line.url.includes(`:${line.port}/x?fp=`) && line.urls[0] === line.url);
   assert.deepEqual(line.shares, [{ name: "x", directory: at("photos"), url: line.url, readOnly: true }]);
   assert.equal(await service.end("SIGINT"), 0);
+});
+
+test("at a terminal it ends when that is closed, started with nohup it does not", { timeout: 60_000 }, async (t) => {
+  const closeTerminalOf = async (nohup: string) => {
+    const announced = at(`announced${nohup}`);
+    const words = [process.execPath, ...netdrive("serve", at("photos"), "--listen", "127.0.0.1:0", "--json")];
+    // Standard error is the terminal, which nohup takes away.
+    const line = `exec ${nohup} ${words.map((word) => `'${word}'`).join(" ")} > '${announced}'`;
+    const terminal = startService("script", ["--quiet", "--command", line, "/dev/null"], { hasInput: true });
+    t.after(() => terminal.end("SIGKILL"));
+    await until(t, () => existsSync(announced) && readFileSync(announced, "utf8").endsWith("\n"));
+    const { pid, port } = JSON.parse(readFileSync(announced, "utf8")) as Announced;
+    const server = identify(pid);
+    t.after(() => {
+      if (server !== undefined && isAlive(server)) process.kill(pid, "SIGKILL");
+    });
+    assert.ok(server !== undefined);
+    // Its end of the terminal is closed by the system.
+    await terminal.end("SIGKILL");
+    return { server, port };
+  };
+  const { server } = await closeTerminalOf("");
+  await until(t, () => !isAlive(server));
+  const { port } = await closeTerminalOf("nohup");
+  // It hears of signals before it takes the second connection.
+  for (let count = 0; count < 2; count += 1) {
+    await (await fetch(`http://127.0.0.1:${port}/`, { headers: { connection: "close" } })).text();
+  }
 });
 
 test("the token is the one given, and is not in the argument list others can read", async (t) => {
