@@ -5,6 +5,7 @@
  */
 
 import { realpathSync, statSync } from "node:fs";
+import { addAbortSignal } from "node:stream";
 import type { Command } from "commander";
 import { systemClock } from "../base/clock.ts";
 import { CloseCode, ConnectionError, FsError, ProtocolError } from "../base/errors.ts";
@@ -112,7 +113,8 @@ function realpathOf(path: string): string {
   }
 }
 
-type Use = (remote: Remote, attached: Attached, ctx: RequestContext, options: TicketOptions) => Promise<void>;
+type UseContext = RequestContext & { readonly signal: AbortSignal };
+type Use = (remote: Remote, attached: Attached, ctx: UseContext, options: TicketOptions) => Promise<void>;
 
 async function withTicket(text: string | undefined, command: Command, use: Use): Promise<void> {
   // The argument list, ticket included, is for everybody here to read; the title replaces it.
@@ -124,19 +126,20 @@ async function withTicket(text: string | undefined, command: Command, use: Use):
   const offset = options.offset ?? "0";
   if (!/^\d{1,15}$/.test(offset)) throw failure(Exit.USAGE, "--offset is a number of bytes; write it as --offset 4096");
   const signals = catchStopSignals(systemClock);
-  const remote = await connect(ticket, options, signals.stop).catch(explained);
-  const ctx: RequestContext = {
+  const ctx: UseContext = {
     caller: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, groups: [], pid: process.pid },
     signal: signals.stop,
   };
+  let remote: Remote | undefined;
   try {
+    remote = await connect(ticket, options, signals.stop);
     const attached = await remote.attach(ctx, ticket.open);
     await use(remote, attached, ctx, options);
     await remote.fileSystem.release(ctx, attached.handle);
   } catch (error) {
-    explained(error);
+    throw signals.stop.aborted ? failure(Exit.FAILED, "interrupted") : explained(error);
   } finally {
-    await remote.close();
+    await remote?.close();
     signals.release();
   }
 }
@@ -158,15 +161,15 @@ async function connect(ticket: Ticket, { ca, logLevel }: TicketOptions, signal: 
 }
 
 /** The server's words for a ticket it does not take are about whatever it was asked. */
-function explained(error: unknown): never {
+function explained(error: unknown): unknown {
   const cause = error instanceof ConnectionError ? error.cause : error;
   const isRefused = cause instanceof ProtocolError && cause.closeCode === CloseCode.AUTHENTICATION;
   const isStale = error instanceof FsError && error.errno === "ESTALE";
-  if (isRefused || isStale) throw failure(Exit.REFUSED, NOT_GOOD);
+  if (isRefused || isStale) return failure(Exit.REFUSED, NOT_GOOD);
   if (error instanceof FsError && error.errno === "EBADF") {
-    throw failure(Exit.REFUSED, "whoever made the ticket has not opened the file for this");
+    return failure(Exit.REFUSED, "whoever made the ticket has not opened the file for this");
   }
-  throw error;
+  return error;
 }
 
 const cat: Use = async ({ fileSystem }, { handle }, ctx) => {
@@ -174,14 +177,15 @@ const cat: Use = async ({ fileSystem }, { handle }, ctx) => {
     const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
     const bytes = await fileSystem.read(ctx, handle, at, chunk);
     if (bytes === 0) return;
-    await print(chunk.subarray(0, bytes));
+    await print(chunk.subarray(0, bytes), ctx.signal);
     at += bytes;
   }
 };
 
 const write: Use = async ({ fileSystem }, { handle }, ctx, { offset = "0" }) => {
   let at = Number(offset);
-  for await (const chunk of process.stdin as AsyncIterable<Buffer>) {
+  const input: AsyncIterable<Buffer> = addAbortSignal(ctx.signal, process.stdin);
+  for await (const chunk of input) {
     for (let done = 0; done < chunk.length; ) {
       const bytes = await fileSystem.write(ctx, handle, at, chunk.subarray(done));
       done += bytes;

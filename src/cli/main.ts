@@ -6,9 +6,10 @@
  * sockets that were reset. All that must happen has been awaited by then.
  */
 import { systemClock } from "../base/clock.ts";
+import { Exit } from "./failure.ts";
 import { runCommand } from "./program.ts";
 
-/** What is said on standard error is no reason to stay, if nobody reads it. */
+/** What is said on standard error, or was printed before a failure, is no reason to stay, if nobody reads it. */
 const LAST_WORDS_MS = 1000;
 
 const printed = [process.stdout, process.stderr];
@@ -17,8 +18,10 @@ for (const stream of printed) stream.on("error", () => {});
 
 const exit = await runCommand(process.argv.slice(2));
 await new Promise<void>((resolve) => {
+  const bound = () => void systemClock.after(LAST_WORDS_MS, resolve, { keepAlive: true });
+  if (exit !== Exit.OK) bound();
   process.stdout.write("", () => {
-    systemClock.after(LAST_WORDS_MS, resolve, { keepAlive: true });
+    bound();
     process.stderr.write("", () => resolve());
   });
 });

@@ -8,16 +8,24 @@ import { fstatSync, write } from "node:fs";
 import { isatty } from "node:tty";
 import { promisify } from "node:util";
 import { printable } from "../base/log.ts";
+import { raceSignal } from "../base/signals.ts";
 import { Exit, failure } from "./failure.ts";
 
 const STDOUT_DESCRIPTOR = 1;
 const writeSome = promisify(write);
 
-/** Returns when all bytes have been taken; the caller keeps them as they are until then. One at a time. @throws CommanderError FAILED. */
-export async function print(bytes: Uint8Array): Promise<void> {
+/**
+ * Returns when all bytes have been taken; the caller keeps them as they are until then. One at a time.
+ *
+ * @throws CommanderError FAILED; what `signal` aborts with.
+ */
+export async function print(bytes: Uint8Array, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
   try {
-    await (isStream() ? printStreamed(bytes) : printDirectly(bytes));
+    // Who reads may take his time.
+    await raceSignal(isStream() ? printStreamed(bytes) : printDirectly(bytes), signal);
   } catch (cause) {
+    signal.throwIfAborted();
     throw failure(Exit.FAILED, `standard output cannot be written: ${printable((cause as Error).message)}`);
   }
 }

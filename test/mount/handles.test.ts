@@ -176,6 +176,28 @@ test("a copy that is not whole is a failure: of a disk that is full before its e
   }
 });
 
+test("a signal ends who waits for what is to be written, and who waits for a reader", async (t) => {
+  const input = join(drive.directory, "input");
+  writeFileSync(input, "");
+  const write = netdrive("handle", "write", await ticketFor(join(drive.path, "input")));
+  const writer = startService(process.execPath, write, { hasInput: true });
+  t.after(() => writer.end("SIGKILL"));
+  writer.tell("so far");
+  while (readFileSync(input, "utf8") !== "so far") await Promise.race([settle(), writer.crashed]);
+  const closed = once(writer.process, "close");
+  assert.equal(await writer.end("SIGINT"), 1);
+  await closed;
+  assert.equal(writer.errors(), "netdrive: interrupted\n");
+
+  writeFileSync(join(drive.directory, "output"), `first\n${"x".repeat(8 << 20)}`);
+  const cat = netdrive("handle", "cat", await ticketFor(join(drive.path, "output")));
+  const reader = startService(process.execPath, cat);
+  t.after(() => reader.end("SIGKILL"));
+  assert.equal(await reader.firstLine, "first");
+  reader.process.stdout?.pause();
+  assert.equal(await reader.end("SIGTERM"), 1);
+});
+
 test("a ticket is not in the argument list others can read", async (t) => {
   const silent = createServer().listen(0, "127.0.0.1");
   t.after(() => silent.close());
