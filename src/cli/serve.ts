@@ -4,6 +4,7 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { systemClock } from "../base/clock.ts";
 import { createLog, type LogLevel } from "../base/log.ts";
+import { raceSignal } from "../base/signals.ts";
 import type { Locking } from "../server/lock-requests.ts";
 import type { Squash } from "../server/squash.ts";
 import { DURABILITIES, type Durability } from "../server/state/state-store.ts";
@@ -97,6 +98,8 @@ function collectLocking(value: string, before: Locking[] = []): Locking[] {
 
 const collect = (value: string, before: string[] = []) => [...before, value];
 
+const interrupted = () => failure(Exit.FAILED, "interrupted; nothing was served");
+
 async function serve(directories: string[], options: ServeOptions): Promise<void> {
   const clock = systemClock;
   const log = createLog({ level: options.logLevel ?? "warn", clock });
@@ -112,23 +115,36 @@ async function serve(directories: string[], options: ServeOptions): Promise<void
   const warning = checkExposure(listen, { token, hasUsers, security });
   const identity = chooseIdentity({ ...options, stateFolder: options.state, host: listen.host });
   const signals = catchStopSignals(clock);
+  const { stop, stopNow } = signals;
+  stopNow.addEventListener("abort", () => {
+    signals.release();
+    process.exit(Exit.FAILED);
+  });
   const readOnly = options.readOnly === true;
   const locking = chooseLocking([...shares.keys()], options.locking ?? []);
   // Loaded late, here and elsewhere: a command starts in half the time if it needs neither server nor client.
   const { serveShares } = await import("./serve-shares.ts");
-  const service = await serveShares({
-    ...(users === undefined ? {} : { users }),
-    ...{ shares, listen, token, identity, security, readOnly, locking, squash, log, clock },
-    stateFolder: options.state,
-    durability: options.durability ?? "process",
-  });
-  if (warning !== undefined) process.stderr.write(`netdrive: ${warning}\n`);
-  announce(service.shares, { ...options, host: service.server.address.host, port: service.server.address.port });
-  signals.stopNow.addEventListener("abort", () => process.exit(Exit.FAILED));
-  await aborted(signals.stop);
-  await service.close();
-  users?.close();
-  signals.release();
+  try {
+    if (stop.aborted) throw interrupted();
+    const starting = serveShares({
+      ...(users === undefined ? {} : { users }),
+      ...{ shares, listen, token, identity, security, readOnly, locking, squash, log, clock },
+      stateFolder: options.state,
+      durability: options.durability ?? "process",
+    });
+    // What it remembers can take long to read. Nobody is served yet, and whatever it does meanwhile may be cut off: it would be by a crash.
+    const service = await raceSignal(starting, stop).catch((cause: unknown) => {
+      throw stop.aborted ? interrupted() : cause;
+    });
+    if (warning !== undefined) process.stderr.write(`netdrive: ${warning}\n`);
+    announce(service.shares, { ...options, host: service.server.address.host, port: service.server.address.port });
+    await aborted(stop);
+    await service.close();
+  } finally {
+    users?.close();
+    // If the disk holds up the process's end, the next signal is not caught.
+    signals.release();
+  }
 }
 
 /** The token; undefined if only users get in. @throws CommanderError USAGE. */

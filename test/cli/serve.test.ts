@@ -1,6 +1,6 @@
 /** `netdrive serve`: what it prints, who gets in, how it ends. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, constants, existsSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
 import { identify, isAlive } from "../../src/cli/process-table.ts";
@@ -108,6 +108,33 @@ test("--state keeps token and key over a restart", async () => {
   assert.equal(withoutPort(second.url), withoutPort(first.url));
   assert.equal(statSync(at("state/identity.pem")).mode & 0o777, 0o600);
 });
+
+test("a signal ends it also while it reads what it remembers, from a disk that does not answer", {
+  timeout: 60_000,
+}, async (t) => {
+  mkdirSync(at("hanging/state/level"), { recursive: true });
+  const file = at("hanging/state/level/CURRENT");
+  await command("mkfifo", [file]);
+  const service = startService(process.execPath, netdrive("serve", at("photos"), "--state", at("hanging")));
+  t.after(() => service.end("SIGKILL"));
+  const disk = await until(t, () => writerOf(file));
+  t.after(() => closeSync(disk));
+  service.process.kill("SIGTERM");
+  await until(t, () => service.errors().includes("\n"));
+  assert.equal(service.errors(), "netdrive: interrupted; nothing was served\n");
+  // The disk may hold up its end, until a second one.
+  assert.notEqual(await service.end("SIGTERM"), "SIGKILL");
+});
+
+/** A descriptor to write to the pipe; undefined if nobody opens it to read. */
+function writerOf(pipe: string): number | undefined {
+  try {
+    return openSync(pipe, constants.O_WRONLY | constants.O_NONBLOCK);
+  } catch (error) {
+    assert.equal((error as NodeJS.ErrnoException).code, "ENXIO");
+    return undefined;
+  }
+}
 
 test("a port in use is said", async (t) => {
   const { port, service } = await startServe(at("photos"));
