@@ -45,8 +45,18 @@ export function findKnownServer(place: Place, file: string = knownServersFile())
 export function addKnownServer(place: Place, fingerprint: string, file: string = knownServersFile()): void {
   try {
     mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-    appendFileSync(file, `${nameOf(place)} ${fingerprint}\n`, { mode: 0o600 });
+    appendFileSync(file, `${isLineOpen(file) ? "\n" : ""}${nameOf(place)} ${fingerprint}\n`, { mode: 0o600 });
   } catch (cause) {
     throw failure(Exit.PATH, `the known servers cannot be written: ${printable((cause as Error).message)}`);
+  }
+}
+
+/** Whether the last line has no end, as some editors leave it. */
+function isLineOpen(file: string): boolean {
+  try {
+    return /[^\n]$/.test(readFileSync(file, "utf8"));
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return false;
+    throw cause;
   }
 }

@@ -39,6 +39,13 @@ test("comments and empty lines mean nothing, a damaged line is named", () => {
   });
 });
 
+test("what is added is a line of its own also where the last one has no end", () => {
+  writeFileSync(file, `h:1 ${FP}`);
+  addKnownServer({ host: "h", port: 2 }, OTHER, file);
+  addKnownServer({ host: "h", port: 3 }, FP, file);
+  assert.equal(readFileSync(file, "utf8"), `h:1 ${FP}\nh:2 ${OTHER}\nh:3 ${FP}\n`);
+});
+
 test("a file that cannot be read or written is one line", () => {
   const bad = join(file, "below-a-file");
   assert.throws(() => findKnownServer({ host: "h", port: 1 }, bad), { exitCode: 5, message: /cannot be read: / });
