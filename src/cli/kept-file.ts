@@ -57,5 +57,11 @@ function putFile(file: string, text: string, place: (partial: string) => void): 
     closeSync(descriptor);
   }
   place(partial);
-  for (const name of [folder, dirname(folder)]) syncFolderNow(name);
+  syncFolderNow(folder);
+  try {
+    syncFolderNow(dirname(folder));
+  } catch (error) {
+    // A folder that is not for this user to read: most likely somebody else made `folder` there, and before. If not, its own sync takes its name along.
+    if ((error as NodeJS.ErrnoException).code !== "EACCES") throw error;
+  }
 }
