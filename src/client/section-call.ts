@@ -19,7 +19,7 @@ export interface SectionCarrier {
 
 /** How often a section of a request is sent at most. */
 export function attemptsOf(kind: "read" | "write", channels: SessionChannels): number {
-  return kind === "read" && channels.channelCount > 1 ? 2 : 1;
+  return kind === "read" && channels.wayCount > 1 ? 2 : 1;
 }
 
 export abstract class SectionCall extends Call implements WatchedSection {

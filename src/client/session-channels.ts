@@ -5,6 +5,7 @@
  * A session without io channels uses control for both. What becomes of them is the session's (session.ts).
  */
 import assert from "node:assert/strict";
+import type { ChannelSecurity } from "../wire/messages.ts";
 import { type Call, type CallParts, isDataCall, PromisedCall, type Result } from "./call.ts";
 import type { CallChannel } from "./call-channel.ts";
 import type { CallChannelFigures } from "./call-windows.ts";
@@ -13,10 +14,13 @@ import type { Agreement } from "./set-up.ts";
 export class SessionChannels {
   readonly #control: CallChannel;
   readonly #io: readonly CallChannel[];
+  /** Whether sections may go by control, where there is none of io: they go by nothing less safe. */
+  readonly mayUseControl: boolean;
 
-  constructor(control: CallChannel, io: readonly CallChannel[]) {
+  constructor(control: CallChannel, io: readonly CallChannel[], security: ChannelSecurity) {
     this.#control = control;
     this.#io = io;
+    this.mayUseControl = io.length === 0 || security.control === security.io;
   }
 
   get agreement(): Agreement {
@@ -28,8 +32,9 @@ export class SessionChannels {
     return [this.#control, ...this.#io].map((channel) => channel.figures);
   }
 
-  get channelCount(): number {
-    return 1 + this.#io.length;
+  /** How many ways there are for a section. */
+  get wayCount(): number {
+    return this.#io.length + (this.mayUseControl ? 1 : 0);
   }
 
   /** Bytes received on all channels: another number whenever the server has said anything. */
@@ -80,6 +85,6 @@ export class SessionChannels {
       if (channel === avoided || (avoided !== undefined && !channel.isOpen)) continue;
       if (least === undefined || channel.sectionBytesOutstanding < least.sectionBytesOutstanding) least = channel;
     }
-    return least ?? this.#control;
+    return least ?? (this.mayUseControl ? this.#control : (this.#io[0] as CallChannel));
   }
 }

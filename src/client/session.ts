@@ -164,7 +164,7 @@ export class ClientSession {
     }
     this.#resumed = this.#agreement;
     const [control, ...io] = this.#lanes.map(({ calls }) => calls as CallChannel);
-    this.#channels = new SessionChannels(control as CallChannel, io);
+    this.#channels = new SessionChannels(control as CallChannel, io, this.#options.security);
     this.#enter({ t: "ready" });
     this.#lookLater();
     this.#network = this.#options.network?.onChange(() => this.#stir());
@@ -461,12 +461,11 @@ export class ClientSession {
   }
 
   #lookAround(): void {
-    const { clock, patienceMs, security } = this.#options;
+    const { clock, patienceMs } = this.#options;
     const nowMs = clock.monotonicMs();
     const hasSlept = this.#heartbeat.look(nowMs, clock.realtimeMs());
     for (const { calls } of this.#lanes) calls?.tick();
-    // Data goes by nothing less safe for that.
-    if (this.#state.t === "ready" && security.io === security.control) {
+    if (this.#state.t === "ready" && this.#channels?.mayUseControl === true) {
       for (const lane of this.#lanes) if (lane.slotTable !== 0) lane.divertReads(nowMs);
     }
     const awaySinceMs = this.#awaySinceMs;

@@ -158,6 +158,33 @@ describe("a session of several channels", () => {
     }
   });
 
+  it("reads by nothing less safe: where control is, a read waits for the io channel", async () => {
+    const drive = await returningDrive({ client: { security: { control: "plain", io: "signed" } } });
+    const { fileSystem } = drive.remote;
+    const root = await fileSystem.root(ctx);
+    const flags = OpenFlag.READ | OpenFlag.WRITE;
+    const { opened } = await fileSystem.create(ctx, root.id, nameFromText("f"), flags, NEW_FILE);
+    await fileSystem.write(ctx, opened.handle, 0, Buffer.alloc(4 * SECTION, 7));
+    drive.isDown = "io";
+    for (const { kind, client } of drive.connections) if (kind === "io") client.destroy();
+    await settle();
+    const before = drive.remote.status().channels[0]?.receivedBytes ?? 0;
+    const reads = [SECTION, 4 * SECTION].map((bytes) =>
+      outcome(fileSystem.read(ctx, opened.handle, 0, Buffer.alloc(bytes))),
+    );
+    // Longer than a first attempt, shorter than all of them.
+    await drive.pass(200_000);
+    drive.isDown = false;
+    await drive.pass(20_000, () => reads.every(({ value }) => value !== undefined));
+    assert.deepEqual(
+      reads.map(({ value }) => value),
+      [SECTION, 4 * SECTION],
+    );
+    const bytes = (drive.remote.status().channels[0]?.receivedBytes ?? 0) - before;
+    assert.ok(bytes < SECTION, `${bytes} bytes came by control`);
+    await drive.remote.close();
+  });
+
   it("says so when an io channel cannot be had, and leaves no session behind", async () => {
     const drive = linkDrive({ limits: { channelsPerSessionMax: 2 } });
     await assert.rejects(connect(2, drive), { name: "ConnectionError", message: /channel/ });
