@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { Security } from "../../src/wire/messages.ts";
 import { Daemon } from "./child.ts";
 import { MountedPeer, type Peer, type PeerOptions } from "./peer.ts";
-import { freePort, ROOT } from "./workbench.ts";
+import { ROOT } from "./workbench.ts";
 
 const COMMAND = join(ROOT, "dist/src/cli/main.js");
 
@@ -19,7 +19,7 @@ export async function startNetdrive(options: PeerOptions): Promise<Peer> {
   const { scope } = workbench;
   const store = hasStore ? [] : ["without a store"];
   const name = ["netdrive", ...(security === "plain" ? [] : [security]), ...store, ...mountOptions].join(" ");
-  const id = `netdrive-${await freePort()}`;
+  const id = workbench.newName("netdrive");
   const serveLog = join(workbench.directory, `${id}-serve.log`);
   const state = join(workbench.lasting, `${id}-state`);
   // Mounts register themselves and logs are written below these; nothing of the user's is touched.

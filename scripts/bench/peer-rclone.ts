@@ -14,7 +14,8 @@ export async function startRclone(options: PeerOptions): Promise<Peer> {
   const { workbench, link, mountOptions = [] } = options;
   const { scope } = workbench;
   const port = await freePort();
-  const directory = join(workbench.directory, `rclone-${port}`);
+  const id = workbench.newName("rclone");
+  const directory = join(workbench.directory, id);
   await mkdir(directory);
   const common = ["--config", join(directory, "rclone.conf"), "--cache-dir", join(directory, "cache")];
   const server = new Daemon({
@@ -26,7 +27,7 @@ export async function startRclone(options: PeerOptions): Promise<Peer> {
   });
   await server.until("listening", () => server.output().includes("WebDav Server started"));
   const address = await workbench.route({ host: "127.0.0.1", port }, link);
-  const mountPoint = await workbench.mountPoint(`rclone-${port}`);
+  const mountPoint = await workbench.mountPoint(id);
   const url = `http://${address.host}:${address.port}`;
   const mount = [
     "mount",

@@ -12,7 +12,8 @@ const READ_AHEAD_KIB = 4096;
 /** `backing` is the file that appears as `f` in the relay's mount; it must exist. */
 export async function startRelay(workbench: Workbench, backing: string): Promise<Peer> {
   const port = await freePort();
-  const mountPoint = await workbench.mountPoint(`relay-${port}`);
+  const id = workbench.newName("relay");
+  const mountPoint = await workbench.mountPoint(id);
   const peer = new MountedPeer({
     name: "relay",
     description: `C relay, ${THREADS} threads, kernel read-ahead ${READ_AHEAD_KIB / 1024} MiB, no protocol, not encrypted`,
@@ -23,7 +24,7 @@ export async function startRelay(workbench: Workbench, backing: string): Promise
         name: "relay",
         command: workbench.relayPath,
         args: [backing, mountPoint, String(THREADS), String(port)],
-        logPath: join(workbench.directory, `relay-${port}.log`),
+        logPath: join(workbench.directory, `${id}.log`),
       }),
     onMounted: (device) => writeFile(`/sys/class/bdi/${device}/read_ahead_kb`, String(READ_AHEAD_KIB)),
   });

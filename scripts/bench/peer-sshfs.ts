@@ -18,13 +18,14 @@ export async function startSshfs(options: PeerOptions): Promise<Peer> {
   const { workbench, link, mountOptions = [] } = options;
   const { scope } = workbench;
   const name = ["sshfs", ...mountOptions].join(" ");
-  const directory = join(workbench.directory, `ssh-${await freePort()}`);
+  const id = workbench.newName("ssh");
+  const directory = join(workbench.directory, id);
   await mkdir(directory, { mode: 0o700 });
   const port = await freePort();
   const server = await startSshd(workbench, directory, port);
   const address = await workbench.route({ host: "127.0.0.1", port }, link);
   const config = await writeClientConfig(directory, address);
-  const mountPoint = await workbench.mountPoint(directory.replace(/.*\//, ""));
+  const mountPoint = await workbench.mountPoint(id);
   const peer = new MountedPeer({
     name,
     description: `${name} ${await version()}, default ciphers: encrypted`,

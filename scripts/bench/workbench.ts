@@ -47,6 +47,7 @@ export class Workbench {
   readonly #loadPath: string;
   readonly #links: LinkProcess[] = [];
   #warmCount = 0;
+  #nameCount = 0;
   readonly relayPath: string;
 
   private constructor(
@@ -75,6 +76,11 @@ export class Workbench {
     const bench = new Workbench(scope, { directory, lasting }, tools);
     await mkdir(bench.shared);
     return bench;
+  }
+
+  /** A name for files and folders of one peer: nobody else in this bench has it. Not a port, which is free again for the next one. */
+  newName(kind: string): string {
+    return `${kind}-${this.#nameCount++}`;
   }
 
   /** A path for a mount; what is mounted there at the end is taken away. */
