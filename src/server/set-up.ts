@@ -71,7 +71,7 @@ interface Claim extends Pick<State & { t: "auth" }, "verifier" | "user" | "guest
   readonly iterations: number;
 }
 
-/** The server's part of a session's set-up is told its end by these. */
+/** One channel until it is a session's, or refused. */
 export class ServerSetUp implements ChannelReceiver {
   readonly #channel: Channel;
   readonly #state: ServerState;
